@@ -51,7 +51,7 @@ toolchain:
 
 .venv/.built: $(SOURCES) .venv/.tools | toolchain
 	rm -rf build/wheels
-	$(BIN)/maturin build --release --out build/wheels
+	$(BIN)/maturin build --release --interpreter $(RUN) --out build/wheels
 	$(PIP) install build/wheels/*.whl
 	$(PIP) install --force-reinstall --no-deps build/wheels/*.whl
 	@touch $@
@@ -75,7 +75,7 @@ check: build ## Run everything that CI runs
 		$(MAKE) --no-print-directory $$part || failed="$$failed $$part"; \
 		times="$$times$$(printf '%6s s  %s' "$$(($$(date +%s) - start))" $$part)|"; \
 	done; \
-	echo "== times"; echo "$$times" | tr '|' '\n'; \
+	echo "== times"; printf '%s' "$$times" | tr '|' '\n'; \
 	if [ -n "$$failed" ]; then echo "make check: not passed:$$failed" >&2; exit 1; fi; \
 	echo "make check: all parts passed"
 
