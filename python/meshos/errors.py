@@ -1,0 +1,778 @@
+"""Every error meshos raises: one tree under `MeshOsError`.
+
+A class that groups others, or that names a mistake in the calling code, ends in `Error`; a condition that a program
+handles is named for what happened. `kind` is stable, snake_case, and never parsed out of text: the text of an error is
+for people. A wrong argument is an `InvalidArgument`, which is a `ValueError`; an argument of the wrong type is a plain
+`TypeError`. Values are attributes, `args` are the constructor's arguments, an exception of user code is `__cause__`.
+"""
+
+# ruff: noqa: D102  `kind` and `retryable` say the same of every class, and say it at the root.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from meshos.chain import CausalEvent
+    from meshos.identity import EntityId, OriginHash
+
+__all__ = [
+    "AlreadyRegistered",
+    "AlreadyStored",
+    "Backpressure",
+    "BadSignature",
+    "BrokenLink",
+    "BrokenLinkKind",
+    "CallbackFailed",
+    "CallbackFailedKind",
+    "ChainError",
+    "ChannelNameError",
+    "ChannelNameErrorKind",
+    "ConfigError",
+    "DaemonCallback",
+    "DaemonError",
+    "DaemonNotFound",
+    "DeliveryUnknown",
+    "FactoryAlreadyRegistered",
+    "FactoryNotFound",
+    "FileDecodeError",
+    "ForkedProcessError",
+    "IdentityError",
+    "IdentityErrorKind",
+    "InvalidArgument",
+    "InvalidDaemon",
+    "InvalidDaemonKind",
+    "LoopClosed",
+    "MeshOsError",
+    "NotReady",
+    "PoisonedError",
+    "ProcessFailed",
+    "ProcessFailedKind",
+    "ReentrantCallError",
+    "RestoreFailed",
+    "RestoreFailedKind",
+    "SendTimeout",
+    "ShuttingDown",
+    "SnapshotDecodeError",
+    "SnapshotDecodeKind",
+    "SnapshotFailed",
+    "SnapshotFailedKind",
+    "SnapshotIdentityMismatch",
+    "StaleDaemon",
+    "StaleSnapshot",
+    "WaitTimeout",
+]
+
+
+class MeshOsError(Exception):
+    """Root of every error meshos raises, for `except` clauses; never raised itself."""
+
+    def __init__(self, *args: object, text: str | None = None) -> None:
+        # Past the rest of the line on purpose: where `OSError` is in it (`TimeoutError`), its constructor would take
+        # the arguments for an errno and a message.
+        Exception.__init__(self, *args)
+        self._text: str | None = text
+
+    @property
+    def kind(self) -> str:
+        """Stable name of what went wrong."""
+        return "other"
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the very same call may succeed later."""
+        return False
+
+    def __str__(self) -> str:
+        return Exception.__str__(self) if self._text is None else self._text
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.kind!r}: {self}>"
+
+
+# ---------------------------------------------------------------- use of the library
+
+
+class ConfigError(MeshOsError, ValueError):
+    """An option is out of range, or contradicts another; give another value.
+
+    Attributes:
+        field: Name of the option.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(field, message, text=f"{field}: {message}")
+        self.field: str = field
+
+    @property
+    def kind(self) -> Literal["invalid_config"]:
+        return "invalid_config"
+
+
+class InvalidArgument(MeshOsError, ValueError):
+    """An argument is out of range; nothing was done.
+
+    Attributes:
+        argument: Name of the argument.
+    """
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(argument, message, text=f"{argument}: {message}")
+        self.argument: str = argument
+
+    @property
+    def kind(self) -> Literal["invalid_argument"]:
+        return "invalid_argument"
+
+
+class ReentrantCallError(MeshOsError, RuntimeError):
+    """The call would wait for the callback or the event loop it is made from; nothing was done.
+
+    On an event loop await the `_async` twin. From inside a callback return, and call from outside.
+
+    Attributes:
+        call: Name of the call.
+    """
+
+    def __init__(self, call: str) -> None:
+        super().__init__(call, text=f"{call} would wait for the callback or the event loop that it is called from")
+        self.call: str = call
+
+    @property
+    def kind(self) -> Literal["reentrant_call"]:
+        return "reentrant_call"
+
+
+class ForkedProcessError(MeshOsError, RuntimeError):
+    """The object was made before `fork()` and is used in the child; make a new one there.
+
+    Attributes:
+        what: The object.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, text=f"{what} was made before fork() and does not work in the child")
+        self.what: str = what
+
+    @property
+    def kind(self) -> Literal["forked_process"]:
+        return "forked_process"
+
+
+class PoisonedError(MeshOsError, RuntimeError):
+    """A bug in meshos was caught at its border, or stopped a thread; please report it.
+
+    What the call was about may be half done: make the object anew.
+
+    Attributes:
+        where: Where it was caught.
+    """
+
+    def __init__(self, where: str, message: str) -> None:
+        super().__init__(where, message, text=f"bug in meshos, caught in {where}: {message}")
+        self.where: str = where
+
+    @property
+    def kind(self) -> Literal["poisoned"]:
+        return "poisoned"
+
+
+# ---------------------------------------------------------------- waiting and load
+
+
+class LoopClosed(MeshOsError):
+    """What the object belongs to was closed or shut down, before or during the call; make a new one.
+
+    Attributes:
+        what: What is closed.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, text=f"{what} is closed")
+        self.what: str = what
+
+    @property
+    def kind(self) -> Literal["closed"]:
+        return "closed"
+
+
+class WaitTimeout(MeshOsError, TimeoutError):
+    """What was waited for did not happen in time. It may still happen: wait again. Retryable.
+
+    Attributes:
+        waited_for: What was waited for, as a noun.
+        timeout: How long.
+    """
+
+    def __init__(self, waited_for: str, timeout: timedelta) -> None:
+        super().__init__(waited_for, timeout, text=f"waited {_seconds(timeout)} for {waited_for}")
+        self.waited_for: str = waited_for
+        self.timeout: timedelta = timeout
+
+    @property
+    def kind(self) -> Literal["timeout"]:
+        return "timeout"
+
+    @property
+    def retryable(self) -> Literal[True]:
+        return True
+
+
+class Backpressure(MeshOsError):
+    """The receiver asks for a pause, and nothing was accepted: call again after `retry_after`. Retryable.
+
+    Attributes:
+        retry_after: How long to wait first.
+    """
+
+    def __init__(self, retry_after: timedelta) -> None:
+        super().__init__(retry_after, text=f"too much is waiting, nothing was taken; retry in {_seconds(retry_after)}")
+        self.retry_after: timedelta = retry_after
+
+    @property
+    def kind(self) -> Literal["backpressure"]:
+        return "backpressure"
+
+    @property
+    def retryable(self) -> Literal[True]:
+        return True
+
+
+# ---------------------------------------------------------------- daemons
+
+
+class DaemonError(MeshOsError):
+    """Something about one daemon, or about the runtime that keeps it; groups what follows."""
+
+
+InvalidDaemonKind: TypeAlias = Literal[
+    "not_a_mesh_daemon",
+    "snapshot_without_restore",
+    "restore_without_snapshot",
+    "bad_signature",
+    "bad_name",
+    "factory_failed",
+]
+
+
+class InvalidDaemon(DaemonError, TypeError):
+    """A daemon class or its factory does not keep its contract; nothing was registered or started. Mend the class.
+
+    Attributes:
+        daemon_class: Name of the class or factory.
+    """
+
+    def __init__(self, kind: InvalidDaemonKind, daemon_class: str, message: str) -> None:
+        super().__init__(kind, daemon_class, message, text=f"daemon class {daemon_class}: {message}")
+        self._kind: InvalidDaemonKind = kind
+        self.daemon_class: str = daemon_class
+
+    @property
+    def kind(self) -> InvalidDaemonKind:
+        return self._kind
+
+
+class DaemonNotFound(DaemonError, LookupError):
+    """No daemon of that origin is known here: it was never spawned, or was stopped.
+
+    Attributes:
+        origin_hash: The origin asked for.
+    """
+
+    def __init__(self, origin_hash: OriginHash) -> None:
+        super().__init__(origin_hash, text=f"no daemon {origin_hash:016x} is known here")
+        self.origin_hash: OriginHash = origin_hash
+
+    @property
+    def kind(self) -> Literal["not_found"]:
+        return "not_found"
+
+
+class StaleDaemon(DaemonError):
+    """The daemon was replaced while the call waited for it; nothing was changed. Call again. Retryable.
+
+    Attributes:
+        origin_hash: The daemon.
+    """
+
+    def __init__(self, origin_hash: OriginHash) -> None:
+        super().__init__(origin_hash, text=f"daemon {origin_hash:016x} was replaced while the call waited for it")
+        self.origin_hash: OriginHash = origin_hash
+
+    @property
+    def kind(self) -> Literal["stale"]:
+        return "stale"
+
+    @property
+    def retryable(self) -> Literal[True]:
+        return True
+
+
+class AlreadyRegistered(DaemonError):
+    """A daemon of that identity is live here, or the node has a runtime; it was left alone. Use it, or stop it first.
+
+    Attributes:
+        what: Origin hash of the daemon, or id of the node.
+    """
+
+    def __init__(self, what: int) -> None:
+        super().__init__(what, text=f"daemon or node {what:016x} is registered here already")
+        self.what: int = what
+
+    @property
+    def kind(self) -> Literal["already_registered"]:
+        return "already_registered"
+
+
+class AlreadyStored(DaemonError):
+    """This node knows the identity's chain, and starting over would fork it: spawn it from its newest snapshot.
+
+    Attributes:
+        origin_hash: The daemon.
+    """
+
+    def __init__(self, origin_hash: OriginHash) -> None:
+        super().__init__(
+            origin_hash,
+            text=f"daemon {origin_hash:016x} has a chain here already; spawn it from its newest snapshot",
+        )
+        self.origin_hash: OriginHash = origin_hash
+
+    @property
+    def kind(self) -> Literal["already_stored"]:
+        return "already_stored"
+
+
+class NotReady(DaemonError):
+    """The runtime was not started yet: call `start()` first."""
+
+    def __init__(self) -> None:
+        super().__init__(text="the runtime was not started yet")
+
+    @property
+    def kind(self) -> Literal["not_ready"]:
+        return "not_ready"
+
+
+class ShuttingDown(DaemonError):
+    """The runtime is shutting down or was shut down, and takes nothing new; make another one."""
+
+    def __init__(self) -> None:
+        super().__init__(text="the runtime is shutting down, or was shut down")
+
+    @property
+    def kind(self) -> Literal["shutting_down"]:
+        return "shutting_down"
+
+
+class FactoryNotFound(DaemonError, LookupError):
+    """No factory is registered for the kind: call `register_factory` first.
+
+    Attributes:
+        daemon_kind: The kind asked for.
+    """
+
+    def __init__(self, daemon_kind: str) -> None:
+        super().__init__(daemon_kind, text=f"no factory is registered for kind {daemon_kind!r}")
+        self.daemon_kind: str = daemon_kind
+
+    @property
+    def kind(self) -> Literal["factory_not_found"]:
+        return "factory_not_found"
+
+
+class FactoryAlreadyRegistered(DaemonError):
+    """The kind has a factory, which was left alone; take another name.
+
+    Attributes:
+        daemon_kind: The kind.
+    """
+
+    def __init__(self, daemon_kind: str) -> None:
+        super().__init__(daemon_kind, text=f"kind {daemon_kind!r} has a factory already")
+        self.daemon_kind: str = daemon_kind
+
+    @property
+    def kind(self) -> Literal["factory_already_registered"]:
+        return "factory_already_registered"
+
+
+ProcessFailedKind: TypeAlias = Literal["raised", "wrong_type", "sequence_exhausted"]
+
+
+class ProcessFailed(DaemonError):
+    """`process` raised (its exception is `__cause__`), returned something else than outputs, or the chain is full.
+
+    The event did not take effect: no output of it exists, and the same event may be delivered again.
+
+    Attributes:
+        origin_hash: The daemon.
+        event_origin: Origin of the event that failed.
+        event_sequence: Number of that event at its origin.
+        outputs: Outputs of the events before it in the same batch, which did take effect: one tuple an event.
+    """
+
+    def __init__(
+        self,
+        kind: ProcessFailedKind,
+        origin_hash: OriginHash,
+        event_origin: OriginHash,
+        event_sequence: int,
+        message: str,
+        outputs: tuple[tuple[CausalEvent, ...], ...] = (),
+    ) -> None:
+        super().__init__(
+            kind,
+            origin_hash,
+            event_origin,
+            event_sequence,
+            message,
+            outputs,
+            text=f"daemon {origin_hash:016x}, event {event_sequence} of {event_origin:016x}: {message}",
+        )
+        self._kind: ProcessFailedKind = kind
+        self.origin_hash: OriginHash = origin_hash
+        self.event_origin: OriginHash = event_origin
+        self.event_sequence: int = event_sequence
+        self.outputs: tuple[tuple[CausalEvent, ...], ...] = outputs
+
+    @property
+    def kind(self) -> ProcessFailedKind:
+        return self._kind
+
+
+CallbackFailedKind: TypeAlias = Literal["raised", "wrong_type"]
+DaemonCallback: TypeAlias = Literal["health", "saturation", "on_control"]
+
+
+class CallbackFailed(DaemonError):
+    """A callback of a daemon raised (its exception is `__cause__`), or returned the wrong thing; the daemon goes on.
+
+    Attributes:
+        origin_hash: The daemon.
+        callback: The method.
+    """
+
+    def __init__(
+        self, kind: CallbackFailedKind, origin_hash: OriginHash, callback: DaemonCallback, message: str
+    ) -> None:
+        super().__init__(kind, origin_hash, callback, message, text=f"daemon {origin_hash:016x}, {callback}: {message}")
+        self._kind: CallbackFailedKind = kind
+        self.origin_hash: OriginHash = origin_hash
+        self.callback: DaemonCallback = callback
+
+    @property
+    def kind(self) -> CallbackFailedKind:
+        return self._kind
+
+
+class SendTimeout(DaemonError, TimeoutError):
+    """No receipt came in time, and the event may have taken effect.
+
+    `send(error.origin_hash, error.event)` continues the same event. Sending the payload again would be another event,
+    which is why this is not retryable.
+
+    Attributes:
+        origin_hash: The daemon.
+        event: The event, with its number.
+    """
+
+    def __init__(self, origin_hash: OriginHash, event: CausalEvent) -> None:
+        super().__init__(
+            origin_hash,
+            event,
+            text=f"daemon {origin_hash:016x}: no receipt in time for {_event(event)}; it may have taken effect",
+        )
+        self.origin_hash: OriginHash = origin_hash
+        self.event: CausalEvent = event
+
+    @property
+    def kind(self) -> Literal["send_timeout"]:
+        return "send_timeout"
+
+
+class DeliveryUnknown(DaemonError):
+    """The event is older than the receipts the owner keeps: whether it took effect cannot be told any more.
+
+    It did not take effect now. Look at the daemon's state or chain.
+
+    Attributes:
+        origin_hash: The daemon.
+        event: The event.
+        cursor: Number of the newest event of its origin that took effect.
+    """
+
+    def __init__(self, origin_hash: OriginHash, event: CausalEvent, cursor: int) -> None:
+        super().__init__(
+            origin_hash,
+            event,
+            cursor,
+            text=f"daemon {origin_hash:016x}: no receipt is left of {_event(event)}; its cursor is at {cursor}",
+        )
+        self.origin_hash: OriginHash = origin_hash
+        self.event: CausalEvent = event
+        self.cursor: int = cursor
+
+    @property
+    def kind(self) -> Literal["delivery_unknown"]:
+        return "delivery_unknown"
+
+
+SnapshotFailedKind: TypeAlias = Literal["raised", "wrong_type"]
+
+
+class SnapshotFailed(DaemonError):
+    """`snapshot` raised (its exception is `__cause__`) or did not return bytes; nothing was kept, the daemon goes on.
+
+    Attributes:
+        origin_hash: The daemon.
+    """
+
+    def __init__(self, kind: SnapshotFailedKind, origin_hash: OriginHash, message: str) -> None:
+        super().__init__(kind, origin_hash, message, text=f"daemon {origin_hash:016x}: {message}")
+        self._kind: SnapshotFailedKind = kind
+        self.origin_hash: OriginHash = origin_hash
+
+    @property
+    def kind(self) -> SnapshotFailedKind:
+        return self._kind
+
+
+RestoreFailedKind: TypeAlias = Literal[
+    "raised", "stateless", "wrong_kind", "newer_schema", "bad_bindings", "wrong_chain", "failed"
+]
+
+
+class RestoreFailed(DaemonError):
+    """`restore` or `upgrade` raised (its exception is `__cause__`), or the state does not belong here.
+
+    The daemon was not started. "failed" is of a daemon that could not be restored after an error, and takes no events
+    any more: stop it, and spawn it from a snapshot.
+
+    Attributes:
+        origin_hash: The daemon.
+    """
+
+    def __init__(self, kind: RestoreFailedKind, origin_hash: OriginHash, message: str) -> None:
+        super().__init__(kind, origin_hash, message, text=f"daemon {origin_hash:016x}: {message}")
+        self._kind: RestoreFailedKind = kind
+        self.origin_hash: OriginHash = origin_hash
+
+    @property
+    def kind(self) -> RestoreFailedKind:
+        return self._kind
+
+
+class StaleSnapshot(DaemonError):
+    """More is known of the identity than the snapshot holds; the daemon was not started.
+
+    Take its newest snapshot, or declare the rest rolled back with `rewind=True`.
+
+    Attributes:
+        origin_hash: The daemon.
+        snapshot: How many of them the snapshot holds.
+        known: How many of them are known here.
+        counted: What was counted: outputs on the chain, or inputs processed.
+    """
+
+    def __init__(
+        self, origin_hash: OriginHash, snapshot: int, known: int, counted: Literal["outputs", "inputs"]
+    ) -> None:
+        super().__init__(
+            origin_hash,
+            snapshot,
+            known,
+            counted,
+            text=f"daemon {origin_hash:016x}: the snapshot holds {snapshot} {counted}, {known} are known here",
+        )
+        self.origin_hash: OriginHash = origin_hash
+        self.snapshot: int = snapshot
+        self.known: int = known
+        self.counted: Literal["outputs", "inputs"] = counted
+
+    @property
+    def kind(self) -> Literal["stale_snapshot"]:
+        return "stale_snapshot"
+
+
+class SnapshotIdentityMismatch(DaemonError):
+    """A snapshot was offered under another identity than its own; the daemon was not started.
+
+    Attributes:
+        snapshot: Whose snapshot it is.
+        identity: Under whose name it was offered.
+    """
+
+    def __init__(self, snapshot: EntityId, identity: EntityId) -> None:
+        super().__init__(
+            snapshot, identity, text=f"the snapshot is of entity {snapshot.hex()}, the identity is {identity.hex()}"
+        )
+        self.snapshot: EntityId = snapshot
+        self.identity: EntityId = identity
+
+    @property
+    def kind(self) -> Literal["identity_mismatch"]:
+        return "identity_mismatch"
+
+
+# ---------------------------------------------------------------- records
+
+
+class ChainError(MeshOsError):
+    """A chain, a snapshot or a file of records does not prove what it claims; groups what follows."""
+
+
+BrokenLinkKind: TypeAlias = Literal["gap", "altered", "forked", "wrong_origin", "receipt"]
+
+
+class BrokenLink(ChainError):
+    """The first event or record that does not fit its chain: trust nothing from there on.
+
+    Attributes:
+        origin: Owner of the chain.
+        sequence: Position of what does not fit.
+        expected: What should stand there: a sequence ("gap"), an origin ("wrong_origin"), else the first 8 bytes of a
+            digest.
+        found: What stands there instead.
+    """
+
+    def __init__(self, kind: BrokenLinkKind, origin: OriginHash, sequence: int, expected: int, found: int) -> None:
+        values = f"expected {expected}, found {found}"
+        if kind != "gap":
+            values = f"expected {expected:016x}, found {found:016x}"
+        super().__init__(
+            kind,
+            origin,
+            sequence,
+            expected,
+            found,
+            text=f"chain {origin:016x}, event {sequence}: {_BROKEN.get(kind, kind)}: {values}",
+        )
+        self._kind: BrokenLinkKind = kind
+        self.origin: OriginHash = origin
+        self.sequence: int = sequence
+        self.expected: int = expected
+        self.found: int = found
+
+    @property
+    def kind(self) -> BrokenLinkKind:
+        return self._kind
+
+
+_BROKEN = {
+    "gap": "a sequence is missing",
+    "altered": "it is not the event that was emitted",
+    "forked": "it follows another event than the one before it",
+    "wrong_origin": "it is of another chain",
+    "receipt": "it is not the position that the receipt names",
+}
+
+
+class BadSignature(ChainError):
+    """A certificate, checkpoint or fork record is not signed by who it names, or does not fit the chain.
+
+    Attributes:
+        origin: Owner of the chain.
+        sequence: Position that the record speaks of.
+    """
+
+    def __init__(self, origin: OriginHash, sequence: int, message: str) -> None:
+        super().__init__(origin, sequence, message, text=f"chain {origin:016x}, event {sequence}: {message}")
+        self.origin: OriginHash = origin
+        self.sequence: int = sequence
+
+    @property
+    def kind(self) -> Literal["bad_signature"]:
+        return "bad_signature"
+
+
+class FileDecodeError(ChainError):
+    """An exported chain, or a record, cannot be read: it was cut off, changed, or is something else.
+
+    Attributes:
+        offset: Byte from which on it cannot be read.
+    """
+
+    def __init__(self, offset: int, message: str) -> None:
+        super().__init__(offset, message, text=f"byte {offset}: {message}")
+        self.offset: int = offset
+
+    @property
+    def kind(self) -> Literal["bad_file"]:
+        return "bad_file"
+
+
+SnapshotDecodeKind: TypeAlias = Literal["corrupt", "truncated", "too_large", "newer_version", "unknown_section"]
+
+
+class SnapshotDecodeError(ChainError):
+    """Bytes are not a usable `StateSnapshot`; fetch them again, or take an older one.
+
+    Attributes:
+        offset: Byte at which reading ended.
+    """
+
+    def __init__(self, kind: SnapshotDecodeKind, offset: int, message: str) -> None:
+        super().__init__(kind, offset, message, text=f"snapshot, byte {offset}: {message}")
+        self._kind: SnapshotDecodeKind = kind
+        self.offset: int = offset
+
+    @property
+    def kind(self) -> SnapshotDecodeKind:
+        return self._kind
+
+
+# ---------------------------------------------------------------- identity and names
+
+IdentityErrorKind: TypeAlias = Literal["invalid_public_key", "invalid_signature", "read_only"]
+
+
+class IdentityError(MeshOsError):
+    """A key is not usable for what was asked: no key at all, not the signer, or without its secret half."""
+
+    def __init__(self, kind: IdentityErrorKind, message: str) -> None:
+        super().__init__(kind, message, text=message)
+        self._kind: IdentityErrorKind = kind
+
+    @property
+    def kind(self) -> IdentityErrorKind:
+        return self._kind
+
+
+ChannelNameErrorKind: TypeAlias = Literal["empty", "too_long", "invalid_char", "invalid_segment"]
+
+
+class ChannelNameError(MeshOsError, ValueError):
+    """A channel name is out of grammar: 1 to 255 bytes of `a-z 0-9 - _ . /`, no empty, `.` or `..` segment.
+
+    Attributes:
+        name: The name as given.
+    """
+
+    def __init__(self, kind: ChannelNameErrorKind, name: str) -> None:
+        shown = repr(name) if len(name) <= 64 else f"{name[:64]!r} and {len(name) - 64} more"
+        super().__init__(kind, name, text=f"channel name {shown}: {_CHANNEL_NAME.get(kind, kind)}")
+        self._kind: ChannelNameErrorKind = kind
+        self.name: str = name
+
+    @property
+    def kind(self) -> ChannelNameErrorKind:
+        return self._kind
+
+
+_CHANNEL_NAME = {
+    "empty": "it is empty",
+    "too_long": "it is longer than 255 bytes",
+    "invalid_char": "it has a character other than a-z 0-9 - _ . /",
+    "invalid_segment": "a segment between its slashes is empty, a dot or two dots",
+}
+
+
+def _seconds(span: timedelta) -> str:
+    return f"{span.total_seconds():g} s"
+
+
+def _event(event: CausalEvent) -> str:
+    return f"event {event.sequence} of {event.origin_hash:016x}"
