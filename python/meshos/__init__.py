@@ -1,0 +1,151 @@
+"""Long-lived, stateful workers on a mesh of machines: nothing lost, nothing twice, provable.
+
+A name has one home module. The everyday ones are here too, loaded when first used.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshos import capability as capability
+    from meshos import chain as chain
+    from meshos import channel as channel
+    from meshos import compute as compute
+    from meshos import control as control
+    from meshos import daemon as daemon
+    from meshos import errors as errors
+    from meshos import events as events
+    from meshos import identity as identity
+    from meshos import mesh as mesh
+    from meshos import snapshot as snapshot
+    from meshos._core import __version__ as __version__
+    from meshos.chain import CausalEvent as CausalEvent
+    from meshos.chain import CausalLink as CausalLink
+    from meshos.chain import verify_chain as verify_chain
+    from meshos.channel import ChannelName as ChannelName
+    from meshos.compute import DaemonRuntime as DaemonRuntime
+    from meshos.compute import Receipt as Receipt
+    from meshos.control import BackpressureOff as BackpressureOff
+    from meshos.control import BackpressureOn as BackpressureOn
+    from meshos.control import DaemonControl as DaemonControl
+    from meshos.control import DrainFinish as DrainFinish
+    from meshos.control import DrainStart as DrainStart
+    from meshos.control import Resume as Resume
+    from meshos.control import Shutdown as Shutdown
+    from meshos.daemon import DaemonHandle as DaemonHandle
+    from meshos.daemon import DaemonHostConfig as DaemonHostConfig
+    from meshos.daemon import DaemonRef as DaemonRef
+    from meshos.daemon import MeshDaemon as MeshDaemon
+    from meshos.daemon import Output as Output
+    from meshos.errors import Backpressure as Backpressure
+    from meshos.errors import ChainError as ChainError
+    from meshos.errors import DaemonError as DaemonError
+    from meshos.errors import MeshOsError as MeshOsError
+    from meshos.errors import ProcessFailed as ProcessFailed
+    from meshos.errors import SendTimeout as SendTimeout
+    from meshos.errors import WaitTimeout as WaitTimeout
+    from meshos.identity import EntityId as EntityId
+    from meshos.identity import Identity as Identity
+    from meshos.mesh import Mesh as Mesh
+    from meshos.snapshot import StateSnapshot as StateSnapshot
+
+__all__ = [
+    "Backpressure",
+    "BackpressureOff",
+    "BackpressureOn",
+    "CausalEvent",
+    "CausalLink",
+    "ChainError",
+    "ChannelName",
+    "DaemonControl",
+    "DaemonError",
+    "DaemonHandle",
+    "DaemonHostConfig",
+    "DaemonRef",
+    "DaemonRuntime",
+    "DrainFinish",
+    "DrainStart",
+    "EntityId",
+    "Identity",
+    "Mesh",
+    "MeshDaemon",
+    "MeshOsError",
+    "Output",
+    "ProcessFailed",
+    "Receipt",
+    "Resume",
+    "SendTimeout",
+    "Shutdown",
+    "StateSnapshot",
+    "WaitTimeout",
+    "__version__",
+    "verify_chain",
+]
+
+_HOME = {
+    "__version__": "_core",
+    "Backpressure": "errors",
+    "BackpressureOff": "control",
+    "BackpressureOn": "control",
+    "CausalEvent": "chain",
+    "CausalLink": "chain",
+    "ChainError": "errors",
+    "ChannelName": "channel",
+    "DaemonControl": "control",
+    "DaemonError": "errors",
+    "DaemonHandle": "daemon",
+    "DaemonHostConfig": "daemon",
+    "DaemonRef": "daemon",
+    "DaemonRuntime": "compute",
+    "DrainFinish": "control",
+    "DrainStart": "control",
+    "EntityId": "identity",
+    "Identity": "identity",
+    "Mesh": "mesh",
+    "MeshDaemon": "daemon",
+    "MeshOsError": "errors",
+    "Output": "daemon",
+    "ProcessFailed": "errors",
+    "Receipt": "compute",
+    "Resume": "control",
+    "SendTimeout": "errors",
+    "Shutdown": "control",
+    "StateSnapshot": "snapshot",
+    "WaitTimeout": "errors",
+    "verify_chain": "chain",
+}
+_MODULES = frozenset(
+    (
+        "capability",
+        "chain",
+        "channel",
+        "compute",
+        "control",
+        "daemon",
+        "errors",
+        "events",
+        "identity",
+        "mesh",
+        "snapshot",
+    )
+)
+
+# Hidden from type checkers: to them a module with `__getattr__` has every name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        home = _HOME.get(name)
+        if home is not None:
+            value = getattr(import_module(f"meshos.{home}"), name)
+        elif name in _MODULES:
+            value = import_module(f"meshos.{name}")
+        else:
+            message = f"module 'meshos' has no attribute {name!r}"
+            raise AttributeError(message, name=name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -1,0 +1,5 @@
+"""Names of channels."""
+
+from meshos._core import ChannelName as ChannelName
+
+__all__ = ["ChannelName"]

@@ -1,0 +1,5 @@
+"""A node: its identity, and what it is connected to."""
+
+from meshos._core import Mesh as Mesh
+
+__all__ = ["Mesh"]
