@@ -1,0 +1,76 @@
+"""What the compiled module needs of asyncio: a loop of its own, tasks, and futures set from other threads."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_internal: asyncio.AbstractEventLoop | None = None
+_tasks: set[asyncio.Task[object]] = set()
+
+
+def internal_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop on which coroutines of daemons run when the user has chosen none; started when first asked for."""
+    global _internal
+    with _lock:
+        if _internal is None:
+            loop = asyncio.new_event_loop()
+            started = threading.Event()
+
+            def serve() -> None:
+                asyncio.set_event_loop(loop)
+                loop.call_soon(started.set)
+                loop.run_forever()
+
+            threading.Thread(target=serve, name="meshos-loop", daemon=True).start()
+            started.wait()
+            _internal = loop
+        return _internal
+
+
+def forget_internal_loop() -> None:
+    """Forget the loop in a forked child, where its thread does not exist."""
+    global _internal, _lock
+    _lock = threading.Lock()
+    _internal = None
+
+
+def stop_internal_loop() -> None:
+    """End the loop's thread before the interpreter goes away."""
+    loop = _internal
+    if loop is not None:
+        loop.call_soon_threadsafe(loop.stop)
+
+
+def start(coroutine: Coroutine[object, None, object], done: Callable[[asyncio.Task[object]], None]) -> None:
+    """Run a coroutine as a task of the running loop; `done` hears of its begin and its end."""
+    task = asyncio.get_running_loop().create_task(coroutine, name="meshos-process")
+    done.started(task)  # type: ignore[attr-defined]
+    # The loop itself holds tasks weakly.
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    task.add_done_callback(done)
+
+
+async def awaiting(awaitable: Awaitable[T]) -> T:
+    """Make a coroutine of any awaitable."""
+    return await awaitable
+
+
+async def collect(items: AsyncIterable[T]) -> list[T]:
+    """Make a coroutine of an asynchronous generator."""
+    return [item async for item in items]
+
+
+def settle(batch: Sequence[tuple[asyncio.Future[object], object, BaseException | None]]) -> None:
+    """Set the futures of a batch; runs on their loop. A future that was cancelled meanwhile stays so."""
+    for future, result, error in batch:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,1 @@
+../../stubs/meshos/_core.pyi

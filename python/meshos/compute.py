@@ -1,0 +1,230 @@
+"""The runtime that keeps a node's daemons."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self, TypeVar, final
+
+from meshos._core import DaemonFactoryRegistry as DaemonFactoryRegistry
+from meshos._core import FactoryEntry as FactoryEntry
+from meshos._core import Receipt as Receipt
+from meshos._core import RuntimeCore
+from meshos._core import configure_lanes as configure_lanes
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Callable, Iterable
+    from os import PathLike
+    from types import TracebackType
+
+    from meshos.chain import BytesLike, CausalEvent, ChainReport
+    from meshos.control import DaemonControl
+    from meshos.daemon import DaemonHandle, DaemonHostConfig, MeshDaemon
+    from meshos.identity import Identity, OriginHash
+    from meshos.snapshot import StateSnapshot
+
+    D = TypeVar("D", bound=MeshDaemon)
+    R = TypeVar("R")
+
+__all__ = ["DaemonFactoryRegistry", "DaemonRuntime", "FactoryEntry", "Receipt", "configure_lanes"]
+
+SEND_TIMEOUT = timedelta(seconds=30)
+"""How long `send` and `send_many` wait unless told otherwise."""
+SHUTDOWN_TIMEOUT = timedelta(seconds=5)
+"""How long `shutdown` waits unless told otherwise."""
+
+
+@final
+class DaemonRuntime(RuntimeCore):
+    """Keeps the daemons of one node: Registering, then Ready, then ShuttingDown. Every method from any thread.
+
+    A call that waits for user code has an `_async` twin, which runs on a lane. From inside `process`, `snapshot` or
+    `restore`, the waiting calls raise `ReentrantCallError`; reading is allowed.
+    """
+
+    __slots__ = ()
+
+    async def start_async(self) -> None:
+        """Become Ready; coroutines of daemons run on this loop, unless another was given to the runtime."""
+        from asyncio import get_running_loop
+
+        self._start_on(get_running_loop())
+
+    async def shutdown_async(self, *, timeout: timedelta = SHUTDOWN_TIMEOUT) -> None:
+        """Twin of `shutdown`."""
+        from meshos._twins import on_lane
+
+        await on_lane("DaemonRuntime.shutdown_async", self.shutdown, timeout=timeout)
+
+    async def spawn_async(self, kind: str, identity: Identity, config: DaemonHostConfig | None = None) -> DaemonHandle:
+        """Twin of `spawn`; the factory is called on a lane."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.spawn_async", self.spawn, kind, identity, config)
+
+    async def spawn_with_daemon_async(
+        self,
+        identity: Identity,
+        config: DaemonHostConfig,
+        daemon: MeshDaemon,
+        kind_factory: Callable[[], MeshDaemon],
+        *,
+        kind: str | None = None,
+    ) -> DaemonHandle:
+        """Twin of `spawn_with_daemon`."""
+        from meshos._twins import on_lane
+
+        name = "DaemonRuntime.spawn_with_daemon_async"
+        return await on_lane(name, self.spawn_with_daemon, identity, config, daemon, kind_factory, kind=kind)
+
+    async def spawn_from_snapshot_async(
+        self,
+        kind: str,
+        identity: Identity,
+        snapshot: StateSnapshot,
+        config: DaemonHostConfig | None = None,
+        *,
+        rewind: bool = False,
+    ) -> DaemonHandle:
+        """Twin of `spawn_from_snapshot`; the factory and `restore` are called on a lane."""
+        from meshos._twins import on_lane
+
+        name = "DaemonRuntime.spawn_from_snapshot_async"
+        return await on_lane(name, self.spawn_from_snapshot, kind, identity, snapshot, config, rewind=rewind)
+
+    async def spawn_from_snapshot_with_daemon_async(
+        self,
+        identity: Identity,
+        snapshot: StateSnapshot,
+        config: DaemonHostConfig,
+        daemon: MeshDaemon,
+        kind_factory: Callable[[], MeshDaemon],
+        *,
+        kind: str | None = None,
+        rewind: bool = False,
+    ) -> DaemonHandle:
+        """Twin of `spawn_from_snapshot_with_daemon`."""
+        from meshos._twins import on_lane
+
+        return await on_lane(
+            "DaemonRuntime.spawn_from_snapshot_with_daemon_async",
+            self.spawn_from_snapshot_with_daemon,
+            identity,
+            snapshot,
+            config,
+            daemon,
+            kind_factory,
+            kind=kind,
+            rewind=rewind,
+        )
+
+    async def stop_async(self, origin_hash: OriginHash) -> None:
+        """Twin of `stop`."""
+        from meshos._twins import on_lane
+
+        await on_lane("DaemonRuntime.stop_async", self.stop, origin_hash)
+
+    async def snapshot_async(self, origin_hash: OriginHash) -> StateSnapshot | None:
+        """Twin of `snapshot`."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.snapshot_async", self.snapshot, origin_hash)
+
+    async def newest_snapshot_async(self, origin_hash: OriginHash) -> StateSnapshot | None:
+        """Twin of `newest_snapshot`."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.newest_snapshot_async", self.newest_snapshot, origin_hash)
+
+    async def export_chain_async(self, origin_hash: OriginHash, file: str | PathLike[str]) -> ChainReport:
+        """Twin of `export_chain`."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.export_chain_async", self.export_chain, origin_hash, file)
+
+    async def with_daemon_async(self, origin_hash: OriginHash, daemon: type[D], function: Callable[[D], R]) -> R:
+        """Twin of `with_daemon`; `function` runs on a lane."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.with_daemon_async", self.with_daemon, origin_hash, daemon, function)
+
+    async def control_async(self, origin_hash: OriginHash, control: DaemonControl) -> None:
+        """Twin of `control`."""
+        from meshos._twins import on_lane
+
+        await on_lane("DaemonRuntime.control_async", self.control, origin_hash, control)
+
+    async def deliver_async(self, origin_hash: OriginHash, event: CausalEvent) -> list[CausalEvent]:
+        """Twin of `deliver`, on a lane; cancelled before the daemon took the event it has no effect, later it has."""
+        return await self._deliver_soon(origin_hash, event)
+
+    async def deliver_many_async(
+        self, origin_hash: OriginHash, events: Iterable[CausalEvent]
+    ) -> list[list[CausalEvent]]:
+        """Twin of `deliver_many`."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.deliver_many_async", self.deliver_many, origin_hash, events)
+
+    async def send_async(
+        self, origin_hash: OriginHash, event: BytesLike | CausalEvent, *, timeout: timedelta | None = SEND_TIMEOUT
+    ) -> Receipt:
+        """Twin of `send`; concurrent calls are numbered, and take effect, in the order in which they begin."""
+        future, event_origin, sequence = self._send_soon(origin_hash, event)
+        if timeout is None:
+            return await future
+        timer = future.get_loop().call_later(
+            timeout.total_seconds(), _expire, future, origin_hash, event, event_origin, sequence
+        )
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    async def send_many_async(
+        self,
+        origin_hash: OriginHash,
+        events: Iterable[BytesLike | CausalEvent],
+        *,
+        timeout: timedelta | None = SEND_TIMEOUT,
+    ) -> list[Receipt]:
+        """Twin of `send_many`."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.send_many_async", self.send_many, origin_hash, events, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        """Return the runtime; leaving shuts it down."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Shut down."""
+        self.shutdown()
+
+    async def __aenter__(self) -> Self:
+        """Return the runtime; leaving shuts it down."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Shut down, on a lane."""
+        await self.shutdown_async()
+
+
+def _expire(
+    future: Future[Receipt],
+    origin_hash: OriginHash,
+    event: BytesLike | CausalEvent,
+    event_origin: OriginHash,
+    sequence: int,
+) -> None:
+    """End a wait for a receipt whose time is up; the event may have taken effect, and can be sent again."""
+    from meshos.chain import CausalEvent
+    from meshos.errors import SendTimeout
+
+    if not future.done():
+        sent = event if isinstance(event, CausalEvent) else CausalEvent.external(event_origin, sequence, event)
+        future.set_exception(SendTimeout(origin_hash, sent))

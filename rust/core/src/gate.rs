@@ -1,0 +1,113 @@
+//! The gate of a daemon: whether its host may be entered, by one at a time.
+//!
+//! Exclusion is a state, not a lock: who entered holds the host until it leaves, and no lock is held while user code
+//! runs in between.
+
+/// State of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// Nobody is inside.
+    Active,
+    /// Somebody is inside.
+    Busy,
+    /// Somebody is inside, and it closes when they leave.
+    Stopping,
+    /// User code failed and its state could not be rebuilt: it takes no events.
+    Failed,
+    /// Closed for good.
+    Stopped,
+}
+
+/// What can happen to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// Somebody wants in.
+    Enter,
+    /// Who was inside leaves.
+    Leave,
+    /// Who was inside leaves, and the state of user code is lost.
+    LeaveFailed,
+    /// It shall close.
+    Stop,
+}
+
+/// Why a signal changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Somebody is inside: wait.
+    Busy,
+    /// The state of user code is lost.
+    Failed,
+    /// Closed.
+    Stopped,
+    /// Nobody is inside who could leave: only a bug of ours sends this.
+    NobodyInside,
+}
+
+/// Every state, for tables.
+pub const GATES: [Gate; 5] = [Gate::Active, Gate::Busy, Gate::Stopping, Gate::Failed, Gate::Stopped];
+/// Every signal, for tables.
+pub const SIGNALS: [Signal; 4] = [Signal::Enter, Signal::Leave, Signal::LeaveFailed, Signal::Stop];
+
+/// Decides one step.
+///
+/// # Errors
+/// [`Refusal`]: the signal changes nothing.
+pub fn step(gate: Gate, signal: Signal) -> Result<Gate, Refusal> {
+    match (gate, signal) {
+        (Gate::Active, Signal::Enter) => Ok(Gate::Busy),
+        (Gate::Busy, Signal::Enter) => Err(Refusal::Busy),
+        (Gate::Failed, Signal::Enter) => Err(Refusal::Failed),
+        // Who waits while it stops would wait for nothing.
+        (Gate::Stopping | Gate::Stopped, Signal::Enter) => Err(Refusal::Stopped),
+        (Gate::Busy, Signal::Leave) => Ok(Gate::Active),
+        (Gate::Busy, Signal::LeaveFailed) => Ok(Gate::Failed),
+        (Gate::Stopping, Signal::Leave | Signal::LeaveFailed) => Ok(Gate::Stopped),
+        (Gate::Active | Gate::Failed | Gate::Stopped, Signal::Leave | Signal::LeaveFailed) => {
+            Err(Refusal::NobodyInside)
+        }
+        (Gate::Busy | Gate::Stopping, Signal::Stop) => Ok(Gate::Stopping),
+        (Gate::Active | Gate::Failed | Gate::Stopped, Signal::Stop) => Ok(Gate::Stopped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every pair of (state, signal), in the order of [`GATES`] and [`SIGNALS`].
+    #[test]
+    fn table() {
+        use Gate::{Active, Busy, Failed, Stopped, Stopping};
+        use Refusal::NobodyInside;
+        let expected = [
+            [Ok(Busy), Err(NobodyInside), Err(NobodyInside), Ok(Stopped)],
+            [Err(Refusal::Busy), Ok(Active), Ok(Failed), Ok(Stopping)],
+            [Err(Refusal::Stopped), Ok(Stopped), Ok(Stopped), Ok(Stopping)],
+            [Err(Refusal::Failed), Err(NobodyInside), Err(NobodyInside), Ok(Stopped)],
+            [Err(Refusal::Stopped), Err(NobodyInside), Err(NobodyInside), Ok(Stopped)],
+        ];
+        for (gate, row) in GATES.into_iter().zip(expected) {
+            for (signal, outcome) in SIGNALS.into_iter().zip(row) {
+                assert_eq!(step(gate, signal), outcome, "{gate:?} + {signal:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn at_most_one_is_inside() {
+        for gate in GATES {
+            if matches!(gate, Gate::Busy | Gate::Stopping) {
+                assert!(step(gate, Signal::Enter).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_reopens_a_closed_gate() {
+        for signal in SIGNALS {
+            assert_ne!(step(Gate::Stopped, signal), Ok(Gate::Active));
+            assert_ne!(step(Gate::Stopped, signal), Ok(Gate::Busy));
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Words, records and decisions of meshos.
+//!
+//! The core is values and state machines. It reads no clock, opens no file or socket, starts no thread, takes no lock
+//! and draws no random number: time comes in as an argument, keys come in made. So the same machines run under the
+//! real runtime, in a test and in a simulation.
+//!
+//! Modules stand in reading order; each uses only those before it.
+
+#![forbid(unsafe_code)]
+
+// Words.
+pub mod id;
+pub mod time;
+pub mod digest;
+pub mod codec;
+pub mod name;
+
+// Records.
+pub mod identity;
+pub mod capability;
+pub mod link;
+pub mod certificate;
+pub mod checkpoint;
+pub mod chain;
+pub mod fork;
+pub mod horizon;
+pub mod cursors;
+pub mod bindings;
+pub mod stats;
+pub mod snapshot;
+pub mod verify;
+pub mod export;
+pub mod event;
+pub mod control;
+pub mod config;
+
+// Decisions.
+pub mod ingress;
+pub mod gate;
+pub mod host;
+pub mod lifecycle;
+
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -1,0 +1,122 @@
+//! What a node remembers of daemons that stopped: how far they came, and the outputs not yet exported.
+//!
+//! Invariants
+//! * The position of a stopped daemon is remembered as long as the runtime lives, so that none is continued from an
+//!   older snapshot unnoticed.
+//! * The outputs remembered are bounded in bytes over all daemons; the longest stopped lose theirs first, counted.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use meshos_core::checkpoint::Checkpoint;
+use meshos_core::host::Host;
+use meshos_core::id::EntityId;
+
+use crate::daemon::Daemon;
+use crate::slot::{Inside, Outputs};
+
+/// Payload bytes remembered of all stopped daemons together.
+pub const BYTES_MAX: u64 = 64 << 20;
+/// Bytes that an output costs beside its payload.
+const OUTPUT_COST: u64 = 128;
+
+/// What is left of a daemon.
+pub struct Remains<D: Daemon> {
+    /// Chain, cursors, counters and lineage.
+    pub host: Host,
+    /// Outputs for export.
+    pub outputs: Outputs<D>,
+    /// Checkpoints in the order they were signed.
+    pub checkpoints: Vec<Checkpoint>,
+    stopped: u64,
+}
+
+/// The remains of all daemons that stopped here.
+pub struct Archive<D: Daemon> {
+    remains: BTreeMap<EntityId, Box<Remains<D>>>,
+    /// Who stopped when, oldest first; an entry whose number is not the daemon's newest is void.
+    order: VecDeque<(u64, EntityId)>,
+    bytes: u64,
+    stopped: u64,
+    outputs_dropped: u64,
+}
+
+impl<D: Daemon> Default for Archive<D> {
+    fn default() -> Self {
+        Self { remains: BTreeMap::new(), order: VecDeque::new(), bytes: 0, stopped: 0, outputs_dropped: 0 }
+    }
+}
+
+fn cost<D: Daemon>(outputs: &Outputs<D>) -> u64 {
+    outputs.bytes + outputs.kept.len() as u64 * OUTPUT_COST
+}
+
+impl<D: Daemon> Archive<D> {
+    /// Takes what is left of a daemon out of its slot. One that did nothing leaves nothing.
+    pub fn remember(&mut self, inside: &mut Inside<D>) -> Vec<Outputs<D>> {
+        let position = inside.host.position();
+        if position.sequence == 0 && position.processed == 0 && inside.host.lineage().is_empty() {
+            return Vec::new();
+        }
+        let empty = Outputs::after(position.sequence, position.digest);
+        self.put(Remains {
+            host: inside.host.clone(),
+            outputs: std::mem::replace(&mut inside.outputs, empty),
+            checkpoints: std::mem::take(&mut inside.checkpoints),
+            stopped: 0,
+        })
+    }
+
+    /// Puts remains back; returns the outputs that were dropped for their bytes, to be ended without a lock.
+    #[must_use]
+    pub fn put(&mut self, mut remains: Remains<D>) -> Vec<Outputs<D>> {
+        self.stopped += 1;
+        remains.stopped = self.stopped;
+        let entity = remains.host.entity();
+        if !remains.outputs.kept.is_empty() {
+            self.bytes += cost(&remains.outputs);
+            self.order.push_back((self.stopped, entity));
+        }
+        let mut dropped = Vec::new();
+        if let Some(old) = self.remains.insert(entity, Box::new(remains)) {
+            self.bytes -= cost(&old.outputs);
+            dropped.push(old.outputs);
+        }
+        while self.bytes > BYTES_MAX {
+            let Some((number, oldest)) = self.order.pop_front() else { break };
+            if let Some(remains) = self.remains.get_mut(&oldest)
+                && remains.stopped == number
+            {
+                let position = remains.host.position();
+                let empty = Outputs::after(position.sequence, position.digest);
+                let outputs = std::mem::replace(&mut remains.outputs, empty);
+                self.bytes -= cost(&outputs);
+                self.outputs_dropped += outputs.kept.len() as u64;
+                dropped.push(outputs);
+            }
+        }
+        dropped
+    }
+
+    /// What is known of a daemon.
+    #[must_use]
+    pub fn get(&self, entity: &EntityId) -> Option<&Remains<D>> {
+        self.remains.get(entity).map(AsRef::as_ref)
+    }
+
+    /// Takes the remains of a daemon out.
+    pub fn take(&mut self, entity: &EntityId) -> Option<Remains<D>> {
+        let remains = self.remains.remove(entity)?;
+        self.bytes -= cost(&remains.outputs);
+        if self.order.len() > 2 * self.remains.len() + 64 {
+            let alive = &self.remains;
+            self.order.retain(|(number, entity)| alive.get(entity).is_some_and(|kept| kept.stopped == *number));
+        }
+        Some(*remains)
+    }
+
+    /// Outputs dropped for their bytes so far.
+    #[must_use]
+    pub fn outputs_dropped(&self) -> u64 {
+        self.outputs_dropped
+    }
+}

@@ -1,0 +1,120 @@
+//! What a node needs of user code.
+//!
+//! The binding implements [`Daemon`] for a Python object; tests implement it for a Rust value. Calls for one daemon
+//! never overlap, except questions about its class, which touch no state.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use meshos_core::control::DaemonControl;
+use meshos_core::event::DaemonHealth;
+use meshos_core::ingress::EventKey;
+use meshos_core::link::CausalLink;
+
+use crate::deliver::{Delivered, DeliverError};
+
+/// What `process` gave back.
+pub type Outputs<D> = Result<Vec<<D as Daemon>::Output>, <D as Daemon>::Error>;
+
+/// What comes of a mailed event.
+pub type Settled<D> = Result<Delivered<D>, DeliverError<D>>;
+
+/// Runs once the outputs of a pending call are there.
+pub type Continuation<D> = Box<dyn FnOnce(Outputs<D>) + Send>;
+
+/// A call of `process`: done, or still running somewhere else.
+pub enum Process<D: Daemon> {
+    /// It returned or raised.
+    Done(Outputs<D>),
+    /// It is a coroutine, and runs on its loop.
+    Later(D::Later),
+}
+
+/// User code, as a node sees it. Every method may be called on any thread, with no lock held.
+pub trait Daemon: Send + Sync + Sized + 'static {
+    /// An event as the embedding language holds it; cloning is cheap and copies no payload.
+    type Event: Clone + Send + Sync + 'static;
+    /// One payload that `process` returned.
+    type Output: AsRef<[u8]> + Send;
+    /// State bytes.
+    type State: AsRef<[u8]> + Clone + Send + Sync + 'static;
+    /// Failure of user code, with its original.
+    type Error: Debug + Send + 'static;
+    /// A call of `process` that goes on elsewhere.
+    type Later: Send + 'static;
+    /// A payload that becomes an event when it is numbered.
+    type Draft: Send + 'static;
+    /// Who waits for a mailed event.
+    type Reply: Send + 'static;
+
+    /// Runs `body` so that many calls of user code in it are cheap.
+    fn batch<R>(body: impl FnOnce() -> R) -> R {
+        body()
+    }
+
+    /// Number and origin of an event.
+    fn key(event: &Self::Event) -> EventKey;
+    /// Length of an event's payload in bytes.
+    fn payload_len(event: &Self::Event) -> usize;
+    /// Link and payload of an event that [`Daemon::emitted`] made.
+    fn parts(event: &Self::Event) -> (CausalLink, &[u8]);
+    /// Makes an event of an output and its link.
+    fn emitted(link: CausalLink, output: Self::Output) -> Self::Event;
+    /// Makes the event of a draft that was given a number.
+    fn numbered(draft: Self::Draft, key: EventKey) -> Self::Event;
+    /// An error in one line.
+    fn describe(error: &Self::Error) -> String;
+
+    /// Whether a call was given up while it still runs: its daemon must not be called again.
+    fn still_runs(error: &Self::Error) -> bool;
+
+    /// Whether nobody waits for a reply any more.
+    fn is_abandoned(reply: &Self::Reply) -> bool;
+    /// Answers those who wait, in order.
+    fn settle(replies: Vec<(Self::Reply, EventKey, Settled<Self>)>);
+
+    /// Name of its class among all nodes; travels in snapshots.
+    fn kind(&self) -> &Arc<str>;
+    /// Version of its state's format.
+    fn schema(&self) -> u32;
+    /// Label for people.
+    fn name(&self) -> &Arc<str>;
+    /// Whether it has state to snapshot and restore.
+    fn is_stateful(&self) -> bool;
+    /// Whether it reports health or load.
+    fn reports(&self) -> bool;
+    /// Whether it takes controls.
+    fn takes_control(&self) -> bool;
+
+    /// Takes one event.
+    fn process(&self, event: &Self::Event) -> Process<Self>;
+    /// Waits for a pending call on this thread.
+    fn wait(&self, later: Self::Later) -> Outputs<Self>;
+    /// Calls `then` when a pending call is done, on whatever thread that is.
+    fn on_done(&self, later: Self::Later, then: Continuation<Self>);
+    /// Returns the whole state; called only when it is stateful.
+    ///
+    /// # Errors
+    /// User code raised, or gave back something else than bytes.
+    fn snapshot(&self) -> Result<Self::State, Self::Error>;
+    /// Takes over a whole state, written under `schema`.
+    ///
+    /// # Errors
+    /// User code raised, or the state is of a newer schema.
+    fn restore(&self, state: &Self::State, schema: u32) -> Result<(), Self::Error>;
+    /// Makes another instance, without state; `None` when only this instance can be had.
+    ///
+    /// # Errors
+    /// The factory raised, or made something else.
+    fn fresh(&self) -> Result<Option<Self>, Self::Error>;
+    /// Reports health and load.
+    ///
+    /// # Errors
+    /// User code raised, or gave back something else. The other half of the report is lost with it.
+    fn report(&self) -> Result<(DaemonHealth, f64), Self::Error>;
+    /// Takes one control.
+    ///
+    /// # Errors
+    /// User code raised.
+    fn control(&self, control: DaemonControl) -> Result<(), Self::Error>;
+}

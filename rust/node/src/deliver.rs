@@ -1,0 +1,292 @@
+//! One event through a daemon: admit, process, chain, keep.
+
+use std::sync::Arc;
+
+use meshos_core::config::OnError;
+use meshos_core::cursors::Receipt;
+use meshos_core::event::DaemonLifecycleSignal;
+use meshos_core::id::EntityId;
+use meshos_core::identity::Keypair;
+use meshos_core::ingress::{Admission, EventKey};
+use meshos_core::checkpoint::Checkpoint;
+
+use crate::clock;
+use crate::daemon::{Daemon, Outputs, Process};
+use crate::slot::{Entered, Inside, Snapshot};
+
+/// Checkpoints kept of one daemon; older ones are dropped.
+pub const CHECKPOINTS_MAX: usize = 256;
+
+/// What came of an event.
+pub struct Delivered<D: Daemon> {
+    /// What it emitted, linked; empty for a duplicate.
+    pub outputs: Vec<D::Event>,
+    /// The acknowledgement, when one was asked for.
+    pub receipt: Option<Receipt>,
+    /// Whether it took effect at an earlier try.
+    pub duplicate: bool,
+}
+
+/// Why an event did not take effect.
+#[derive(Debug)]
+pub enum DeliverError<D: Daemon> {
+    /// Its number is 0.
+    NoNumber,
+    /// It is at or below the cursor, and its receipt is not kept: whether it took effect cannot be told.
+    Unknown {
+        /// Highest number applied of its origin.
+        cursor: u64,
+    },
+    /// User code raised.
+    Raised(D::Error),
+    /// User code raised, and its state could not be rebuilt: it takes no more events.
+    Lost {
+        /// What `process` raised.
+        error: D::Error,
+        /// Why the rebuilding failed, in one line.
+        reason: Arc<str>,
+    },
+    /// A snapshot had to be taken first, and user code raised in it.
+    SnapshotFailed(D::Error),
+    /// The chain has no numbers left.
+    Exhausted,
+    /// The daemon was removed or replaced before it took the event.
+    Stale,
+    /// User code was lost earlier; the reason in one line.
+    Failed(Arc<str>),
+    /// An event before it in the same batch failed.
+    Skipped,
+}
+
+/// What an event's caller wants back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// The outputs.
+    Outputs,
+    /// A receipt, kept for repeated tries.
+    Receipt,
+}
+
+/// An event on its way: decided, or with its coroutine running.
+pub enum Begun<D: Daemon> {
+    /// It is decided.
+    Done(Result<Delivered<D>, DeliverError<D>>),
+    /// `process` goes on elsewhere; [`finish`] takes its outputs.
+    Later(EventKey, D::Later),
+}
+
+/// Takes one event, waiting on this thread for a coroutine if `process` is one.
+///
+/// # Errors
+/// [`DeliverError`]: it did not take effect.
+pub fn deliver<D: Daemon>(
+    entered: &mut Entered<D>,
+    event: &D::Event,
+    want: Want,
+) -> Result<Delivered<D>, DeliverError<D>> {
+    match begin(entered, event, want) {
+        Begun::Done(outcome) => outcome,
+        Begun::Later(key, later) => {
+            let outputs = Arc::clone(&entered.daemon).wait(later);
+            finish(entered, event, key, want, outputs)
+        }
+    }
+}
+
+/// Decides about one event and calls `process` if it is new.
+pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
+    let key = D::key(event);
+    match entered.host.admit(key) {
+        Admission::NoNumber => return Begun::Done(Err(DeliverError::NoNumber)),
+        Admission::Duplicate { receipt, cursor } => {
+            return Begun::Done(match (want, receipt) {
+                (Want::Receipt, None) => Err(DeliverError::Unknown { cursor }),
+                (Want::Receipt, receipt) => Ok(Delivered { outputs: Vec::new(), receipt, duplicate: true }),
+                (Want::Outputs, _) => Ok(Delivered { outputs: Vec::new(), receipt: None, duplicate: true }),
+            });
+        }
+        Admission::CallProcess => {}
+    }
+    if keeps_log(entered)
+        && entered.host.log_is_full()
+        && let Err(error) = snapshot(entered)
+    {
+        return Begun::Done(Err(DeliverError::SnapshotFailed(error)));
+    }
+    match entered.daemon.process(event) {
+        Process::Done(outputs) => Begun::Done(finish(entered, event, key, want, outputs)),
+        Process::Later(later) => Begun::Later(key, later),
+    }
+}
+
+/// Takes what `process` gave back into effect.
+///
+/// # Errors
+/// [`DeliverError`]: it raised, or its outputs could not be taken.
+pub fn finish<D: Daemon>(
+    entered: &mut Entered<D>,
+    event: &D::Event,
+    key: EventKey,
+    want: Want,
+    outputs: Outputs<D>,
+) -> Result<Delivered<D>, DeliverError<D>> {
+    let outputs = match outputs {
+        Ok(outputs) => outputs,
+        Err(error) => return Err(raised(entered, error)),
+    };
+    let inside: &mut Inside<D> = entered;
+    let config = *inside.host.config();
+    let kept = &mut inside.outputs;
+    let emitted = inside.host.returned(key, outputs, |link, digest, output| {
+        let event = D::emitted(link, output);
+        if config.outputs_max > 0 {
+            kept.push(event.clone(), digest, config.outputs_max, config.outputs_bytes_max);
+        } else {
+            kept.base_sequence = link.sequence;
+            kept.base_digest = digest;
+        }
+        event
+    });
+    let Ok(outputs) = emitted else {
+        if config.on_error == OnError::Restore {
+            // User code already counted the event, the chain did not.
+            return Err(rebuild(entered).map_or_else(DeliverError::Failed, |()| DeliverError::Exhausted));
+        }
+        return Err(DeliverError::Exhausted);
+    };
+    let receipt = (want == Want::Receipt).then(|| inside.host.receipt(key));
+    if keeps_log(inside) {
+        inside.log.push(event.clone());
+    }
+    if inside.host.snapshot_is_due()
+        && inside.daemon.is_stateful()
+        && let Err(error) = snapshot(inside)
+    {
+        // The event took effect; that its snapshot failed is an error of its own.
+        let reason = format!("automatic snapshot: {}", D::describe(&error));
+        entered.slot().emit(DaemonLifecycleSignal::Crashed { reason });
+    }
+    Ok(Delivered { outputs, receipt, duplicate: false })
+}
+
+fn raised<D: Daemon>(entered: &mut Entered<D>, error: D::Error) -> DeliverError<D> {
+    entered.host.raised();
+    entered.slot().emit(DaemonLifecycleSignal::Crashed { reason: D::describe(&error) });
+    if D::still_runs(&error) {
+        entered.fail("a call of process was interrupted and did not end");
+        return DeliverError::Raised(error);
+    }
+    if entered.host.config().on_error == OnError::Restore
+        && let Err(reason) = rebuild(entered)
+    {
+        return DeliverError::Lost { error, reason };
+    }
+    DeliverError::Raised(error)
+}
+
+fn keeps_log<D: Daemon>(inside: &Inside<D>) -> bool {
+    inside.host.config().on_error == OnError::Restore && inside.daemon.is_stateful()
+}
+
+/// Rebuilds user code from the newest snapshot and the inputs since, with their outputs suppressed.
+fn rebuild<D: Daemon>(entered: &mut Entered<D>) -> Result<(), Arc<str>> {
+    if !entered.daemon.is_stateful() {
+        return Ok(());
+    }
+    let outcome = replay(entered);
+    match outcome {
+        Ok(daemon) => {
+            entered.daemon = daemon;
+            entered.host.restarted();
+            Ok(())
+        }
+        Err(error) => {
+            let reason = D::describe(&error);
+            entered.fail(&reason);
+            let lost = DaemonLifecycleSignal::Crashed { reason: format!("not restored: {reason}") };
+            entered.slot().emit(lost);
+            Err(Arc::from(reason))
+        }
+    }
+}
+
+fn replay<D: Daemon>(inside: &Inside<D>) -> Result<Arc<D>, D::Error> {
+    let daemon = inside.daemon.fresh()?.map_or_else(|| Arc::clone(&inside.daemon), Arc::new);
+    if let Some(newest) = &inside.newest {
+        daemon.restore(&newest.state, newest.meta.schema)?;
+    }
+    for event in &inside.log {
+        let outputs = match daemon.process(event) {
+            Process::Done(outputs) => outputs,
+            Process::Later(later) => daemon.wait(later),
+        };
+        drop(outputs?);
+    }
+    Ok(daemon)
+}
+
+/// Takes a snapshot at the present position, and keeps it as the newest.
+///
+/// # Errors
+/// User code raised, which is counted; nothing else changed.
+pub fn snapshot<D: Daemon>(inside: &mut Inside<D>) -> Result<Arc<Snapshot<D>>, D::Error> {
+    let state = match inside.daemon.snapshot() {
+        Ok(state) => state,
+        Err(error) => {
+            inside.host.raised();
+            return Err(error);
+        }
+    };
+    let meta = inside.host.snapshot(inside.daemon.kind().to_string(), inside.daemon.schema(), clock::unix_ms());
+    let snapshot = Arc::new(Snapshot { meta, state });
+    inside.newest = Some(Arc::clone(&snapshot));
+    inside.log.clear();
+    Ok(snapshot)
+}
+
+/// Signs a checkpoint at the head, unless the newest is there already.
+///
+/// # Errors
+/// The node's key is public only.
+pub fn checkpoint<D: Daemon>(
+    inside: &mut Inside<D>,
+    node: &Keypair,
+) -> Result<(), meshos_core::identity::IdentityError> {
+    let position = inside.host.position();
+    sign(inside, node, position.sequence, position.digest)
+}
+
+/// Signs a checkpoint where the kept outputs begin, unless something vouches for that position already.
+///
+/// # Errors
+/// The node's key is public only.
+pub fn anchor<D: Daemon>(
+    inside: &mut Inside<D>,
+    node: &Keypair,
+) -> Result<(), meshos_core::identity::IdentityError> {
+    let (sequence, digest) = (inside.outputs.base_sequence, inside.outputs.base_digest);
+    if inside.host.lineage().iter().any(|certificate| certificate.from_sequence == sequence) {
+        return Ok(());
+    }
+    sign(inside, node, sequence, digest)
+}
+
+fn sign<D: Daemon>(
+    inside: &mut Inside<D>,
+    node: &Keypair,
+    sequence: u64,
+    digest: meshos_core::digest::Digest,
+) -> Result<(), meshos_core::identity::IdentityError> {
+    let epoch = inside.host.epoch();
+    if inside.checkpoints.iter().any(|made| made.sequence == sequence && made.epoch == epoch) {
+        return Ok(());
+    }
+    let entity: EntityId = inside.host.entity();
+    let previous = inside.checkpoints.last().map_or(meshos_core::digest::Digest::ZERO, Checkpoint::digest_of);
+    let made = Checkpoint::sign(entity, epoch, sequence, digest, clock::unix_ms(), previous, node)?;
+    inside.checkpoints.push(made);
+    if inside.checkpoints.len() > CHECKPOINTS_MAX {
+        inside.checkpoints.remove(0);
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Keys from the operating system's randomness.
+
+use meshos_core::identity::Keypair;
+
+/// Makes a fresh key.
+///
+/// When the operating system has no randomness to give, the process is aborted: it neither goes on with a weak key nor
+/// unwinds through a foreign frame.
+#[must_use]
+pub fn generate() -> Keypair {
+    let mut seed = zeroize::Zeroizing::new([0u8; 32]);
+    if getrandom::fill(&mut seed[..]).is_err() {
+        std::process::abort();
+    }
+    Keypair::from_seed(&seed)
+}

@@ -1,0 +1,226 @@
+//! Lanes: the threads on which user code runs when nobody lends it theirs.
+//!
+//! Invariants
+//! * A job is run by one lane at a time; whoever submits it again while it runs must make sure of that.
+//! * A lane is started when a job waits and none is idle, up to the bound; idle lanes stay.
+//! * Nothing is started before the first job.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::Deadline;
+
+/// Something to run on a lane.
+pub trait Job: Send + Sync {
+    /// Runs it; a panic is caught by the lane and counted.
+    fn run(self: Arc<Self>);
+}
+
+/// What surrounds the whole life of a lane's thread: the binding attaches it to the interpreter once.
+pub type Surround = fn(&mut (dyn FnMut() + Send));
+
+struct State {
+    queue: VecDeque<Arc<dyn Job>>,
+    threads: usize,
+    idle: usize,
+    started: u64,
+    panics: u64,
+    stopping: bool,
+}
+
+struct Shared {
+    name: &'static str,
+    threads_max: usize,
+    surround: Surround,
+    state: Mutex<State>,
+    work: Condvar,
+    ended: Condvar,
+}
+
+/// A bounded pool of lanes.
+#[derive(Clone)]
+pub struct Lanes {
+    shared: Arc<Shared>,
+}
+
+/// Counters of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneStats {
+    /// Threads alive.
+    pub threads: usize,
+    /// Jobs waiting for a lane.
+    pub waiting: usize,
+    /// Jobs that panicked.
+    pub panics: u64,
+}
+
+impl Lanes {
+    /// Makes a pool whose threads are called `name-1`, `name-2` and so on. Starts none.
+    #[must_use]
+    pub fn new(name: &'static str, threads_max: usize, surround: Surround) -> Self {
+        let state = State { queue: VecDeque::new(), threads: 0, idle: 0, started: 0, panics: 0, stopping: false };
+        Self {
+            shared: Arc::new(Shared {
+                name,
+                threads_max: threads_max.max(1),
+                surround,
+                state: Mutex::new(state),
+                work: Condvar::new(),
+                ended: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Queues a job; `false` when the pool was stopped, and the job will not run.
+    pub fn submit(&self, job: Arc<dyn Job>) -> bool {
+        let mut state = self.shared.state.lock();
+        if state.stopping {
+            return false;
+        }
+        state.queue.push_back(job);
+        if state.idle >= state.queue.len() {
+            self.shared.work.notify_one();
+        } else if state.threads < self.shared.threads_max {
+            state.threads += 1;
+            state.started += 1;
+            let shared = Arc::clone(&self.shared);
+            let name = format!("{}-{}", self.shared.name, state.started);
+            let spawned = std::thread::Builder::new().name(name).spawn(move || {
+                (shared.surround)(&mut || shared.serve());
+                let mut state = shared.state.lock();
+                state.threads -= 1;
+                shared.ended.notify_all();
+            });
+            if spawned.is_err() {
+                // The system has no thread to give: the lanes there are will take the job.
+                state.threads -= 1;
+                if state.threads == 0 {
+                    let refused = state.queue.pop_back();
+                    drop(state);
+                    drop(refused);
+                    return false;
+                }
+            }
+        } else {
+            self.shared.work.notify_one();
+        }
+        true
+    }
+
+    /// Lets every lane finish its job and end; returns whether all did in time. Queued jobs are dropped.
+    pub fn stop(&self, timeout: Duration) -> bool {
+        let deadline = Deadline::after(timeout);
+        let mut state = self.shared.state.lock();
+        state.stopping = true;
+        let dropped = std::mem::take(&mut state.queue);
+        self.shared.work.notify_all();
+        while state.threads > 0 && !deadline.passed() {
+            self.shared.ended.wait_until(&mut state, deadline.slice());
+        }
+        let ended = state.threads == 0;
+        drop(state);
+        drop(dropped);
+        ended
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> LaneStats {
+        let state = self.shared.state.lock();
+        LaneStats { threads: state.threads, waiting: state.queue.len(), panics: state.panics }
+    }
+}
+
+impl Shared {
+    fn serve(&self) {
+        while let Some(job) = self.next() {
+            let run = std::panic::AssertUnwindSafe(|| job.run());
+            if std::panic::catch_unwind(run).is_err() {
+                self.state.lock().panics += 1;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Arc<dyn Job>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            if let Some(job) = state.queue.pop_front() {
+                return Some(job);
+            }
+            state.idle += 1;
+            self.work.wait(&mut state);
+            state.idle -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Call<F: Fn() + Send + Sync>(F);
+
+    impl<F: Fn() + Send + Sync> Job for Call<F> {
+        fn run(self: Arc<Self>) {
+            (self.0)();
+        }
+    }
+
+    fn plain(body: &mut (dyn FnMut() + Send)) {
+        body();
+    }
+
+    #[test]
+    fn no_thread_before_the_first_job() {
+        let lanes = Lanes::new("test-lane", 4, plain);
+        assert_eq!(lanes.stats().threads, 0);
+    }
+
+    #[test]
+    fn a_blocked_lane_does_not_hold_up_the_others() {
+        let lanes = Lanes::new("test-lane", 2, plain);
+        let barrier = Arc::new(Barrier::new(2));
+        for _ in 0..2 {
+            let barrier = Arc::clone(&barrier);
+            // Each waits for the other: with one lane this would never end.
+            assert!(lanes.submit(Arc::new(Call(move || {
+                barrier.wait();
+            }))));
+        }
+        assert!(lanes.stop(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_panic_is_counted_and_the_lane_goes_on() {
+        let lanes = Lanes::new("test-lane", 1, plain);
+        let done = Arc::new(Barrier::new(2));
+        assert!(lanes.submit(Arc::new(Call(|| std::panic::resume_unwind(Box::new("on purpose"))))));
+        let reached = Arc::clone(&done);
+        assert!(lanes.submit(Arc::new(Call(move || {
+            reached.wait();
+        }))));
+        done.wait();
+        assert_eq!(lanes.stats().panics, 1);
+        assert!(lanes.stop(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_stopped_pool_takes_nothing() {
+        let lanes = Lanes::new("test-lane", 1, plain);
+        let count = Arc::new(AtomicUsize::new(0));
+        assert!(lanes.stop(Duration::from_secs(1)));
+        let counted = Arc::clone(&count);
+        assert!(!lanes.submit(Arc::new(Call(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }))));
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,20 @@
+//! The outside of meshos: everything that waits, locks, reads a clock or draws a random number.
+//!
+//! User code is called from here, through the [`daemon::Daemon`] trait, and never with a lock held.
+//!
+//! Modules stand in reading order; each uses only those before it.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod keys;
+pub mod daemon;
+pub mod lane;
+pub mod events;
+pub mod slot;
+pub mod deliver;
+pub mod mailbox;
+pub mod registry;
+pub mod pulse;
+pub mod archive;
+pub mod runtime;

@@ -1,0 +1,308 @@
+//! The mailbox of a daemon: events that wait for it without a thread of their own.
+//!
+//! Invariants
+//! * First in, first out; numbers given by a sender are given in that order.
+//! * Bounded in events and bytes; what does not fit is refused, never dropped.
+//! * A lane works on one mailbox at a time, in batches, and answers a batch at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use meshos_core::config::OnError;
+use meshos_core::gate::{self, Gate, Refusal, Signal};
+use meshos_core::id::Origin;
+use meshos_core::ingress::{DIRECT, EventKey};
+use parking_lot::Mutex;
+
+use crate::daemon::{Daemon, Outputs, Settled};
+use crate::deliver::{self, Begun, DeliverError, Want};
+use crate::lane::{Job, Lanes};
+use crate::slot::{Cell, EnterError, Entered, Slot};
+
+/// Events that may wait for one daemon.
+pub const EVENTS_MAX: usize = 1_000_000;
+/// Payload bytes that may wait for one daemon.
+pub const BYTES_MAX: u64 = 64 << 20;
+/// Events of one batch.
+const BATCH_MAX: usize = 256;
+/// A batch ends after so long, so that those it answers do not wait for the rest.
+const BATCH_TIME: Duration = Duration::from_millis(2);
+
+/// Numbers the events of one sender.
+pub struct Sender {
+    /// Whose numbers they are.
+    pub origin: Origin,
+    next: AtomicU64,
+}
+
+impl Sender {
+    /// A sender that has sent nothing.
+    #[must_use]
+    pub fn new(origin: Origin) -> Self {
+        Self { origin, next: AtomicU64::new(1) }
+    }
+}
+
+/// An event to be mailed.
+pub enum Letter<D: Daemon> {
+    /// It has its number.
+    Event(D::Event),
+    /// It gets the sender's next.
+    Draft(D::Draft, usize),
+}
+
+struct Mail<D: Daemon> {
+    letter: Written<D>,
+    key: EventKey,
+    bytes: u64,
+    want: Want,
+    reply: D::Reply,
+    /// Events of one group stop at the first that fails.
+    group: Option<Arc<AtomicBool>>,
+}
+
+enum Written<D: Daemon> {
+    Event(D::Event),
+    Draft(D::Draft),
+}
+
+/// Replies of a batch, with the events they answer.
+type Replies<D> = Vec<(<D as Daemon>::Reply, EventKey, Settled<D>)>;
+
+/// The events that wait.
+pub(crate) struct Mailbox<D: Daemon> {
+    queue: VecDeque<Mail<D>>,
+    bytes: u64,
+    lanes: Lanes,
+    /// A lane has it, or is about to.
+    scheduled: bool,
+}
+
+/// Why nothing was mailed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostError {
+    /// As much waits as may.
+    Full,
+    /// The daemon was removed or replaced.
+    Stale,
+    /// The lanes were stopped.
+    Closed,
+}
+
+impl<D: Daemon> Slot<D> {
+    /// Mails one event; returns its number. The reply comes when it took effect or failed.
+    ///
+    /// # Errors
+    /// [`PostError`], with the reply: nothing was mailed.
+    pub fn post(
+        self: &Arc<Self>,
+        lanes: &Lanes,
+        sender: &Sender,
+        letter: Letter<D>,
+        want: Want,
+        reply: D::Reply,
+        group: Option<Arc<AtomicBool>>,
+    ) -> Result<u64, (PostError, D::Reply)> {
+        let bytes = match &letter {
+            Letter::Event(event) => D::payload_len(event),
+            Letter::Draft(_, bytes) => *bytes,
+        } as u64;
+        let mut cell = self.cell.lock();
+        if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
+            return Err((PostError::Stale, reply));
+        }
+        let mailbox = cell.mailbox.get_or_insert_with(|| {
+            Box::new(Mailbox { queue: VecDeque::new(), bytes: 0, lanes: lanes.clone(), scheduled: false })
+        });
+        // One event always fits: a payload above the bound must not wait for ever.
+        if mailbox.queue.len() >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && !mailbox.queue.is_empty()) {
+            return Err((PostError::Full, reply));
+        }
+        let (letter, key) = match letter {
+            Letter::Event(event) => {
+                let key = D::key(&event);
+                (Written::Event(event), key)
+            }
+            Letter::Draft(draft, _) => {
+                // Under the lock of the cell, so that the numbers of one receiver rise in the order of its queue.
+                let sequence = sender.next.fetch_add(1, Ordering::Relaxed);
+                (Written::Draft(draft), EventKey { origin: sender.origin, stream: DIRECT, sequence })
+            }
+        };
+        mailbox.queue.push_back(Mail { letter, key, bytes, want, reply, group });
+        mailbox.bytes += bytes;
+        if cell.gate != Gate::Busy {
+            self.schedule(&mut cell);
+            let mailbox = cell.mailbox.as_mut().expect("just used");
+            if !mailbox.scheduled {
+                let mail = mailbox.queue.pop_back().expect("just queued");
+                mailbox.bytes -= bytes;
+                return Err((PostError::Closed, mail.reply));
+            }
+        }
+        Ok(key.sequence)
+    }
+
+    /// Gives the mailbox to a lane, if something waits in it and no lane has it.
+    pub(crate) fn schedule(self: &Arc<Self>, cell: &mut Cell<D>) {
+        if let Some(mailbox) = &mut cell.mailbox
+            && !mailbox.scheduled
+            && !mailbox.queue.is_empty()
+        {
+            mailbox.scheduled = mailbox.lanes.submit(Arc::clone(self) as Arc<dyn Job>);
+        }
+    }
+
+    fn next_mail(&self) -> Option<Mail<D>> {
+        let mut cell = self.cell.lock();
+        let mailbox = cell.mailbox.as_mut()?;
+        let mail = mailbox.queue.pop_front()?;
+        mailbox.bytes -= mail.bytes;
+        Some(mail)
+    }
+
+    /// Ends the turn of a lane: the mailbox may be scheduled again.
+    fn end_turn(self: &Arc<Self>) {
+        let mut cell = self.cell.lock();
+        if let Some(mailbox) = &mut cell.mailbox {
+            mailbox.scheduled = false;
+        }
+        // Whoever is inside schedules it when they leave.
+        if !matches!(cell.gate, Gate::Busy | Gate::Stopping) {
+            self.schedule(&mut cell);
+        }
+    }
+
+    /// Answers everything that waits with an error.
+    fn refuse_all(self: &Arc<Self>, error: impl Fn() -> DeliverError<D>) {
+        let mut replies = Vec::new();
+        while let Some(mail) = self.next_mail() {
+            replies.push((mail.reply, mail.key, Err(error())));
+        }
+        if !replies.is_empty() {
+            D::settle(replies);
+        }
+        self.end_turn();
+    }
+
+    fn turn(self: &Arc<Self>) {
+        let entered = match self.try_enter() {
+            Ok(entered) => entered,
+            Err(EnterError::Failed(reason)) => return self.refuse_all(|| DeliverError::Failed(Arc::clone(&reason))),
+            Err(EnterError::Stale) => return self.refuse_all(|| DeliverError::Stale),
+            Err(_) => return self.end_turn(),
+        };
+        self.batch(entered, Vec::new());
+    }
+
+    /// Works on what waits until the batch is full, user code goes elsewhere, or nothing is left.
+    fn batch(self: &Arc<Self>, mut entered: Entered<D>, mut replies: Replies<D>) {
+        let started = Instant::now();
+        while replies.len() < BATCH_MAX
+            && entered.failure().is_none()
+            && !matches!(self.gate(), Gate::Stopping)
+            && (replies.is_empty() || started.elapsed() < BATCH_TIME)
+        {
+            let Some(mail) = self.next_mail() else { break };
+            if D::is_abandoned(&mail.reply) {
+                continue;
+            }
+            if mail.group.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed)) {
+                replies.push((mail.reply, mail.key, Err(DeliverError::Skipped)));
+                continue;
+            }
+            let event = match mail.letter {
+                Written::Event(event) => event,
+                Written::Draft(draft) => D::numbered(draft, mail.key),
+            };
+            match deliver::begin(&mut entered, &event, mail.want) {
+                Begun::Done(outcome) => replies.push(answer(mail.reply, mail.key, mail.group.as_ref(), outcome)),
+                Begun::Later(key, later) => {
+                    if !replies.is_empty() {
+                        D::settle(std::mem::take(&mut replies));
+                    }
+                    let daemon = Arc::clone(&entered.daemon);
+                    let call = Call { entered, event, key, want: mail.want, reply: mail.reply, group: mail.group };
+                    daemon.on_done(later, Box::new(move |outputs| call.resume(outputs)));
+                    return;
+                }
+            }
+        }
+        drop(entered);
+        if !replies.is_empty() {
+            D::settle(replies);
+        }
+        self.end_turn();
+    }
+}
+
+impl<D: Daemon> Job for Slot<D> {
+    fn run(self: Arc<Self>) {
+        D::batch(|| self.turn());
+    }
+}
+
+fn answer<D: Daemon>(
+    reply: D::Reply,
+    key: EventKey,
+    group: Option<&Arc<AtomicBool>>,
+    outcome: Settled<D>,
+) -> (D::Reply, EventKey, Settled<D>) {
+    if outcome.is_err()
+        && let Some(failed) = group
+    {
+        failed.store(true, Ordering::Relaxed);
+    }
+    (reply, key, outcome)
+}
+
+/// A mailed event whose coroutine runs.
+struct Call<D: Daemon> {
+    entered: Entered<D>,
+    event: D::Event,
+    key: EventKey,
+    want: Want,
+    reply: D::Reply,
+    group: Option<Arc<AtomicBool>>,
+}
+
+impl<D: Daemon> Call<D> {
+    fn resume(mut self, outputs: Outputs<D>) {
+        if outputs.is_err() && self.entered.host.config().on_error == OnError::Restore {
+            // The state is rebuilt by waiting for coroutines, which this thread, their loop's, must not do.
+            let slot = Arc::clone(self.entered.slot());
+            let lanes = slot.cell.lock().mailbox.as_ref().map(|mailbox| mailbox.lanes.clone());
+            let resumption = Arc::new(Resumption(Mutex::new(Some((self, outputs)))));
+            if let Some(lanes) = lanes {
+                lanes.submit(resumption);
+            }
+            return;
+        }
+        let outcome = deliver::finish(&mut self.entered, &self.event, self.key, self.want, outputs);
+        self.end(outcome);
+    }
+
+    fn end(self, outcome: Settled<D>) {
+        let slot = Arc::clone(self.entered.slot());
+        let replies = vec![answer(self.reply, self.key, self.group.as_ref(), outcome)];
+        drop(self.entered);
+        D::settle(replies);
+        slot.end_turn();
+    }
+}
+
+struct Resumption<D: Daemon>(Mutex<Option<(Call<D>, Outputs<D>)>>);
+
+impl<D: Daemon> Job for Resumption<D> {
+    fn run(self: Arc<Self>) {
+        let taken = self.0.lock().take();
+        if let Some((mut call, outputs)) = taken {
+            D::batch(|| {
+                let outcome = deliver::finish(&mut call.entered, &call.event, call.key, call.want, outputs);
+                call.end(outcome);
+            });
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The daemons of one node, by handle.
+//!
+//! Invariants
+//! * The map's lock is held to look up, insert or remove, never while user code runs or ends.
+//! * Events are numbered in the order of the changes they tell: `Unregistered` of the old stands before `Registered`
+//!   of the new.
+//! * A call waits for the daemon it names, never for another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use meshos_core::event::{self, DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
+use meshos_core::id::Origin;
+use parking_lot::RwLock;
+
+use crate::clock;
+use crate::daemon::Daemon;
+use crate::events::{Events, Observer, ObserverStats};
+use crate::lane::Lanes;
+use crate::slot::Slot;
+
+struct Entry<D: Daemon> {
+    slot: Arc<Slot<D>>,
+    /// Number of its `Registered` event.
+    number: u64,
+}
+
+/// The daemons of one node.
+pub struct Registry<D: Daemon> {
+    map: RwLock<HashMap<Origin, Entry<D>>>,
+    events: Arc<Events>,
+    polls: AtomicU64,
+}
+
+/// A daemon with that handle is there; it was left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("daemon {0} is registered already")]
+pub struct Occupied(pub Origin);
+
+impl<D: Daemon> Registry<D> {
+    /// Makes an empty registry whose observers run on `lanes`.
+    #[must_use]
+    pub fn new(lanes: Lanes) -> Self {
+        Self { map: RwLock::default(), events: Arc::new(Events::new(lanes)), polls: AtomicU64::new(0) }
+    }
+
+    /// Adds a daemon.
+    ///
+    /// # Errors
+    /// [`Occupied`]: one with that handle is there.
+    pub fn register(&self, slot: Arc<Slot<D>>) -> Result<(), Occupied> {
+        let mut map = self.map.write();
+        if map.contains_key(&slot.origin()) {
+            return Err(Occupied(slot.origin()));
+        }
+        self.insert(&mut map, slot);
+        Ok(())
+    }
+
+    /// Puts a daemon in the place of the one with its handle, or adds it. The old one is stopped and returned.
+    pub fn replace(&self, slot: Arc<Slot<D>>) -> Option<Arc<Slot<D>>> {
+        let mut map = self.map.write();
+        let old = map.remove(&slot.origin()).map(|entry| entry.slot);
+        if let Some(old) = &old {
+            self.events.emit(old.origin(), old.name(), DaemonLifecycleSignal::Unregistered);
+        }
+        self.insert(&mut map, slot);
+        drop(map);
+        if let Some(old) = &old {
+            old.stop();
+        }
+        old
+    }
+
+    fn insert(&self, map: &mut HashMap<Origin, Entry<D>>, slot: Arc<Slot<D>>) {
+        slot.tell(Arc::clone(&self.events));
+        let number = self.events.emit(slot.origin(), slot.name(), DaemonLifecycleSignal::Registered);
+        map.insert(slot.origin(), Entry { slot, number });
+    }
+
+    /// Removes a daemon and stops it; does not wait for who is inside.
+    pub fn unregister(&self, origin: Origin) -> Option<Arc<Slot<D>>> {
+        let removed = self.remove(origin, None)?;
+        removed.stop();
+        Some(removed)
+    }
+
+    /// Removes this very daemon, without stopping it; `false` when it is not there any more.
+    pub fn remove_exactly(&self, slot: &Arc<Slot<D>>) -> bool {
+        self.remove(slot.origin(), Some(slot)).is_some()
+    }
+
+    fn remove(&self, origin: Origin, only: Option<&Arc<Slot<D>>>) -> Option<Arc<Slot<D>>> {
+        let mut map = self.map.write();
+        let found = map.get(&origin)?;
+        if only.is_some_and(|only| !Arc::ptr_eq(only, &found.slot)) {
+            return None;
+        }
+        let removed = map.remove(&origin)?.slot;
+        self.events.emit(origin, removed.name(), DaemonLifecycleSignal::Unregistered);
+        Some(removed)
+    }
+
+    /// Finds a daemon.
+    #[must_use]
+    pub fn get(&self, origin: Origin) -> Option<Arc<Slot<D>>> {
+        self.map.read().get(&origin).map(|entry| Arc::clone(&entry.slot))
+    }
+
+    /// All daemons, in the order of their handles.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Slot<D>>> {
+        let mut slots: Vec<_> = self.map.read().values().map(|entry| Arc::clone(&entry.slot)).collect();
+        slots.sort_unstable_by_key(|slot| slot.origin());
+        slots
+    }
+
+    /// Shows each daemon to `look`, as far as no lock is held.
+    pub fn peek(&self, mut look: impl FnMut(&Slot<D>)) {
+        if let Some(map) = self.map.try_read() {
+            for entry in map.values() {
+                look(&entry.slot);
+            }
+        }
+    }
+
+    /// How many daemons there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.map.read().len()
+    }
+
+    /// Adds an observer, which first sees `Registered` of each daemon that is there; returns its id.
+    pub fn add_observer(&self, observer: Box<dyn Observer>) -> u64 {
+        // Under the map's lock, so that nothing happens between the past it is told and the future it sees.
+        let map = self.map.read();
+        let mut past: Vec<_> = map.values().map(|entry| (entry.number, Arc::clone(&entry.slot))).collect();
+        past.sort_unstable_by_key(|(number, _)| *number);
+        let at = clock::unix_ms();
+        let told = past.into_iter().map(|(number, slot)| DaemonLifecycleEvent {
+            origin: slot.origin(),
+            name: slot.name().to_string(),
+            signal: DaemonLifecycleSignal::Registered,
+            at,
+            number,
+        });
+        self.events.add(observer, told)
+    }
+
+    /// Removes an observer; `false` when it is not there.
+    pub fn remove_observer(&self, id: u64) -> bool {
+        self.events.remove(id)
+    }
+
+    /// Counters of the observers.
+    #[must_use]
+    pub fn observer_stats(&self) -> ObserverStats {
+        self.events.stats()
+    }
+
+    /// Times that health and load were asked for.
+    #[must_use]
+    pub fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
+    }
+
+    /// Asks each daemon that reports for its health and load, and tells what changed. One that is busy is asked the
+    /// next time.
+    pub fn poll(&self) {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        let reporting: Vec<_> = {
+            let map = self.map.read();
+            map.values().filter(|entry| entry.slot.reports()).map(|entry| Arc::clone(&entry.slot)).collect()
+        };
+        if !reporting.is_empty() {
+            D::batch(|| {
+                for slot in reporting {
+                    Self::poll_one(&slot);
+                }
+            });
+        }
+    }
+
+    fn poll_one(slot: &Arc<Slot<D>>) {
+        let Ok(mut entered) = slot.try_enter() else { return };
+        let (health, saturation) = match entered.daemon.report() {
+            Ok(report) => report,
+            Err(error) => {
+                entered.host.raised();
+                (DaemonHealth::Unhealthy { reason: D::describe(&error) }, entered.told.1)
+            }
+        };
+        let (health_news, load_news) = event::changes(&entered.told, &health, saturation);
+        if health_news.is_some() {
+            entered.told.0 = health;
+        }
+        if let Some(DaemonLifecycleSignal::SaturationChanged { saturation }) = load_news {
+            entered.told.1 = saturation;
+        }
+        drop(entered);
+        for signal in [health_news, load_news].into_iter().flatten() {
+            slot.emit(signal);
+        }
+    }
+}

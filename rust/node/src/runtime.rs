@@ -1,0 +1,447 @@
+//! The runtime that keeps a node's daemons.
+//!
+//! Invariants
+//! * Registering, then Ready, then ShuttingDown ([`meshos_core::lifecycle`]); a spawn that loses the race with a
+//!   shutdown leaves nothing behind.
+//! * A refused spawn has no effect: not on the daemon that is there, nor on what is remembered.
+//! * No daemon continues below a position this node knows it reached, unless the caller says `rewind`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use meshos_core::certificate::Certificate;
+use meshos_core::checkpoint::Checkpoint;
+use meshos_core::config::{DaemonHostConfig, OnError};
+use meshos_core::control::DaemonControl;
+use meshos_core::event::DaemonLifecycleSignal;
+use meshos_core::host::{Host, Position, ResumeError};
+use meshos_core::id::{EntityId, Origin};
+use meshos_core::identity::{IdentityError, Keypair};
+use meshos_core::lifecycle::{self, Call, Lifecycle, LifecycleError};
+use meshos_core::snapshot::SnapshotMeta;
+use meshos_core::time::UnixMs;
+use parking_lot::Mutex;
+
+use crate::archive::{Archive, Remains};
+use crate::clock::{self, Deadline};
+use crate::daemon::Daemon;
+use crate::deliver;
+use crate::keys;
+use crate::lane::Lanes;
+use crate::mailbox::Sender;
+use crate::registry::Registry;
+use crate::slot::{EnterError, Entered, Inside, SharedKey, Slot, Snapshot};
+
+/// Why a daemon was not started.
+#[derive(Debug)]
+pub enum SpawnError<D: Daemon> {
+    /// The runtime is not Ready.
+    Lifecycle(LifecycleError),
+    /// A daemon of that identity is live here.
+    Occupied(Origin),
+    /// The identity has emitted or processed here, and its state would be lost.
+    Known(Origin),
+    /// The key cannot sign the certificate that lets this node speak for it.
+    Key(IdentityError),
+    /// The snapshot cannot be continued from.
+    Resume(ResumeError),
+    /// The snapshot is of another kind.
+    WrongKind {
+        /// Kind in the snapshot.
+        snapshot: String,
+        /// Kind of the daemon.
+        daemon: Arc<str>,
+    },
+    /// The snapshot has state, and the daemon takes none.
+    Stateless {
+        /// Bytes of state in the snapshot.
+        bytes: usize,
+    },
+    /// User code raised in `restore`.
+    RestoreFailed(D::Error),
+    /// User code raised in the first `snapshot`, which `on_error="restore"` needs.
+    SnapshotFailed(D::Error),
+}
+
+/// Why a daemon could not be reached.
+#[derive(Debug)]
+pub enum ReachError {
+    /// The runtime is not Ready.
+    Lifecycle(LifecycleError),
+    /// No daemon with that handle is here.
+    NotFound(Origin),
+    /// It could not be entered.
+    Enter(EnterError),
+}
+
+/// A chain with what vouches for it.
+pub struct Exported<D: Daemon> {
+    /// Whose chain it is.
+    pub entity: EntityId,
+    /// Who could speak for it.
+    pub certificates: Vec<Certificate>,
+    /// What they signed.
+    pub checkpoints: Vec<Checkpoint>,
+    /// The outputs, oldest first.
+    pub events: Vec<D::Event>,
+}
+
+/// What a shutdown came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shutdown {
+    /// Daemons that user code did not let go of in time; they are closed to everybody else.
+    pub stuck: Vec<Origin>,
+}
+
+/// Keeps the daemons of one node.
+pub struct Runtime<D: Daemon> {
+    node: Arc<Keypair>,
+    state: AtomicU8,
+    registry: Arc<Registry<D>>,
+    archive: Mutex<Archive<D>>,
+    sender: Sender,
+    lanes: Lanes,
+}
+
+impl<D: Daemon> Runtime<D> {
+    /// Makes a runtime in the state Registering. `node` is the node's key, `lanes` run user code.
+    #[must_use]
+    pub fn new(node: Arc<Keypair>, lanes: Lanes) -> Self {
+        Self {
+            node,
+            state: AtomicU8::new(Lifecycle::Registering as u8),
+            registry: Arc::new(Registry::new(lanes.clone())),
+            archive: Mutex::default(),
+            // A fresh sender at each start: its numbers begin at 1 and no receiver has seen them.
+            sender: Sender::new(keys::generate().origin()),
+            lanes,
+        }
+    }
+
+    /// State of its life.
+    #[must_use]
+    pub fn lifecycle(&self) -> Lifecycle {
+        Lifecycle::from_u8(self.state.load(Ordering::Acquire))
+    }
+
+    /// Checks that a call is allowed now.
+    ///
+    /// # Errors
+    /// [`LifecycleError`]: it is not.
+    pub fn allow(&self, call: Call) -> Result<Lifecycle, LifecycleError> {
+        let state = self.lifecycle();
+        lifecycle::step(state, call).map(|_| state)
+    }
+
+    /// Becomes Ready.
+    ///
+    /// # Errors
+    /// [`LifecycleError::ShuttingDown`].
+    pub fn start(&self) -> Result<(), LifecycleError> {
+        self.advance(Call::Start).map(|_| ())
+    }
+
+    fn advance(&self, call: Call) -> Result<Lifecycle, LifecycleError> {
+        loop {
+            let state = self.lifecycle();
+            let next = lifecycle::step(state, call)?;
+            let swapped =
+                self.state.compare_exchange(state as u8, next as u8, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            if swapped {
+                return Ok(state);
+            }
+        }
+    }
+
+    /// The node's key, which never leaves the extension.
+    #[must_use]
+    pub fn node(&self) -> &Keypair {
+        &self.node
+    }
+
+    /// The daemons.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry<D>> {
+        &self.registry
+    }
+
+    /// Numbers what this runtime sends.
+    #[must_use]
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    /// Where user code runs.
+    #[must_use]
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// Outputs of stopped daemons that were dropped for their bytes.
+    #[must_use]
+    pub fn outputs_dropped(&self) -> u64 {
+        self.archive.lock().outputs_dropped()
+    }
+
+    /// Starts a daemon that has no history, or continues the chain of one without state.
+    ///
+    /// # Errors
+    /// [`SpawnError`]: nothing happened.
+    pub fn spawn(&self, key: &SharedKey, config: DaemonHostConfig, daemon: D) -> Result<Arc<Slot<D>>, SpawnError<D>> {
+        let entity = self.admit(key)?;
+        let known = {
+            let mut archive = self.archive.lock();
+            match archive.get(&entity) {
+                Some(remains) if daemon.is_stateful() && remains.host.position().processed > 0 => {
+                    return Err(SpawnError::Known(entity.origin()));
+                }
+                _ => archive.take(&entity),
+            }
+        };
+        let mut inside = match known {
+            Some(remains) => Self::revived(remains, config, daemon),
+            None => Inside::new(Host::new(entity, config), Arc::new(daemon), None),
+        };
+        let checked = self.check_key(key, &inside.host).and_then(|()| Self::first_snapshot(&mut inside, config));
+        if let Err(error) = checked {
+            self.remember(&mut inside);
+            return Err(error);
+        }
+        self.place(key, inside)
+    }
+
+    /// Starts a daemon after a snapshot. `restore` is called last, when nothing else can refuse it.
+    ///
+    /// # Errors
+    /// [`SpawnError`]: nothing happened, except that user code may have seen the state.
+    pub fn spawn_from_snapshot(
+        &self,
+        key: &SharedKey,
+        snapshot: Arc<Snapshot<D>>,
+        config: DaemonHostConfig,
+        daemon: D,
+        rewind: bool,
+    ) -> Result<Arc<Slot<D>>, SpawnError<D>> {
+        let entity = key.lock().entity_id();
+        let meta = &snapshot.meta;
+        if meta.entity != entity {
+            return Err(SpawnError::Resume(ResumeError::Identity { snapshot: meta.entity, identity: entity }));
+        }
+        self.admit(key)?;
+        check_state(&snapshot, &daemon)?;
+        let known = self.archive.lock().get(&entity).map(|remains| (remains.host.position(), remains.host.epoch()));
+        let (host, continues) = resume(meta, known, config, rewind).map_err(SpawnError::Resume)?;
+        self.check_key(key, &host)?;
+        if daemon.is_stateful() {
+            daemon.restore(&snapshot.state, meta.schema).map_err(SpawnError::RestoreFailed)?;
+        }
+        let mut inside = Inside::new(host, Arc::new(daemon), Some(Arc::clone(&snapshot)));
+        let remains = self.archive.lock().take(&entity);
+        if continues && let Some(remains) = remains {
+            // Same position, same epoch: the outputs kept before the stop belong to the same unbroken chain.
+            inside.outputs = remains.outputs;
+            inside.checkpoints = remains.checkpoints;
+        }
+        self.place(key, inside)
+    }
+
+    fn admit(&self, key: &SharedKey) -> Result<EntityId, SpawnError<D>> {
+        self.allow(Call::Work).map_err(SpawnError::Lifecycle)?;
+        let key = key.lock();
+        if self.registry.get(key.origin()).is_some() {
+            return Err(SpawnError::Occupied(key.origin()));
+        }
+        Ok(key.entity_id())
+    }
+
+    fn check_key(&self, key: &SharedKey, host: &Host) -> Result<(), SpawnError<D>> {
+        let certified = !host.owes_certificate() && host.certified_node() == Some(self.node.entity_id());
+        if !certified && key.lock().is_read_only() {
+            return Err(SpawnError::Key(IdentityError::ReadOnly));
+        }
+        Ok(())
+    }
+
+    fn revived(remains: Remains<D>, config: DaemonHostConfig, daemon: D) -> Inside<D> {
+        let host = remains.host.with_config(config);
+        let mut inside = Inside::new(host, Arc::new(daemon), None);
+        inside.outputs = remains.outputs;
+        inside.checkpoints = remains.checkpoints;
+        inside
+    }
+
+    fn first_snapshot(inside: &mut Inside<D>, config: DaemonHostConfig) -> Result<(), SpawnError<D>> {
+        if config.on_error == OnError::Restore && inside.daemon.is_stateful() {
+            deliver::snapshot(inside).map_err(SpawnError::SnapshotFailed)?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, key: &SharedKey, inside: Inside<D>) -> Result<Arc<Slot<D>>, SpawnError<D>> {
+        let slot = Slot::new(Arc::clone(key), Some(self.node.entity_id()), inside);
+        if let Err(occupied) = self.registry.register(Arc::clone(&slot)) {
+            if let Ok(mut entered) = slot.try_enter() {
+                self.remember(&mut entered);
+            }
+            return Err(SpawnError::Occupied(occupied.0));
+        }
+        // A shutdown that began meanwhile may have listed the daemons before this one was there.
+        if let Err(error) = self.allow(Call::Work) {
+            self.registry.unregister(slot.origin());
+            return Err(SpawnError::Lifecycle(error));
+        }
+        Ok(slot)
+    }
+
+    fn remember(&self, inside: &mut Inside<D>) {
+        let dropped = self.archive.lock().remember(inside);
+        drop(dropped);
+    }
+
+    /// Finds a daemon for a call that works with it.
+    ///
+    /// # Errors
+    /// [`ReachError`].
+    pub fn reach(&self, origin: Origin) -> Result<Arc<Slot<D>>, ReachError> {
+        self.allow(Call::Work).map_err(ReachError::Lifecycle)?;
+        self.registry.get(origin).ok_or(ReachError::NotFound(origin))
+    }
+
+    /// Takes a snapshot between two events, with the certificates of who may speak; `None` of a daemon without state.
+    ///
+    /// # Errors
+    /// User code raised.
+    pub fn snapshot(&self, entered: &mut Entered<D>) -> Result<Option<Arc<Snapshot<D>>>, D::Error> {
+        if !entered.slot().is_stateful() {
+            return Ok(None);
+        }
+        // A key that was erased since cannot sign; the snapshot is good without the certificate.
+        let _ = self.certify(entered);
+        deliver::snapshot(entered).map(Some)
+    }
+
+    fn certify(&self, entered: &mut Entered<D>) -> Result<(), IdentityError> {
+        if !entered.host.owes_certificate() {
+            return Ok(());
+        }
+        let key = Arc::clone(entered.slot().key());
+        let outcome = entered.host.certify(&key.lock(), self.node.entity_id());
+        outcome
+    }
+
+    /// Signs a checkpoint at the head and returns the kept outputs with everything that vouches for them.
+    ///
+    /// # Errors
+    /// The daemon's key was erased before it signed who may speak.
+    pub fn export(&self, entered: &mut Entered<D>) -> Result<Exported<D>, IdentityError> {
+        self.certify(entered)?;
+        deliver::anchor(entered, &self.node)?;
+        deliver::checkpoint(entered, &self.node)?;
+        Ok(Exported {
+            entity: entered.host.entity(),
+            certificates: entered.host.lineage().to_vec(),
+            checkpoints: entered.checkpoints.clone(),
+            events: entered.outputs.kept.iter().map(|kept| kept.event.clone()).collect(),
+        })
+    }
+
+    /// Stops a daemon that was entered: tells it, signs a checkpoint, and remembers how far it came. User code that
+    /// raises on the way is told as an event, and stops all the same.
+    pub fn stop(&self, mut entered: Entered<D>, deadline: UnixMs) {
+        let slot = Arc::clone(entered.slot());
+        if slot.takes_control()
+            && let Err(error) = entered.daemon.control(DaemonControl::Shutdown { deadline })
+        {
+            entered.host.raised();
+            slot.emit(DaemonLifecycleSignal::Crashed { reason: D::describe(&error) });
+        }
+        if entered.host.position().sequence > 0 && self.certify(&mut entered).is_ok() {
+            let signed = deliver::checkpoint(&mut entered, &self.node);
+            debug_assert!(signed.is_ok(), "the node's key is whole");
+        }
+        if self.registry.remove_exactly(&slot) {
+            self.remember(&mut entered);
+        }
+        slot.stop();
+    }
+
+    /// Shuts down: takes nothing new on, then stops every daemon within `timeout`. Does nothing the second time.
+    pub fn shutdown(&self, timeout: Duration, interrupted: &mut dyn FnMut() -> bool) -> Shutdown {
+        if self.advance(Call::Shutdown) == Ok(Lifecycle::ShuttingDown) {
+            return Shutdown::default();
+        }
+        let deadline = Deadline::after(timeout);
+        let grace = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let until = UnixMs::new(clock::unix_ms().get().saturating_add(grace));
+        let mut stuck = Vec::new();
+        let mut busy = Vec::new();
+        D::batch(|| {
+            for slot in self.registry.list() {
+                match slot.try_enter() {
+                    Ok(entered) => self.stop(entered, until),
+                    Err(EnterError::Busy) => busy.push(slot),
+                    Err(_) => {
+                        self.registry.unregister(slot.origin());
+                    }
+                }
+            }
+        });
+        for slot in busy {
+            match slot.enter(deadline, interrupted) {
+                Ok(entered) => D::batch(|| self.stop(entered, until)),
+                Err(EnterError::Stale) => {}
+                Err(_) => {
+                    self.registry.unregister(slot.origin());
+                    stuck.push(slot.origin());
+                }
+            }
+        }
+        Shutdown { stuck }
+    }
+}
+
+/// Checks that a daemon can take the state of a snapshot.
+///
+/// # Errors
+/// [`SpawnError::WrongKind`] or [`SpawnError::Stateless`].
+pub fn check_state<D: Daemon>(snapshot: &Snapshot<D>, daemon: &D) -> Result<(), SpawnError<D>> {
+    let bytes = snapshot.state.as_ref().len();
+    if snapshot.meta.kind != **daemon.kind() {
+        return Err(SpawnError::WrongKind {
+            snapshot: snapshot.meta.kind.clone(),
+            daemon: Arc::clone(daemon.kind()),
+        });
+    }
+    if !daemon.is_stateful() && bytes > 0 {
+        return Err(SpawnError::Stateless { bytes });
+    }
+    Ok(())
+}
+
+/// Makes the host that continues after a snapshot, and says whether it continues the very span that is known.
+fn resume(
+    meta: &SnapshotMeta,
+    known: Option<(Position, u64)>,
+    config: DaemonHostConfig,
+    rewind: bool,
+) -> Result<(Host, bool), ResumeError> {
+    let offered = Position::of(meta);
+    let host = Host::resumed(meta.entity, meta.clone(), config)?;
+    let Some((known, epoch)) = known else {
+        // Nobody here can tell whether more was emitted after the snapshot: what was, is declared rolled back.
+        let next = host.epoch() + 1;
+        return Ok((host.rewound(next), false));
+    };
+    match offered.reaches(&known) {
+        Ok(()) if offered == known && epoch == meta.epoch => Ok((host, true)),
+        Err(ResumeError::StaleOutputs { .. } | ResumeError::StaleInputs { .. }) if !rewind => {
+            Err(offered.reaches(&known).expect_err("just compared"))
+        }
+        Err(error @ (ResumeError::Identity { .. } | ResumeError::WrongChain { .. })) => Err(error),
+        Ok(()) | Err(ResumeError::StaleOutputs { .. } | ResumeError::StaleInputs { .. }) => {
+            let next = epoch.max(host.epoch()) + 1;
+            Ok((host.rewound(next), false))
+        }
+    }
+}

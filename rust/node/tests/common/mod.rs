@@ -1,0 +1,205 @@
+//! A daemon in Rust: what the node does with user code, without an interpreter.
+#![allow(dead_code, missing_docs, reason = "each test file uses its part")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use meshos_core::config::DaemonHostConfig;
+use meshos_core::control::DaemonControl;
+use meshos_core::event::DaemonHealth;
+use meshos_core::id::Origin;
+use meshos_core::identity::Keypair;
+use meshos_core::ingress::{DIRECT, EventKey};
+use meshos_core::link::CausalLink;
+use meshos_node::daemon::{Continuation, Daemon, Outputs, Process, Settled};
+use meshos_node::keys;
+use meshos_node::lane::Lanes;
+use meshos_node::runtime::Runtime;
+use meshos_node::slot::SharedKey;
+use parking_lot::Mutex;
+
+#[derive(Clone)]
+pub struct Event {
+    pub link: CausalLink,
+    pub payload: Arc<Vec<u8>>,
+}
+
+impl Event {
+    pub fn outside(origin: u64, sequence: u64, payload: &[u8]) -> Self {
+        let link = CausalLink { origin: Origin::new(origin), horizon: 0, sequence, parent: 0 };
+        Self { link, payload: Arc::new(payload.to_vec()) }
+    }
+}
+
+/// What tests turn on and look at from outside.
+#[derive(Default)]
+pub struct Switches {
+    pub fail_restore: AtomicBool,
+    pub fail_snapshot: AtomicBool,
+    pub unhealthy: AtomicBool,
+    pub inside: AtomicUsize,
+    pub most_inside: AtomicUsize,
+    pub snapshots: AtomicU64,
+    pub controls: Mutex<Vec<DaemonControl>>,
+    pub seen: Mutex<Vec<Vec<u8>>>,
+    /// An event with the payload "wait" waits here.
+    pub gate: Mutex<()>,
+    /// Pending calls of "later" events, with what they return.
+    pub pending: Mutex<Vec<Continuation<Sum>>>,
+}
+
+/// Adds up the lengths of its payloads; emits the sum. "raise" adds and then raises, "none" emits nothing.
+pub struct Sum {
+    pub total: AtomicU64,
+    pub stateful: bool,
+    pub switches: Arc<Switches>,
+    kind: Arc<str>,
+}
+
+impl Sum {
+    pub fn new(switches: &Arc<Switches>) -> Self {
+        Self { total: AtomicU64::new(0), stateful: true, switches: Arc::clone(switches), kind: Arc::from("sum") }
+    }
+
+    pub fn stateless(switches: &Arc<Switches>) -> Self {
+        Self { stateful: false, ..Self::new(switches) }
+    }
+}
+
+pub type Reply = mpsc::Sender<(EventKey, Settled<Sum>)>;
+
+impl Daemon for Sum {
+    type Event = Event;
+    type Output = Vec<u8>;
+    type State = Vec<u8>;
+    type Error = String;
+    type Later = ();
+    type Draft = Vec<u8>;
+    type Reply = Reply;
+
+    fn key(event: &Event) -> EventKey {
+        EventKey { origin: event.link.origin, stream: DIRECT, sequence: event.link.sequence }
+    }
+    fn payload_len(event: &Event) -> usize {
+        event.payload.len()
+    }
+    fn parts(event: &Event) -> (CausalLink, &[u8]) {
+        (event.link, &event.payload)
+    }
+    fn emitted(link: CausalLink, output: Vec<u8>) -> Event {
+        Event { link, payload: Arc::new(output) }
+    }
+    fn numbered(draft: Vec<u8>, key: EventKey) -> Event {
+        Event::outside(key.origin.get(), key.sequence, &draft)
+    }
+    fn describe(error: &String) -> String {
+        error.clone()
+    }
+    fn still_runs(_error: &String) -> bool {
+        false
+    }
+    fn is_abandoned(_reply: &Reply) -> bool {
+        false
+    }
+    fn settle(replies: Vec<(Reply, EventKey, Settled<Self>)>) {
+        for (reply, key, settled) in replies {
+            let _ = reply.send((key, settled));
+        }
+    }
+    fn kind(&self) -> &Arc<str> {
+        &self.kind
+    }
+    fn schema(&self) -> u32 {
+        1
+    }
+    fn name(&self) -> &Arc<str> {
+        &self.kind
+    }
+    fn is_stateful(&self) -> bool {
+        self.stateful
+    }
+    fn reports(&self) -> bool {
+        true
+    }
+    fn takes_control(&self) -> bool {
+        true
+    }
+    fn process(&self, event: &Event) -> Process<Self> {
+        let now = self.switches.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        self.switches.most_inside.fetch_max(now, Ordering::SeqCst);
+        if event.payload.as_slice() == b"wait" {
+            drop(self.switches.gate.lock());
+        }
+        self.switches.seen.lock().push(event.payload.to_vec());
+        let total = self.total.fetch_add(event.payload.len() as u64, Ordering::SeqCst) + event.payload.len() as u64;
+        self.switches.inside.fetch_sub(1, Ordering::SeqCst);
+        match event.payload.as_slice() {
+            b"raise" => Process::Done(Err("on purpose".to_owned())),
+            b"none" => Process::Done(Ok(Vec::new())),
+            b"two" => Process::Done(Ok(vec![b"a".to_vec(), b"b".to_vec()])),
+            b"later" => Process::Later(()),
+            _ => Process::Done(Ok(vec![total.to_string().into_bytes()])),
+        }
+    }
+    fn wait(&self, (): ()) -> Outputs<Self> {
+        Ok(vec![b"waited".to_vec()])
+    }
+    fn on_done(&self, (): (), then: Continuation<Self>) {
+        self.switches.pending.lock().push(then);
+    }
+    fn snapshot(&self) -> Result<Vec<u8>, String> {
+        self.switches.snapshots.fetch_add(1, Ordering::SeqCst);
+        if self.switches.fail_snapshot.load(Ordering::SeqCst) {
+            return Err("no snapshot".to_owned());
+        }
+        Ok(self.total.load(Ordering::SeqCst).to_le_bytes().to_vec())
+    }
+    fn restore(&self, state: &Vec<u8>, _schema: u32) -> Result<(), String> {
+        if self.switches.fail_restore.load(Ordering::SeqCst) {
+            return Err("no restore".to_owned());
+        }
+        let bytes: [u8; 8] = state.as_slice().try_into().map_err(|_| "eight bytes".to_owned())?;
+        self.total.store(u64::from_le_bytes(bytes), Ordering::SeqCst);
+        Ok(())
+    }
+    fn fresh(&self) -> Result<Option<Self>, String> {
+        Ok(Some(Self { total: AtomicU64::new(0), stateful: self.stateful, ..Self::new(&self.switches) }))
+    }
+    fn report(&self) -> Result<(DaemonHealth, f64), String> {
+        if self.switches.unhealthy.load(Ordering::SeqCst) {
+            return Err("health raised".to_owned());
+        }
+        Ok((DaemonHealth::Healthy, 0.0))
+    }
+    fn control(&self, control: DaemonControl) -> Result<(), String> {
+        self.switches.controls.lock().push(control);
+        Ok(())
+    }
+}
+
+fn plain(body: &mut (dyn FnMut() + Send)) {
+    body();
+}
+
+pub fn lanes() -> Lanes {
+    Lanes::new("test-lane", 4, plain)
+}
+
+pub fn runtime() -> (Arc<Runtime<Sum>>, Arc<Switches>) {
+    let runtime = Arc::new(Runtime::new(Arc::new(keys::generate()), lanes()));
+    runtime.start().expect("fresh");
+    (runtime, Arc::default())
+}
+
+pub fn key(seed: u8) -> SharedKey {
+    Arc::new(Mutex::new(Keypair::from_seed(&[seed; 32])))
+}
+
+pub fn config() -> DaemonHostConfig {
+    DaemonHostConfig::default()
+}
+
+pub fn never() -> bool {
+    false
+}

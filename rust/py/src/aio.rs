@@ -1,0 +1,329 @@
+//! Coroutines of daemons: started on their loop, awaited from other threads.
+
+use std::sync::Arc;
+
+use meshos_node::clock::Deadline;
+use meshos_node::daemon::{Continuation, Outputs};
+use parking_lot::{Condvar, Mutex};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyTuple;
+use pyo3::{PyTraverseError, PyVisit, intern};
+
+use crate::daemon::PyDaemon;
+use crate::errors::{LoopClosed, ReentrantCallError};
+use crate::guard::{self, InUserCode};
+use crate::output::{self, Returned};
+use crate::user::UserError;
+
+static GET_RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static INTERNAL_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static START: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static AWAITING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static COLLECT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// How long an interrupted wait gives a cancelled coroutine to end.
+const CANCEL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// The loop that runs on this thread; raises `RuntimeError` when none does.
+pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    GET_RUNNING_LOOP.import(py, "asyncio", "get_running_loop")?.call0()
+}
+
+/// Whether `event_loop` runs on this thread.
+fn runs_here(event_loop: &Bound<'_, PyAny>) -> bool {
+    running_loop(event_loop.py()).is_ok_and(|here| here.is(event_loop))
+}
+
+/// Where the coroutines of a runtime's daemons run.
+#[derive(Default)]
+pub struct Loop {
+    chosen: Mutex<Option<Py<PyAny>>>,
+}
+
+impl Loop {
+    /// A loop the user chose, if they did.
+    pub fn new(chosen: Option<Py<PyAny>>) -> Arc<Self> {
+        Arc::new(Self { chosen: Mutex::new(chosen) })
+    }
+
+    /// Chooses a loop, unless one is chosen already.
+    pub fn choose(&self, event_loop: Bound<'_, PyAny>) {
+        let mut chosen = self.chosen.lock();
+        if chosen.is_none() {
+            *chosen = Some(event_loop.unbind());
+        }
+    }
+
+    /// The loop: the chosen one, or one of meshos on a thread of its own.
+    fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let chosen = self.chosen.lock().as_ref().map(|chosen| chosen.clone_ref(py));
+        match chosen {
+            Some(chosen) => Ok(chosen.into_bound(py)),
+            None => INTERNAL_LOOP.import(py, "meshos._aio", "internal_loop")?.call0(),
+        }
+    }
+
+    /// Shows what it holds to the collector.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.chosen.try_lock() {
+            Some(chosen) => visit.call(&*chosen),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A coroutine, or something like one, that has not been started.
+pub struct Later {
+    awaitable: Py<PyAny>,
+    is_iterable: bool,
+    home: Arc<Loop>,
+}
+
+impl Later {
+    /// Takes over an awaitable, or an asynchronous iterable.
+    pub fn new(awaitable: Py<PyAny>, is_iterable: bool, home: Arc<Loop>) -> Self {
+        Self { awaitable, is_iterable, home }
+    }
+
+    /// As a coroutine whose steps count as user code.
+    fn into_stepper<'py>(self, py: Python<'py>) -> PyResult<Bound<'py, Stepper>> {
+        let awaitable = self.awaitable.into_bound(py);
+        let coroutine = if self.is_iterable {
+            COLLECT.import(py, "meshos._aio", "collect")?.call1((awaitable,))?
+        } else if awaitable.hasattr(intern!(py, "send"))? {
+            awaitable
+        } else {
+            AWAITING.import(py, "meshos._aio", "awaiting")?.call1((awaitable,))?
+        };
+        Bound::new(py, Stepper { coroutine: coroutine.unbind() })
+    }
+
+    /// Ends it without having run it, so that Python does not warn of a coroutine that was never awaited.
+    fn discard(self, py: Python<'_>) {
+        let awaitable = self.awaitable.bind(py);
+        if awaitable.hasattr(intern!(py, "close")).unwrap_or(false) {
+            let _ = awaitable.call_method0(intern!(py, "close"));
+        }
+    }
+}
+
+/// A coroutine whose every step is marked as user code of a daemon.
+#[pyclass(frozen, name = "_Stepper", module = "meshos._core")]
+pub struct Stepper {
+    coroutine: Py<PyAny>,
+}
+
+#[pymethods]
+impl Stepper {
+    fn send<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = value.py();
+        let _inside = InUserCode::begin();
+        self.coroutine.bind(py).call_method1(intern!(py, "send"), (value,))
+    }
+
+    #[pyo3(signature = (*arguments))]
+    fn throw<'py>(&self, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        let py = arguments.py();
+        let _inside = InUserCode::begin();
+        self.coroutine.bind(py).call_method1(intern!(py, "throw"), arguments)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let _inside = InUserCode::begin();
+        self.coroutine.bind(py).call_method0(intern!(py, "close")).map(|_| ())
+    }
+
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.send(py.None().bind(py))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.coroutine)
+    }
+}
+
+type Then = Box<dyn FnOnce(Python<'_>, Result<Bound<'_, PyAny>, UserError>) + Send>;
+
+/// What a task calls when it is done; one that never is, because its loop ended, counts as closed.
+#[pyclass(frozen, name = "_Done", module = "meshos._core")]
+pub struct Done {
+    call: &'static str,
+    then: Mutex<Option<Then>>,
+    task: Mutex<Option<Py<PyAny>>>,
+}
+
+#[pymethods]
+impl Done {
+    fn __call__(&self, task: &Bound<'_, PyAny>) {
+        let py = task.py();
+        let Some(then) = self.then.lock().take() else { return };
+        let ended = self.task.lock().take();
+        drop(ended);
+        let outcome = task.call_method0(intern!(py, "result"));
+        then(py, outcome.map_err(|error| UserError::raised(py, self.call, error)));
+    }
+
+    /// Called with the task when it begins.
+    fn started(&self, task: Py<PyAny>) {
+        *self.task.lock() = Some(task);
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(then) = self.then.get_mut().take() {
+            Python::attach(|py| {
+                let closed = LoopClosed::new_err(("the event loop of the daemon",));
+                then(py, Err(UserError::raised(py, self.call, closed)));
+            });
+        }
+    }
+}
+
+fn start<'py>(py: Python<'py>, later: Later, call: &'static str, then: Then) -> PyResult<Bound<'py, Done>> {
+    let event_loop = later.home.get(py)?;
+    let done = Bound::new(py, Done { call, then: Mutex::new(Some(then)), task: Mutex::new(None) })?;
+    let stepper = later.into_stepper(py)?;
+    let begin = START.import(py, "meshos._aio", "start")?;
+    let queued = event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (begin, &stepper, &done));
+    if let Err(error) = queued {
+        stepper.get().close(py)?;
+        // A closed loop: `done` is dropped with its continuation, which hears of it.
+        if !error.is_instance_of::<PyRuntimeError>(py) {
+            return Err(error);
+        }
+    }
+    Ok(done)
+}
+
+/// Runs a pending call of `process` on its loop, and calls `then` there with its outputs.
+pub fn launch(later: Later, then: Continuation<PyDaemon>) {
+    Python::attach(|py| {
+        let shared = Arc::new(Mutex::new(Some(then)));
+        let held = Arc::clone(&shared);
+        let continued: Then = Box::new(move |py, outcome| {
+            let then = held.lock().take();
+            if let Some(then) = then {
+                then(outcome.and_then(|result| read(py, &result)));
+            }
+        });
+        if let Err(error) = start(py, later, "process", continued) {
+            let then = shared.lock().take();
+            if let Some(then) = then {
+                then(Err(UserError::raised(py, "process", error)));
+            }
+        }
+    });
+}
+
+fn read(_py: Python<'_>, result: &Bound<'_, PyAny>) -> Outputs<PyDaemon> {
+    let _inside = InUserCode::begin();
+    match output::read(result)? {
+        Returned::Outputs(outputs) => Ok(outputs),
+        Returned::Awaitable(_) | Returned::AsyncIterable(_) => {
+            Err(UserError::wrong_type("the coroutine of process gave another awaitable".to_owned()))
+        }
+    }
+}
+
+/// Runs a pending call of `process` on its loop, and waits for its outputs on this thread.
+pub fn wait(later: Later) -> Outputs<PyDaemon> {
+    Python::attach(|py| {
+        let result = wait_on_thread(py, later, "process")?;
+        read(py, result.bind(py))
+    })
+}
+
+/// Runs a pending call that returns nothing, and waits for its end on this thread.
+pub fn wait_for_none(later: Later, call: &'static str) -> Result<(), UserError> {
+    Python::attach(|py| wait_on_thread(py, later, call).map(|_| ()))
+}
+
+type Slip = Arc<(Mutex<Option<Result<Py<PyAny>, UserError>>>, Condvar)>;
+
+fn wait_on_thread(py: Python<'_>, later: Later, call: &'static str) -> Result<Py<PyAny>, UserError> {
+    let raised = |error| UserError::raised(py, call, error);
+    let event_loop = later.home.get(py).map_err(raised)?;
+    if runs_here(&event_loop) {
+        later.discard(py);
+        return Err(raised(ReentrantCallError::new_err((call,))));
+    }
+    let slip: Slip = Arc::default();
+    let filled = Arc::clone(&slip);
+    let then: Then = Box::new(move |_, outcome| {
+        *filled.0.lock() = Some(outcome.map(Bound::unbind));
+        filled.1.notify_all();
+    });
+    let done = start(py, later, call, then).map_err(raised)?;
+    let done = done.unbind();
+    let mut signal = None;
+    let ended = py.detach(|| await_slip(&slip, &done, &mut signal));
+    match (ended, signal) {
+        (Some(outcome), None) => outcome,
+        (ended, signal) => Err(UserError { still_runs: ended.is_none(), ..raised_by(py, call, signal) }),
+    }
+}
+
+fn raised_by(py: Python<'_>, call: &'static str, signal: Option<PyErr>) -> UserError {
+    match signal {
+        Some(error) => UserError::raised(py, call, error),
+        None => UserError::other("raised", format!("{call} was interrupted")),
+    }
+}
+
+/// Waits until the slip is filled. A signal cancels the task, which then has a moment to end.
+fn await_slip(
+    slip: &Slip,
+    done: &Py<Done>,
+    signal: &mut Option<PyErr>,
+) -> Option<Result<Py<PyAny>, UserError>> {
+    let mut limit = Deadline::never();
+    let mut cancelled = false;
+    loop {
+        {
+            let mut outcome = slip.0.lock();
+            if outcome.is_none() {
+                slip.1.wait_until(&mut outcome, limit.slice());
+            }
+            if let Some(outcome) = outcome.take() {
+                return Some(outcome);
+            }
+        }
+        if limit.passed() {
+            return None;
+        }
+        if !cancelled && guard::interrupted(signal) {
+            cancelled = true;
+            limit = Deadline::after(CANCEL_GRACE);
+            Python::attach(|py| cancel(py, done.get()));
+        }
+    }
+}
+
+fn cancel(py: Python<'_>, done: &Done) {
+    let task = done.task.lock().as_ref().map(|task| task.clone_ref(py));
+    if let Some(task) = task {
+        let asked = task.bind(py).call_method0(intern!(py, "get_loop")).and_then(|event_loop| {
+            let cancel = task.bind(py).getattr(intern!(py, "cancel"))?;
+            event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (cancel,))
+        });
+        // A loop that is closed has nothing left to cancel.
+        drop(asked);
+    }
+}
+
+/// Adds the classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Stepper>()?;
+    module.add_class::<Done>()
+}

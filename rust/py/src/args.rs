@@ -1,0 +1,98 @@
+//! Arguments: types and ranges are checked here, so that a wrong one is a `TypeError` or an `InvalidArgument`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use meshos_core::id::Origin;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDateTime, PyDelta, PyInt, PyMemoryView, PyTzInfo};
+use pyo3::PyClass;
+
+use crate::errors::InvalidArgument;
+
+/// Says what was given instead of what was wanted.
+pub fn wrong_type(name: &str, wanted: &str, given: &Bound<'_, PyAny>) -> PyErr {
+    let class = given.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("{name} must be {wanted}, not {class}"))
+}
+
+/// An integer from 0 to 2^64 - 1.
+#[inline]
+pub fn u64(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<u64> {
+    if value.is_exact_instance_of::<PyInt>()
+        && let Ok(number) = value.extract::<u64>()
+    {
+        return Ok(number);
+    }
+    u64_slowly(value, name)
+}
+
+#[cold]
+fn u64_slowly(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<u64> {
+    if value.is_instance_of::<PyBool>() {
+        return Err(wrong_type(name, "an int", value));
+    }
+    value.extract::<u64>().map_err(|error| {
+        if error.is_instance_of::<PyOverflowError>(value.py()) {
+            InvalidArgument::new_err((name, "must be from 0 to 2^64 - 1"))
+        } else {
+            wrong_type(name, "an int", value)
+        }
+    })
+}
+
+/// The handle of a daemon.
+#[inline]
+pub fn origin(value: &Bound<'_, PyAny>) -> PyResult<Origin> {
+    u64(value, "origin_hash").map(Origin::new)
+}
+
+/// A payload: `bytes` as it is, `bytearray` and `memoryview` as a copy.
+#[inline]
+pub fn payload<'py>(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Bound<'py, PyBytes>> {
+    match value.cast::<PyBytes>() {
+        Ok(bytes) => Ok(bytes.clone()),
+        Err(_) => copied(value).unwrap_or_else(|| Err(wrong_type(name, "bytes, bytearray or memoryview", value))),
+    }
+}
+
+/// A copy of a `bytearray` or `memoryview`; `None` when it is neither.
+pub fn copied<'py>(value: &Bound<'py, PyAny>) -> Option<PyResult<Bound<'py, PyBytes>>> {
+    if value.is_instance_of::<PyByteArray>() || value.is_instance_of::<PyMemoryView>() {
+        let copy = value.py().get_type::<PyBytes>().call1((value,));
+        return Some(copy.and_then(|copy| copy.cast_into::<PyBytes>().map_err(PyErr::from)));
+    }
+    None
+}
+
+/// An instance of a native class.
+pub fn instance<'a, 'py, T: PyClass>(
+    value: &'a Bound<'py, PyAny>,
+    name: &'static str,
+    class: &'static str,
+) -> PyResult<&'a Bound<'py, T>> {
+    value.cast::<T>().map_err(|_| wrong_type(name, class, value))
+}
+
+/// A span of time, not negative; `None` stands for no end where `optional` says so.
+pub fn span(value: Option<&Bound<'_, PyAny>>, name: &'static str) -> PyResult<Option<Duration>> {
+    let Some(value) = value.filter(|value| !value.is_none()) else { return Ok(None) };
+    if !value.is_instance_of::<PyDelta>() {
+        return Err(wrong_type(name, "a timedelta or None", value));
+    }
+    value.extract::<Duration>().map(Some).map_err(|_| InvalidArgument::new_err((name, "must not be negative")))
+}
+
+/// Unix time in nanoseconds.
+#[inline]
+pub fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// An aware `datetime` in UTC.
+pub fn datetime_from_ns(py: Python<'_>, unix_ns: u64) -> PyResult<Bound<'_, PyAny>> {
+    let seconds = (unix_ns / 1_000) as f64 / 1e6;
+    let utc = PyTzInfo::utc(py)?;
+    Ok(PyDateTime::from_timestamp(py, seconds, Some(&utc))?.into_any())
+}

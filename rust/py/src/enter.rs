@@ -1,0 +1,108 @@
+//! Entering a daemon from a Python thread, and delivering to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshos_node::clock::Deadline;
+use meshos_node::deliver::{self, Want};
+use meshos_node::slot::{EnterError, Entered, Slot};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+use crate::args;
+use crate::causal::PyCausalEvent;
+use crate::daemon::{PyDaemon, PyEvent};
+use crate::errors;
+use crate::guard;
+
+/// How long a call waits for a daemon that is busy with others.
+pub const WAIT: Duration = Duration::from_secs(30);
+
+/// Enters: at once without releasing the interpreter, or by waiting detached from it.
+#[inline]
+pub fn enter(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
+    match slot.try_enter() {
+        Ok(entered) => Ok(entered),
+        Err(EnterError::Busy) => enter_later(py, slot),
+        Err(error) => Err(errors::enter(error, slot.origin(), py)),
+    }
+}
+
+#[cold]
+fn enter_later(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
+    let mut signal = None;
+    let outcome = py.detach(|| slot.enter(Deadline::after(WAIT), &mut || guard::interrupted(&mut signal)));
+    match (outcome, signal) {
+        (Ok(entered), None) => Ok(entered),
+        (_, Some(signal)) => Err(signal),
+        (Err(EnterError::Timeout), None) => {
+            Err(errors::waited(&format!("daemon {}, which is busy", slot.origin()), WAIT, py))
+        }
+        (Err(error), None) => Err(errors::enter(error, slot.origin(), py)),
+    }
+}
+
+/// Delivers one event on this thread.
+#[inline]
+pub fn deliver<'py>(
+    py: Python<'py>,
+    slot: &Arc<Slot<PyDaemon>>,
+    event: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyList>> {
+    let event = args::instance::<PyCausalEvent>(event, "event", "CausalEvent")?;
+    let mut entered = enter(py, slot)?;
+    one(py, &mut entered, event)
+}
+
+#[inline]
+fn one<'py>(
+    py: Python<'py>,
+    entered: &mut Entered<PyDaemon>,
+    event: &Bound<'py, PyCausalEvent>,
+) -> PyResult<Bound<'py, PyList>> {
+    let held = PyEvent(event.clone().unbind());
+    match deliver::deliver(entered, &held, Want::Outputs) {
+        Ok(delivered) if delivered.outputs.is_empty() => Ok(PyList::empty(py)),
+        Ok(delivered) => PyList::new(py, delivered.outputs.into_iter().map(|output| output.0)),
+        Err(error) => Err(failed(py, entered.slot(), event, error, None)),
+    }
+}
+
+fn failed(
+    py: Python<'_>,
+    slot: &Slot<PyDaemon>,
+    event: &Bound<'_, PyCausalEvent>,
+    error: deliver::DeliverError<PyDaemon>,
+    before: Option<Bound<'_, PyTuple>>,
+) -> PyErr {
+    let key = <PyDaemon as meshos_node::daemon::Daemon>::key(&PyEvent(event.clone().unbind()));
+    errors::deliver(error, slot.origin(), key, Some(event.clone().into_any().unbind()), before, py)
+}
+
+/// Delivers events in order on this thread, entering the daemon once.
+pub fn deliver_many<'py>(
+    py: Python<'py>,
+    slot: &Arc<Slot<PyDaemon>>,
+    events: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyList>> {
+    // All are checked before the first is processed, so that a wrong one changes nothing.
+    let events: Vec<PyEvent> = events
+        .try_iter()
+        .map_err(|_| args::wrong_type("events", "a sequence of CausalEvent", events))?
+        .map(|event| Ok(PyEvent(args::instance::<PyCausalEvent>(&event?, "event", "CausalEvent")?.clone().unbind())))
+        .collect::<PyResult<_>>()?;
+    let mut entered = enter(py, slot)?;
+    let mut results: Vec<Bound<'py, PyList>> = Vec::with_capacity(events.len());
+    for event in &events {
+        match deliver::deliver(&mut entered, event, Want::Outputs) {
+            Ok(delivered) if delivered.outputs.is_empty() => results.push(PyList::empty(py)),
+            Ok(delivered) => results.push(PyList::new(py, delivered.outputs.into_iter().map(|output| output.0))?),
+            Err(error) => {
+                let before = results.iter().map(|outputs| outputs.to_tuple()).collect::<Vec<_>>();
+                let before = PyTuple::new(py, before)?;
+                return Err(failed(py, entered.slot(), event.0.bind(py), error, Some(before)));
+            }
+        }
+    }
+    PyList::new(py, results)
+}

@@ -1,0 +1,289 @@
+//! The one place where an error of the core or the node becomes a Python exception.
+
+use meshos_core::chain::{BrokenKind, ChainError};
+use meshos_core::codec::{DecodeError, Fault};
+use meshos_core::config::ConfigError as CoreConfigError;
+use meshos_core::host::ResumeError;
+use meshos_core::id::Origin;
+use meshos_core::identity::IdentityError as CoreIdentityError;
+use meshos_core::ingress::EventKey;
+use meshos_core::lifecycle::LifecycleError;
+use meshos_core::name::NameError;
+use meshos_node::deliver::DeliverError;
+use meshos_node::runtime::{ReachError, SpawnError};
+use meshos_node::slot::EnterError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::import_exception;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::daemon::{PyDaemon, UserError};
+use crate::identity::entity_id;
+
+import_exception!(meshos.errors, ConfigError);
+import_exception!(meshos.errors, InvalidArgument);
+import_exception!(meshos.errors, ReentrantCallError);
+import_exception!(meshos.errors, ForkedProcessError);
+import_exception!(meshos.errors, PoisonedError);
+import_exception!(meshos.errors, LoopClosed);
+import_exception!(meshos.errors, WaitTimeout);
+import_exception!(meshos.errors, Backpressure);
+import_exception!(meshos.errors, InvalidDaemon);
+import_exception!(meshos.errors, DaemonNotFound);
+import_exception!(meshos.errors, StaleDaemon);
+import_exception!(meshos.errors, AlreadyRegistered);
+import_exception!(meshos.errors, AlreadyStored);
+import_exception!(meshos.errors, NotReady);
+import_exception!(meshos.errors, ShuttingDown);
+import_exception!(meshos.errors, FactoryNotFound);
+import_exception!(meshos.errors, FactoryAlreadyRegistered);
+import_exception!(meshos.errors, ProcessFailed);
+import_exception!(meshos.errors, CallbackFailed);
+import_exception!(meshos.errors, SendTimeout);
+import_exception!(meshos.errors, DeliveryUnknown);
+import_exception!(meshos.errors, SnapshotFailed);
+import_exception!(meshos.errors, RestoreFailed);
+import_exception!(meshos.errors, StaleSnapshot);
+import_exception!(meshos.errors, SnapshotIdentityMismatch);
+import_exception!(meshos.errors, BrokenLink);
+import_exception!(meshos.errors, BadSignature);
+import_exception!(meshos.errors, FileDecodeError);
+import_exception!(meshos.errors, SnapshotDecodeError);
+import_exception!(meshos.errors, IdentityError);
+import_exception!(meshos.errors, ChannelNameError);
+
+/// A check of a signature or key failed, or a public-only key was to sign.
+pub fn identity(error: &CoreIdentityError) -> PyErr {
+    let kind = match error {
+        CoreIdentityError::InvalidPublicKey => "invalid_public_key",
+        CoreIdentityError::InvalidSignature => "invalid_signature",
+        CoreIdentityError::ReadOnly => "read_only",
+    };
+    IdentityError::new_err((kind, error.to_string()))
+}
+
+/// A channel name is out of grammar.
+pub fn name(error: &NameError, text: &str) -> PyErr {
+    let kind = match error {
+        NameError::Empty => "empty",
+        NameError::TooLong { .. } => "too_long",
+        NameError::InvalidChar { .. } => "invalid_char",
+        NameError::InvalidSegment { .. } => "invalid_segment",
+    };
+    ChannelNameError::new_err((kind, text.to_owned()))
+}
+
+/// An option is out of range.
+pub fn config(error: &CoreConfigError) -> PyErr {
+    ConfigError::new_err((error.field, error.rule))
+}
+
+/// A chain does not prove what it claims.
+pub fn chain(error: &ChainError) -> PyErr {
+    match *error {
+        ChainError::Broken { kind, origin, sequence, expected, found } => {
+            let kind = match kind {
+                BrokenKind::Gap => "gap",
+                BrokenKind::Altered => "altered",
+                BrokenKind::Forked => "forked",
+                BrokenKind::WrongOrigin => "wrong_origin",
+                BrokenKind::Receipt => "receipt",
+            };
+            BrokenLink::new_err((kind, origin.get(), sequence, expected, found))
+        }
+        ChainError::BadSignature { origin, sequence, what } => {
+            BadSignature::new_err((origin.get(), sequence, what.to_owned()))
+        }
+        ChainError::Exhausted { origin } => {
+            BrokenLink::new_err(("gap", origin.get(), u64::MAX, u64::MAX, u64::MAX))
+        }
+    }
+}
+
+/// A file or record cannot be read.
+pub fn file(error: &DecodeError) -> PyErr {
+    FileDecodeError::new_err((error.offset, error.fault.to_string()))
+}
+
+/// Bytes are not a usable snapshot.
+pub fn snapshot(error: &DecodeError) -> PyErr {
+    let kind = match error.fault {
+        Fault::Truncated { .. } => "truncated",
+        Fault::TooLarge { .. } => "too_large",
+        Fault::NewerVersion { .. } => "newer_version",
+        Fault::UnknownSection { .. } => "unknown_section",
+        Fault::Magic
+        | Fault::SectionOrder { .. }
+        | Fault::MissingSection { .. }
+        | Fault::Trailing { .. }
+        | Fault::Digest
+        | Fault::Utf8
+        | Fault::Invalid { .. } => "corrupt",
+    };
+    SnapshotDecodeError::new_err((kind, error.offset, error.fault.to_string()))
+}
+
+/// The runtime does not allow the call now.
+pub fn lifecycle(error: LifecycleError) -> PyErr {
+    match error {
+        LifecycleError::NotReady => NotReady::new_err(()),
+        LifecycleError::ShuttingDown => ShuttingDown::new_err(()),
+    }
+}
+
+/// A daemon could not be entered. `Busy` waits elsewhere and `Interrupted` has its own exception, so neither gets here.
+pub fn enter(error: EnterError, origin: Origin, py: Python<'_>) -> PyErr {
+    match error {
+        EnterError::Stale => StaleDaemon::new_err((origin.get(),)),
+        EnterError::Failed(reason) => RestoreFailed::new_err(("failed", origin.get(), reason.to_string())),
+        EnterError::Crowded | EnterError::Busy => backpressure(py),
+        EnterError::Timeout => waited("the daemon", std::time::Duration::ZERO, py),
+        EnterError::Interrupted => PyKeyboardInterrupt::new_err(()),
+    }
+}
+
+/// Ask again in a moment.
+pub fn backpressure(py: Python<'_>) -> PyErr {
+    match std::time::Duration::from_millis(50).into_pyobject(py) {
+        Ok(delta) => Backpressure::new_err((delta.unbind(),)),
+        Err(error) => error,
+    }
+}
+
+/// What was waited for did not happen in time.
+pub fn waited(what: &str, timeout: std::time::Duration, py: Python<'_>) -> PyErr {
+    match timeout.into_pyobject(py) {
+        Ok(delta) => WaitTimeout::new_err((what.to_owned(), delta.unbind())),
+        Err(error) => error,
+    }
+}
+
+/// A daemon could not be reached.
+pub fn reach(error: ReachError, py: Python<'_>) -> PyErr {
+    match error {
+        ReachError::Lifecycle(error) => lifecycle(error),
+        ReachError::NotFound(origin) => DaemonNotFound::new_err((origin.get(),)),
+        ReachError::Enter(error) => enter(error, Origin::new(0), py),
+    }
+}
+
+/// A snapshot cannot be continued from.
+pub fn resume(error: ResumeError, origin: Origin, py: Python<'_>) -> PyErr {
+    match error {
+        ResumeError::Identity { snapshot, identity } => {
+            let made = entity_id(py, snapshot).and_then(|snapshot| {
+                let identity = entity_id(py, identity)?;
+                Ok(SnapshotIdentityMismatch::new_err((snapshot.unbind(), identity.unbind())))
+            });
+            made.unwrap_or_else(|error| error)
+        }
+        ResumeError::StaleOutputs { snapshot, known } => {
+            StaleSnapshot::new_err((origin.get(), snapshot, known, "outputs"))
+        }
+        ResumeError::StaleInputs { snapshot, known } => {
+            StaleSnapshot::new_err((origin.get(), snapshot, known, "inputs"))
+        }
+        ResumeError::WrongChain { sequence } => RestoreFailed::new_err((
+            "wrong_chain",
+            origin.get(),
+            format!("the snapshot is of another chain at sequence {sequence}"),
+        )),
+    }
+}
+
+/// A daemon was not started.
+pub fn spawn(error: SpawnError<PyDaemon>, origin: Origin, py: Python<'_>) -> PyErr {
+    match error {
+        SpawnError::Lifecycle(error) => lifecycle(error),
+        SpawnError::Occupied(origin) => AlreadyRegistered::new_err((origin.get(),)),
+        SpawnError::Known(origin) => AlreadyStored::new_err((origin.get(),)),
+        SpawnError::Key(error) => identity(&error),
+        SpawnError::Resume(error) => resume(error, origin, py),
+        SpawnError::WrongKind { snapshot, daemon } => RestoreFailed::new_err((
+            "wrong_kind",
+            origin.get(),
+            format!("the snapshot is of kind {snapshot:?}, the daemon of kind {:?}", &*daemon),
+        )),
+        SpawnError::Stateless { bytes } => RestoreFailed::new_err((
+            "stateless",
+            origin.get(),
+            format!("the snapshot has {bytes} bytes of state, and the daemon overrides neither snapshot nor restore"),
+        )),
+        SpawnError::RestoreFailed(error) => restore(error, origin, py),
+        SpawnError::SnapshotFailed(error) => snapshot_failed(error, origin, py),
+    }
+}
+
+/// Whether an exception of user code passes through as it is.
+pub fn passes_through(error: &PyErr, py: Python<'_>) -> bool {
+    error.is_instance_of::<PyKeyboardInterrupt>(py) || error.is_instance_of::<PySystemExit>(py)
+}
+
+/// `error` with the user's exception as its cause, or that exception itself if it must pass through.
+fn caused(error: PyErr, user: UserError, py: Python<'_>) -> PyErr {
+    let UserError { cause, .. } = user;
+    let Some(cause) = cause else { return error };
+    if passes_through(&cause, py) {
+        return cause;
+    }
+    error.set_cause(py, Some(cause));
+    error
+}
+
+/// User code raised in `restore`, or gave no state that can be restored.
+pub fn restore(user: UserError, origin: Origin, py: Python<'_>) -> PyErr {
+    let error = RestoreFailed::new_err((user.kind, origin.get(), user.message.clone()));
+    caused(error, user, py)
+}
+
+/// User code raised in `snapshot`, or gave back something else than bytes.
+pub fn snapshot_failed(user: UserError, origin: Origin, py: Python<'_>) -> PyErr {
+    let error = SnapshotFailed::new_err((user.kind, origin.get(), user.message.clone()));
+    caused(error, user, py)
+}
+
+/// User code raised in `health`, `saturation` or `on_control`.
+pub fn callback(user: UserError, origin: Origin, callback: &'static str, py: Python<'_>) -> PyErr {
+    let error = CallbackFailed::new_err((user.kind, origin.get(), callback, user.message.clone()));
+    caused(error, user, py)
+}
+
+/// An event did not take effect. `event` is the event as Python holds it.
+pub fn deliver(
+    error: DeliverError<PyDaemon>,
+    origin: Origin,
+    key: EventKey,
+    event: Option<Py<PyAny>>,
+    before: Option<Bound<'_, PyTuple>>,
+    py: Python<'_>,
+) -> PyErr {
+    let failed = |user: UserError, note: &str| {
+        let message = format!("{}{note}", user.message);
+        let ids = (origin.get(), key.origin.get(), key.sequence);
+        let error = match &before {
+            Some(before) => {
+                ProcessFailed::new_err((user.kind, ids.0, ids.1, ids.2, message, before.clone().unbind()))
+            }
+            None => ProcessFailed::new_err((user.kind, ids.0, ids.1, ids.2, message)),
+        };
+        caused(error, user, py)
+    };
+    match error {
+        DeliverError::NoNumber => InvalidArgument::new_err(("event", "an event's sequence begins at 1")),
+        DeliverError::Unknown { cursor } => DeliveryUnknown::new_err((origin.get(), event, cursor)),
+        DeliverError::Raised(user) => failed(user, ""),
+        DeliverError::Lost { error, reason } => {
+            failed(error, &format!("; its state could not be rebuilt, and it takes no more events: {reason}"))
+        }
+        DeliverError::SnapshotFailed(user) => snapshot_failed(user, origin, py),
+        DeliverError::Exhausted => ProcessFailed::new_err((
+            "sequence_exhausted",
+            origin.get(),
+            key.origin.get(),
+            key.sequence,
+            "the chain has no numbers left",
+        )),
+        DeliverError::Stale | DeliverError::Skipped => StaleDaemon::new_err((origin.get(),)),
+        DeliverError::Failed(reason) => RestoreFailed::new_err(("failed", origin.get(), reason.to_string())),
+    }
+}

@@ -1,0 +1,192 @@
+//! `DaemonFactoryRegistry`: how to make daemons, by kind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use meshos_core::id::Origin;
+use meshos_node::registry::Registry;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyFrozenSet, PyString, PyType};
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::aio::Loop;
+use crate::args;
+use crate::config::PyDaemonHostConfig;
+use crate::contract::Contract;
+use crate::daemon::{Factory, PyDaemon};
+use crate::errors::{
+    FactoryAlreadyRegistered, FactoryNotFound, InvalidArgument, InvalidDaemon, passes_through,
+};
+use crate::guard::{Born, InUserCode, entry, may_wait};
+
+/// Longest name of a kind, in UTF-8 bytes.
+const KIND_MAX: usize = 255;
+
+/// How one daemon is rebuilt.
+#[pyclass(frozen, name = "FactoryEntry", module = "meshos.compute", eq, hash, get_all)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct PyFactoryEntry {
+    kind: String,
+    config: PyDaemonHostConfig,
+    has_key: bool,
+}
+
+#[pymethods]
+impl PyFactoryEntry {
+    #[new]
+    fn new(kind: String, config: &Bound<'_, PyAny>, has_key: bool) -> PyResult<Self> {
+        let config = *args::instance::<PyDaemonHostConfig>(config, "config", "a DaemonHostConfig")?.get();
+        Ok(Self { kind, config, has_key })
+    }
+
+    #[classattr]
+    #[pyo3(name = "__match_args__")]
+    fn match_args() -> (&'static str, &'static str, &'static str) {
+        ("kind", "config", "has_key")
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let config = slf.getattr("config")?.repr()?;
+        let has_key = if slf.get().has_key { "True" } else { "False" };
+        Ok(format!("FactoryEntry({:?}, {config}, {has_key})", slf.get().kind))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String, Bound<'py, PyAny>, bool))> {
+        let entry = slf.get();
+        Ok((slf.get_type().into_any(), (entry.kind.clone(), slf.getattr("config")?, entry.has_key)))
+    }
+}
+
+/// How to make daemons, by kind.
+#[pyclass(frozen, name = "DaemonFactoryRegistry", module = "meshos.compute", weakref)]
+pub struct PyFactories {
+    kinds: Mutex<BTreeMap<String, Arc<Factory>>>,
+    registry: Arc<Registry<PyDaemon>>,
+    born: Born,
+}
+
+/// Checks the name of a kind.
+pub fn kind_name(kind: &Bound<'_, PyAny>) -> PyResult<String> {
+    let text = kind.cast::<PyString>().map_err(|_| args::wrong_type("kind", "a str", kind))?;
+    let text = text.to_str().map_err(|_| InvalidArgument::new_err(("kind", "must be valid Unicode")))?;
+    if text.is_empty() || text.len() > KIND_MAX {
+        return Err(InvalidArgument::new_err(("kind", "must have 1 to 255 UTF-8 bytes")));
+    }
+    Ok(text.to_owned())
+}
+
+/// Checks what makes daemons: a class must keep the contract, anything else must be callable.
+pub fn check_factory(factory: &Bound<'_, PyAny>, name: &'static str) -> PyResult<()> {
+    if let Ok(class) = factory.cast::<PyType>() {
+        return Contract::of(class).map(|_| ());
+    }
+    if factory.is_callable() { Ok(()) } else { Err(args::wrong_type(name, "a class or another callable", factory)) }
+}
+
+impl PyFactories {
+    /// An empty table beside a registry of daemons.
+    pub fn new(registry: Arc<Registry<PyDaemon>>) -> Self {
+        Self { kinds: Mutex::default(), registry, born: Born::now() }
+    }
+
+    /// The factory of a kind.
+    pub fn find(&self, kind: &str) -> PyResult<Arc<Factory>> {
+        let found = self.kinds.lock().get(kind).map(Arc::clone);
+        found.ok_or_else(|| FactoryNotFound::new_err((kind.to_owned(),)))
+    }
+
+    /// Adds a kind.
+    pub fn add(&self, kind: &Bound<'_, PyAny>, factory: &Bound<'_, PyAny>) -> PyResult<()> {
+        let kind = kind_name(kind)?;
+        check_factory(factory, "factory")?;
+        let made = Arc::new(Factory { kind: Arc::from(kind.as_str()), callable: factory.clone().unbind() });
+        let mut kinds = self.kinds.lock();
+        if kinds.contains_key(&kind) {
+            drop(kinds);
+            return Err(FactoryAlreadyRegistered::new_err((kind,)));
+        }
+        kinds.insert(kind, made);
+        Ok(())
+    }
+
+    /// Forgets all kinds.
+    pub fn clear(&self) {
+        let kinds = std::mem::take(&mut *self.kinds.lock());
+        drop(kinds);
+    }
+}
+
+/// Calls a factory; whatever it raises is the cause of an `InvalidDaemon`.
+pub fn make<'py>(py: Python<'py>, factory: &Factory) -> PyResult<Bound<'py, PyAny>> {
+    let made = {
+        let _inside = InUserCode::begin();
+        factory.callable.bind(py).call0()
+    };
+    made.map_err(|error| {
+        if passes_through(&error, py) {
+            return error;
+        }
+        let message = format!("the factory of kind {:?} raised {error}", &*factory.kind);
+        let failed = InvalidDaemon::new_err(("factory_failed", factory.kind.to_string(), message));
+        failed.set_cause(py, Some(error));
+        failed
+    })
+}
+
+#[pymethods]
+impl PyFactories {
+    fn register(&self, kind: &Bound<'_, PyAny>, factory: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("DaemonFactoryRegistry.register", || {
+            self.born.check("DaemonFactoryRegistry")?;
+            self.add(kind, factory)
+        })
+    }
+
+    fn construct<'py>(&self, kind: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        entry("DaemonFactoryRegistry.construct", || {
+            self.born.check("DaemonFactoryRegistry")?;
+            may_wait("DaemonFactoryRegistry.construct")?;
+            let factory = self.find(&kind_name(kind)?)?;
+            let made = make(kind.py(), &factory)?;
+            PyDaemon::new(&made, None, None, Loop::new(None)).map(|_| made)
+        })
+    }
+
+    fn kinds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyFrozenSet>> {
+        let kinds: Vec<String> = self.kinds.lock().keys().cloned().collect();
+        PyFrozenSet::new(py, kinds)
+    }
+
+    fn entry(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Option<PyFactoryEntry>> {
+        entry("DaemonFactoryRegistry.entry", || {
+            self.born.check("DaemonFactoryRegistry")?;
+            let origin: Origin = args::origin(origin_hash)?;
+            Ok(self.registry.get(origin).map(|slot| PyFactoryEntry {
+                kind: slot.kind().to_string(),
+                config: PyDaemonHostConfig(*slot.config()),
+                has_key: !slot.key().lock().is_read_only(),
+            }))
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("DaemonFactoryRegistry(<{} kinds>)", self.kinds.lock().len())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(kinds) = self.kinds.try_lock() {
+            for factory in kinds.values() {
+                // Daemons share the factory of their kind: it is counted once here, where it is always held.
+                visit.call(&factory.callable)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds the classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyFactories>()?;
+    module.add_class::<PyFactoryEntry>()
+}

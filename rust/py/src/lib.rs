@@ -1,0 +1,97 @@
+//! `meshos._core`: converts, calls, converts back. No decision lives here.
+
+#![deny(unsafe_code)]
+
+use pyo3::prelude::*;
+
+mod aio;
+mod args;
+mod bindings;
+mod call;
+mod capability;
+mod causal;
+mod certificate;
+mod chain;
+mod checkpoint;
+mod config;
+mod contract;
+mod control;
+mod daemon;
+mod enter;
+mod errors;
+mod event;
+mod factory;
+mod fork;
+mod guard;
+mod handle;
+mod horizon;
+mod host;
+mod identity;
+mod link;
+mod mesh;
+mod name;
+mod output;
+mod receipt;
+mod record;
+mod registry;
+mod reply;
+mod runtime;
+mod send;
+mod snapshot;
+mod stats;
+mod threads;
+mod user;
+mod verify;
+
+/// The compiled module.
+#[pymodule]
+mod _core {
+    use super::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        for register in [
+            identity::register,
+            name::register,
+            capability::register,
+            link::register,
+            causal::register,
+            certificate::register,
+            checkpoint::register,
+            chain::register,
+            fork::register,
+            horizon::register,
+            receipt::register,
+            bindings::register,
+            stats::register,
+            snapshot::register,
+            verify::register,
+            event::register,
+            control::register,
+            config::register,
+            output::register,
+            contract::register,
+            aio::register,
+            threads::register,
+            mesh::register,
+            factory::register,
+            host::register,
+            registry::register,
+            handle::register,
+            runtime::register,
+        ] {
+            register(module)?;
+        }
+        forget_in_children(module)
+    }
+
+    /// Tells the guard of every fork, so that objects of the parent refuse to work in the child.
+    fn forget_in_children(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let os = module.py().import("os")?;
+        let Ok(register) = os.getattr("register_at_fork") else { return Ok(()) };
+        let options = pyo3::types::PyDict::new(module.py());
+        options.set_item("after_in_child", module.getattr("_forked")?)?;
+        register.call((), Some(&options)).map(|_| ())
+    }
+}

@@ -1,0 +1,545 @@
+//! `DaemonRuntime`, without its async twins, which are Python.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use meshos_core::export::ChainExport;
+use meshos_core::id::Origin;
+use meshos_core::lifecycle::{Call, Lifecycle};
+use meshos_core::verify::verify;
+use meshos_node::clock;
+use meshos_node::daemon::Daemon;
+use meshos_node::pulse::Asking;
+use meshos_node::runtime::{ReachError, Runtime};
+use meshos_node::slot::{EnterError, Slot};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyType};
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::aio::Loop;
+use crate::args;
+use crate::control::extract_control;
+use crate::daemon::{Factory, PyDaemon};
+use crate::enter::{self, enter};
+use crate::errors::{self, InvalidArgument};
+use crate::factory::{self, PyFactories, kind_name};
+use crate::guard::{self, Born, InUserCode, entry, may_wait};
+use crate::handle::PyDaemonHandle;
+use crate::host::config_or_default;
+use crate::identity::PyIdentity;
+use crate::mesh::PyMesh;
+use crate::registry::{self, PyRegistry};
+use crate::snapshot::PyStateSnapshot;
+use crate::threads;
+use crate::verify::PyChainReport;
+
+/// How often daemons are asked for health and load.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Keeps the daemons of one node; the base of `meshos.compute.DaemonRuntime`.
+#[pyclass(frozen, subclass, name = "RuntimeCore", module = "meshos._core", weakref)]
+pub struct PyRuntime {
+    /// The runtime.
+    pub runtime: Arc<Runtime<PyDaemon>>,
+    mesh: Py<PyMesh>,
+    registry: Py<PyRegistry>,
+    factories: Py<PyFactories>,
+    home: Arc<Loop>,
+    poll_interval: Duration,
+    asking: OnceLock<Asking<PyDaemon>>,
+    /// In which process it was made.
+    pub born: Born,
+}
+
+/// Whether a runtime was not shut down yet.
+pub fn is_open(runtime: &Runtime<PyDaemon>) -> bool {
+    runtime.lifecycle() != Lifecycle::ShuttingDown
+}
+
+/// Shuts a runtime down, waiting detached from the interpreter.
+pub fn shut_down(py: Python<'_>, runtime: &Runtime<PyDaemon>, timeout: Duration) -> PyResult<()> {
+    let mut signal = None;
+    let ended = py.detach(|| runtime.shutdown(timeout, &mut || guard::interrupted(&mut signal)));
+    if let Some(signal) = signal {
+        return Err(signal);
+    }
+    if ended.stuck.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = ended.stuck.iter().map(ToString::to_string).collect();
+    Err(errors::waited(&format!("the end of user code of {}", names.join(", ")), timeout, py))
+}
+
+/// Takes a snapshot of a daemon of a runtime.
+pub fn snapshot(
+    py: Python<'_>,
+    runtime: &Runtime<PyDaemon>,
+    origin: Origin,
+    call: &'static str,
+) -> PyResult<Option<PyStateSnapshot>> {
+    may_wait(call)?;
+    let slot = runtime.reach(origin).map_err(|error| errors::reach(error, py))?;
+    let mut entered = enter(py, &slot)?;
+    let taken = runtime.snapshot(&mut entered).map_err(|error| errors::snapshot_failed(error, origin, py))?;
+    Ok(taken.map(PyStateSnapshot::new))
+}
+
+impl PyRuntime {
+    /// Checks that a call may be made here and now.
+    #[inline]
+    pub fn check(&self, call: &'static str) -> PyResult<()> {
+        self.born.check("DaemonRuntime")?;
+        may_wait(call)
+    }
+
+    /// Finds a daemon for a call that works with it.
+    #[inline]
+    pub fn reach(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Arc<Slot<PyDaemon>>> {
+        let origin = args::origin(origin_hash)?;
+        self.runtime.reach(origin).map_err(|error| errors::reach(error, origin_hash.py()))
+    }
+
+    fn instance(&self, object: &Bound<'_, PyAny>, factory: Arc<Factory>) -> PyResult<PyDaemon> {
+        PyDaemon::new(object, Some(Arc::clone(&factory.kind)), Some(factory), Arc::clone(&self.home))
+    }
+
+    fn made(&self, py: Python<'_>, kind: &Bound<'_, PyAny>) -> PyResult<PyDaemon> {
+        let name = kind_name(kind)?;
+        self.runtime.allow(Call::Work).map_err(errors::lifecycle)?;
+        let factory = self.factories.get().find(&name)?;
+        let object = factory::make(py, &factory)?;
+        self.instance(&object, factory)
+    }
+
+    /// A daemon from an instance made by the caller, and what makes another one of it.
+    fn given(
+        &self,
+        daemon: &Bound<'_, PyAny>,
+        kind_factory: &Bound<'_, PyAny>,
+        kind: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PyDaemon> {
+        self.runtime.allow(Call::Work).map_err(errors::lifecycle)?;
+        factory::check_factory(kind_factory, "kind_factory")?;
+        let contract = crate::contract::Contract::of(&daemon.get_type())?;
+        let kind = match kind.filter(|kind| !kind.is_none()) {
+            Some(kind) => Arc::from(kind_name(kind)?),
+            None => Arc::clone(&contract.name),
+        };
+        self.instance(daemon, Arc::new(Factory { kind, callable: kind_factory.clone().unbind() }))
+    }
+
+    fn spawned(&self, py: Python<'_>, slot: Arc<Slot<PyDaemon>>) -> PyResult<PyDaemonHandle> {
+        if slot.reports() && self.asking.get().is_none() {
+            let pulse = threads::pulse(py)?;
+            let lanes = self.runtime.lanes().clone();
+            self.asking.get_or_init(|| pulse.ask(self.runtime.registry(), self.poll_interval, lanes));
+        }
+        Ok(PyDaemonHandle::new(slot, Arc::clone(&self.runtime)))
+    }
+
+    fn start_fresh(
+        &self,
+        py: Python<'_>,
+        identity: &Bound<'_, PyAny>,
+        config: Option<&Bound<'_, PyAny>>,
+        daemon: impl FnOnce() -> PyResult<PyDaemon>,
+    ) -> PyResult<PyDaemonHandle> {
+        let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity")?.get();
+        let config = config_or_default(config)?;
+        let origin = identity.key.lock().origin();
+        let slot = self.runtime.spawn(&identity.key, config, daemon()?);
+        self.spawned(py, slot.map_err(|error| errors::spawn(error, origin, py))?)
+    }
+
+    fn start_after(
+        &self,
+        py: Python<'_>,
+        identity: &Bound<'_, PyAny>,
+        snapshot: &Bound<'_, PyAny>,
+        config: Option<&Bound<'_, PyAny>>,
+        rewind: bool,
+        daemon: impl FnOnce() -> PyResult<PyDaemon>,
+    ) -> PyResult<PyDaemonHandle> {
+        let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity")?.get();
+        let config = config_or_default(config)?;
+        let snapshot = &args::instance::<PyStateSnapshot>(snapshot, "snapshot", "a StateSnapshot")?.get().snapshot;
+        let entity = identity.key.lock().entity_id();
+        let origin = entity.origin();
+        if snapshot.meta.entity != entity {
+            let mismatch = meshos_core::host::ResumeError::Identity { snapshot: snapshot.meta.entity, identity: entity };
+            return Err(errors::resume(mismatch, origin, py));
+        }
+        let slot =
+            self.runtime.spawn_from_snapshot(&identity.key, Arc::clone(snapshot), config, daemon()?, rewind);
+        self.spawned(py, slot.map_err(|error| errors::spawn(error, origin, py))?)
+    }
+}
+
+#[pymethods]
+impl PyRuntime {
+    #[new]
+    #[pyo3(signature = (mesh, *, r#loop = None, poll_interval = None))]
+    fn new(
+        mesh: &Bound<'_, PyAny>,
+        r#loop: Option<&Bound<'_, PyAny>>,
+        poll_interval: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        entry("DaemonRuntime", || {
+            let py = mesh.py();
+            let mesh = args::instance::<PyMesh>(mesh, "mesh", "a Mesh")?;
+            let poll_interval = args::span(poll_interval, "poll_interval")?.unwrap_or(POLL_INTERVAL);
+            if poll_interval < Duration::from_millis(1) {
+                return Err(InvalidArgument::new_err(("poll_interval", "must be at least one millisecond")));
+            }
+            let chosen = r#loop.filter(|chosen| !chosen.is_none());
+            if let Some(chosen) = chosen
+                && !chosen.hasattr("call_soon_threadsafe")?
+            {
+                return Err(args::wrong_type("loop", "an asyncio event loop or None", chosen));
+            }
+            let runtime = Arc::new(Runtime::new(Arc::clone(mesh.get().node()), threads::daemon_lanes(py)?));
+            mesh.get().attach(&runtime)?;
+            let registry = Arc::clone(runtime.registry());
+            Ok(Self {
+                registry: Py::new(py, PyRegistry::of(Arc::clone(&registry)))?,
+                factories: Py::new(py, PyFactories::new(registry))?,
+                runtime,
+                mesh: mesh.clone().unbind(),
+                home: Loop::new(chosen.map(|chosen| chosen.clone().unbind())),
+                poll_interval,
+                asking: OnceLock::new(),
+                born: Born::now(),
+            })
+        })
+    }
+
+    fn mesh(&self, py: Python<'_>) -> Py<PyMesh> {
+        self.mesh.clone_ref(py)
+    }
+
+    fn clone(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn register_factory(&self, kind: &Bound<'_, PyAny>, factory: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("DaemonRuntime.register_factory", || {
+            self.born.check("DaemonRuntime")?;
+            self.runtime.allow(Call::RegisterFactory).map_err(errors::lifecycle)?;
+            self.factories.get().add(kind, factory)
+        })
+    }
+
+    fn start(&self) -> PyResult<()> {
+        entry("DaemonRuntime.start", || {
+            self.born.check("DaemonRuntime")?;
+            self.runtime.start().map_err(errors::lifecycle)
+        })
+    }
+
+    /// Becomes Ready, with the running loop as the home of coroutines unless another was chosen.
+    fn _start_on(&self, event_loop: Bound<'_, PyAny>) -> PyResult<()> {
+        self.home.choose(event_loop);
+        self.start()
+    }
+
+    #[pyo3(signature = (*, timeout = None))]
+    fn shutdown(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        entry("DaemonRuntime.shutdown", || {
+            self.check("DaemonRuntime.shutdown")?;
+            let timeout = args::span(timeout, "timeout")?.unwrap_or(Duration::from_secs(5));
+            let outcome = shut_down(py, &self.runtime, timeout);
+            self.factories.get().clear();
+            outcome
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.runtime.lifecycle() == Lifecycle::Ready
+    }
+
+    fn daemon_count(&self) -> usize {
+        self.runtime.registry().count()
+    }
+
+    fn daemon_registry(&self, py: Python<'_>) -> Py<PyRegistry> {
+        self.registry.clone_ref(py)
+    }
+
+    fn factory_registry(&self, py: Python<'_>) -> Py<PyFactories> {
+        self.factories.clone_ref(py)
+    }
+
+    #[pyo3(signature = (kind, identity, config = None))]
+    fn spawn(
+        &self,
+        py: Python<'_>,
+        kind: &Bound<'_, PyAny>,
+        identity: &Bound<'_, PyAny>,
+        config: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PyDaemonHandle> {
+        entry("DaemonRuntime.spawn", || {
+            self.check("DaemonRuntime.spawn")?;
+            self.start_fresh(py, identity, config, || self.made(py, kind))
+        })
+    }
+
+    #[pyo3(signature = (identity, config, daemon, kind_factory, *, kind = None))]
+    fn spawn_with_daemon(
+        &self,
+        py: Python<'_>,
+        identity: &Bound<'_, PyAny>,
+        config: &Bound<'_, PyAny>,
+        daemon: &Bound<'_, PyAny>,
+        kind_factory: &Bound<'_, PyAny>,
+        kind: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PyDaemonHandle> {
+        entry("DaemonRuntime.spawn_with_daemon", || {
+            self.check("DaemonRuntime.spawn_with_daemon")?;
+            self.start_fresh(py, identity, Some(config), || self.given(daemon, kind_factory, kind))
+        })
+    }
+
+    #[pyo3(signature = (kind, identity, snapshot, config = None, *, rewind = false))]
+    fn spawn_from_snapshot(
+        &self,
+        py: Python<'_>,
+        kind: &Bound<'_, PyAny>,
+        identity: &Bound<'_, PyAny>,
+        snapshot: &Bound<'_, PyAny>,
+        config: Option<&Bound<'_, PyAny>>,
+        rewind: bool,
+    ) -> PyResult<PyDaemonHandle> {
+        entry("DaemonRuntime.spawn_from_snapshot", || {
+            self.check("DaemonRuntime.spawn_from_snapshot")?;
+            self.start_after(py, identity, snapshot, config, rewind, || self.made(py, kind))
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the seed's signature")]
+    #[pyo3(signature = (identity, snapshot, config, daemon, kind_factory, *, kind = None, rewind = false))]
+    fn spawn_from_snapshot_with_daemon(
+        &self,
+        py: Python<'_>,
+        identity: &Bound<'_, PyAny>,
+        snapshot: &Bound<'_, PyAny>,
+        config: &Bound<'_, PyAny>,
+        daemon: &Bound<'_, PyAny>,
+        kind_factory: &Bound<'_, PyAny>,
+        kind: Option<&Bound<'_, PyAny>>,
+        rewind: bool,
+    ) -> PyResult<PyDaemonHandle> {
+        entry("DaemonRuntime.spawn_from_snapshot_with_daemon", || {
+            self.check("DaemonRuntime.spawn_from_snapshot_with_daemon")?;
+            self.start_after(py, identity, snapshot, Some(config), rewind, || self.given(daemon, kind_factory, kind))
+        })
+    }
+
+    fn find(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Option<PyDaemonHandle>> {
+        self.born.check("DaemonRuntime")?;
+        let slot = self.runtime.registry().get(args::origin(origin_hash)?);
+        Ok(slot.map(|slot| PyDaemonHandle::new(slot, Arc::clone(&self.runtime))))
+    }
+
+    fn stop(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("DaemonRuntime.stop", || {
+            self.check("DaemonRuntime.stop")?;
+            let py = origin_hash.py();
+            let origin = args::origin(origin_hash)?;
+            let state = self.runtime.allow(Call::Stop).map_err(errors::lifecycle)?;
+            let Some(slot) = self.runtime.registry().get(origin) else {
+                if state == Lifecycle::ShuttingDown {
+                    return Ok(());
+                }
+                return Err(errors::reach(ReachError::NotFound(origin), py));
+            };
+            match slot.try_enter() {
+                // Nothing of a failed daemon can be told or signed any more.
+                Err(EnterError::Failed(_)) => {
+                    self.runtime.registry().unregister(origin);
+                    Ok(())
+                }
+                Ok(entered) => {
+                    self.runtime.stop(entered, clock::unix_ms());
+                    Ok(())
+                }
+                Err(_) => {
+                    let entered = enter(py, &slot)?;
+                    self.runtime.stop(entered, clock::unix_ms());
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn snapshot(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Option<PyStateSnapshot>> {
+        entry("DaemonRuntime.snapshot", || {
+            self.born.check("DaemonRuntime")?;
+            snapshot(origin_hash.py(), &self.runtime, args::origin(origin_hash)?, "DaemonRuntime.snapshot")
+        })
+    }
+
+    /// The newest snapshot that was taken of a daemon here, or that it started from; calls no user code.
+    fn newest_snapshot(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Option<PyStateSnapshot>> {
+        entry("DaemonRuntime.newest_snapshot", || {
+            self.check("DaemonRuntime.newest_snapshot")?;
+            let slot = self.reach(origin_hash)?;
+            let entered = enter(origin_hash.py(), &slot)?;
+            Ok(entered.newest.as_ref().map(|newest| PyStateSnapshot::new(Arc::clone(newest))))
+        })
+    }
+
+    fn export_chain(&self, origin_hash: &Bound<'_, PyAny>, file: PathBuf) -> PyResult<PyChainReport> {
+        entry("DaemonRuntime.export_chain", || {
+            self.check("DaemonRuntime.export_chain")?;
+            let py = origin_hash.py();
+            let slot = self.reach(origin_hash)?;
+            let mut entered = enter(py, &slot)?;
+            let exported = self.runtime.export(&mut entered).map_err(|error| errors::identity(&error))?;
+            drop(entered);
+            let events: Vec<_> = exported.events.iter().map(PyDaemon::parts).collect();
+            let report = verify(&events, &exported.checkpoints, &exported.certificates, &exported.entity, &[])
+                .map_err(|error| errors::chain(&error))?;
+            let (entity, certificates, checkpoints) = (exported.entity, exported.certificates, exported.checkpoints);
+            let bytes = ChainExport::new(entity, certificates, checkpoints, events)
+                .encode()
+                .map_err(|error| errors::file(&error))?;
+            py.detach(|| write_new(&file, &bytes))?;
+            Ok(PyChainReport::new(report))
+        })
+    }
+
+    fn with_daemon<'py>(
+        &self,
+        origin_hash: &Bound<'py, PyAny>,
+        daemon: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        entry("DaemonRuntime.with_daemon", || {
+            self.check("DaemonRuntime.with_daemon")?;
+            let py = origin_hash.py();
+            let class = daemon.cast::<PyType>().map_err(|_| args::wrong_type("daemon", "a class", daemon))?;
+            if !function.is_callable() {
+                return Err(args::wrong_type("function", "callable", function));
+            }
+            let slot = self.reach(origin_hash)?;
+            let entered = enter(py, &slot)?;
+            let object = entered.daemon.object(py).clone();
+            if !object.is_instance(class)? {
+                return Err(args::wrong_type("the daemon", &format!("a {}", class.name()?), &object));
+            }
+            let _inside = InUserCode::begin();
+            function.call1((object,))
+        })
+    }
+
+    /// Give a daemon a control, between two events.
+    fn control(&self, origin_hash: &Bound<'_, PyAny>, control: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("DaemonRuntime.control", || {
+            self.check("DaemonRuntime.control")?;
+            let control = extract_control(control)?;
+            registry::control_one(origin_hash.py(), &self.reach(origin_hash)?, control)
+        })
+    }
+
+    fn deliver<'py>(
+        &self,
+        origin_hash: &Bound<'py, PyAny>,
+        event: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        entry("DaemonRuntime.deliver", || {
+            self.check("DaemonRuntime.deliver")?;
+            enter::deliver(event.py(), &self.reach(origin_hash)?, event)
+        })
+    }
+
+    fn deliver_many<'py>(
+        &self,
+        origin_hash: &Bound<'py, PyAny>,
+        events: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        entry("DaemonRuntime.deliver_many", || {
+            self.check("DaemonRuntime.deliver_many")?;
+            enter::deliver_many(events.py(), &self.reach(origin_hash)?, events)
+        })
+    }
+
+    #[pyo3(signature = (origin_hash, event, *, timeout = crate::send::Timeout::Default))]
+    fn send(
+        &self,
+        origin_hash: &Bound<'_, PyAny>,
+        event: &Bound<'_, PyAny>,
+        timeout: crate::send::Timeout,
+    ) -> PyResult<Py<PyAny>> {
+        entry("DaemonRuntime.send", || {
+            self.check("DaemonRuntime.send")?;
+            crate::send::one(self, origin_hash, event, timeout)
+        })
+    }
+
+    #[pyo3(signature = (origin_hash, events, *, timeout = crate::send::Timeout::Default))]
+    fn send_many<'py>(
+        &self,
+        origin_hash: &Bound<'py, PyAny>,
+        events: &Bound<'py, PyAny>,
+        timeout: crate::send::Timeout,
+    ) -> PyResult<Bound<'py, PyList>> {
+        entry("DaemonRuntime.send_many", || {
+            self.check("DaemonRuntime.send_many")?;
+            crate::send::many(self, origin_hash, events, timeout)
+        })
+    }
+
+    /// Mails an event for its outputs; returns a future of the running loop.
+    fn _deliver_soon<'py>(
+        &self,
+        origin_hash: &Bound<'py, PyAny>,
+        event: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        entry("DaemonRuntime.deliver_async", || {
+            self.check("DaemonRuntime.deliver_async")?;
+            crate::send::deliver_soon(self, origin_hash, event)
+        })
+    }
+
+    /// Mails an event for its receipt; returns a future of the running loop, and the event as it was numbered.
+    fn _send_soon<'py>(
+        &self,
+        origin_hash: &Bound<'py, PyAny>,
+        event: &Bound<'py, PyAny>,
+    ) -> PyResult<(Bound<'py, PyAny>, u64, u64)> {
+        entry("DaemonRuntime.send_async", || {
+            self.check("DaemonRuntime.send_async")?;
+            crate::send::send_soon(self, origin_hash, event)
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("DaemonRuntime({:?}, <{} daemons>)", self.runtime.lifecycle(), self.runtime.registry().count())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.mesh)?;
+        visit.call(&self.registry)?;
+        visit.call(&self.factories)?;
+        self.home.traverse(&visit)
+    }
+}
+
+/// Writes a new file, whole or not at all.
+fn write_new(file: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut created = std::fs::OpenOptions::new().write(true).create_new(true).open(file)?;
+    let written = created.write_all(bytes).and_then(|()| created.sync_all());
+    if written.is_err() {
+        drop(created);
+        let _ = std::fs::remove_file(file);
+    }
+    written
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyRuntime>()
+}

@@ -1,0 +1,251 @@
+//! Sending: events that are mailed to a daemon, for a receipt or for their outputs.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use meshos_core::id::Origin;
+use meshos_node::clock::Deadline;
+use meshos_node::deliver::Want;
+use meshos_node::mailbox::{Letter, PostError};
+use meshos_node::slot::Slot;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyTimeoutError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyList};
+use pyo3::intern;
+
+use crate::aio;
+use crate::args;
+use crate::causal::PyCausalEvent;
+use crate::daemon::{PyDaemon, PyEvent};
+use crate::errors::{self, LoopClosed, SendTimeout, StaleDaemon};
+use crate::reply::{Reply, To, Tray, Waited};
+use crate::runtime::PyRuntime;
+
+/// Events of `send_many` that are under way at once.
+const WINDOW: usize = 64;
+
+/// How long a call may wait.
+pub enum Timeout {
+    /// 30 seconds.
+    Default,
+    /// So long; `None`: without an end.
+    Given(Option<Duration>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Timeout {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        args::span(Some(&value), "timeout").map(Self::Given)
+    }
+}
+
+impl Timeout {
+    fn deadline(&self) -> Deadline {
+        match self {
+            Self::Default => Deadline::after(Duration::from_secs(30)),
+            Self::Given(Some(span)) => Deadline::after(*span),
+            Self::Given(None) => Deadline::never(),
+        }
+    }
+}
+
+/// What a caller gave: an event with its number, or a payload.
+enum Given<'py> {
+    Event(Bound<'py, PyCausalEvent>),
+    Payload(Bound<'py, PyBytes>),
+}
+
+impl<'py> Given<'py> {
+    fn read(event: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Ok(event) = event.cast::<PyCausalEvent>() {
+            return Ok(Self::Event(event.clone()));
+        }
+        match event.cast::<PyBytes>() {
+            Ok(bytes) => Ok(Self::Payload(bytes.clone())),
+            Err(_) => match args::copied(event) {
+                Some(copy) => Ok(Self::Payload(copy?)),
+                None => Err(args::wrong_type("event", "bytes, bytearray, memoryview or a CausalEvent", event)),
+            },
+        }
+    }
+
+    fn letter(&self) -> Letter<PyDaemon> {
+        match self {
+            Self::Event(event) => Letter::Event(PyEvent(event.clone().unbind())),
+            Self::Payload(bytes) => Letter::Draft(PyBackedBytes::from(bytes.clone()), bytes.as_bytes().len()),
+        }
+    }
+
+    fn numbered_event(&self) -> Option<Py<PyCausalEvent>> {
+        match self {
+            Self::Event(event) => Some(event.clone().unbind()),
+            Self::Payload(_) => None,
+        }
+    }
+
+    /// The event as it was mailed, to be sent again.
+    fn as_sent(&self, py: Python<'_>, origin: Origin, sequence: u64) -> PyResult<Py<PyCausalEvent>> {
+        match self {
+            Self::Event(event) => Ok(event.clone().unbind()),
+            Self::Payload(bytes) => Py::new(py, PyCausalEvent::outside(origin, sequence, bytes.clone())),
+        }
+    }
+}
+
+fn post(
+    py: Python<'_>,
+    runtime: &PyRuntime,
+    slot: &Arc<Slot<PyDaemon>>,
+    given: &Given<'_>,
+    want: Want,
+    to: To,
+    group: Option<Arc<AtomicBool>>,
+) -> PyResult<u64> {
+    let reply = Reply { origin: slot.origin(), event: given.numbered_event(), to };
+    let node = &runtime.runtime;
+    let letter = given.letter();
+    slot.post(node.lanes(), node.sender(), letter, want, reply, group).map_err(|(error, _reply)| match error {
+        PostError::Full => errors::backpressure(py),
+        PostError::Stale => StaleDaemon::new_err((slot.origin().get(),)),
+        PostError::Closed => LoopClosed::new_err(("the interpreter",)),
+    })
+}
+
+/// Sends one event and waits for its receipt.
+pub fn one(
+    runtime: &PyRuntime,
+    origin_hash: &Bound<'_, PyAny>,
+    event: &Bound<'_, PyAny>,
+    timeout: Timeout,
+) -> PyResult<Py<PyAny>> {
+    let py = event.py();
+    let given = Given::read(event)?;
+    let slot = runtime.reach(origin_hash)?;
+    let deadline = timeout.deadline();
+    let tray = Tray::new(1);
+    let sequence = post(py, runtime, &slot, &given, Want::Receipt, To::Tray(Arc::clone(&tray), 0), None)?;
+    let mut signal = None;
+    match py.detach(|| tray.wait(deadline, &mut signal)) {
+        Waited::Full(mut answers) => answers.pop().unwrap_or_else(|| Err(lost())),
+        Waited::TimedOut(_) => Err(timed_out(py, runtime, &slot, &given, sequence)),
+        Waited::Interrupted => Err(signal.unwrap_or_else(|| PyKeyboardInterrupt::new_err(()))),
+    }
+}
+
+fn lost() -> PyErr {
+    errors::PoisonedError::new_err(("send", "an answer was lost"))
+}
+
+fn timed_out(
+    py: Python<'_>,
+    runtime: &PyRuntime,
+    slot: &Slot<PyDaemon>,
+    given: &Given<'_>,
+    sequence: u64,
+) -> PyErr {
+    match given.as_sent(py, runtime.runtime.sender().origin, sequence) {
+        Ok(event) => SendTimeout::new_err((slot.origin().get(), event)),
+        Err(error) => error,
+    }
+}
+
+/// Sends events in order, a window at a time; stops at the first that fails, and none after it takes effect.
+pub fn many<'py>(
+    runtime: &PyRuntime,
+    origin_hash: &Bound<'py, PyAny>,
+    events: &Bound<'py, PyAny>,
+    timeout: Timeout,
+) -> PyResult<Bound<'py, PyList>> {
+    let py = events.py();
+    let given: Vec<Given<'py>> = events
+        .try_iter()
+        .map_err(|_| args::wrong_type("events", "a sequence of payloads or CausalEvent", events))?
+        .map(|event| Given::read(&event?))
+        .collect::<PyResult<_>>()?;
+    let slot = runtime.reach(origin_hash)?;
+    let deadline = timeout.deadline();
+    let mut receipts = Vec::with_capacity(given.len());
+    for window in given.chunks(WINDOW) {
+        let tray = Tray::new(window.len());
+        let group = Arc::new(AtomicBool::new(false));
+        let mut sequences = Vec::with_capacity(window.len());
+        for (place, item) in window.iter().enumerate() {
+            let to = To::Tray(Arc::clone(&tray), place);
+            let posted = post(py, runtime, &slot, item, Want::Receipt, to, Some(Arc::clone(&group)));
+            match posted {
+                Ok(sequence) => sequences.push(sequence),
+                Err(error) => {
+                    // What was mailed before it in this window goes on; the caller hears where it stopped.
+                    group.store(true, std::sync::atomic::Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        }
+        let mut signal = None;
+        match py.detach(|| tray.wait(deadline, &mut signal)) {
+            Waited::Full(answers) => {
+                for answer in answers {
+                    receipts.push(answer?);
+                }
+            }
+            Waited::TimedOut(answers) => {
+                group.store(true, std::sync::atomic::Ordering::Relaxed);
+                for (place, answer) in answers.into_iter().enumerate() {
+                    match answer {
+                        Some(answer) => drop(answer?),
+                        None => return Err(timed_out(py, runtime, &slot, &window[place], sequences[place])),
+                    }
+                }
+                return Err(PyTimeoutError::new_err(()));
+            }
+            Waited::Interrupted => {
+                group.store(true, std::sync::atomic::Ordering::Relaxed);
+                return Err(signal.unwrap_or_else(|| PyKeyboardInterrupt::new_err(())));
+            }
+        }
+    }
+    PyList::new(py, receipts)
+}
+
+fn future(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, Bound<'_, PyAny>)> {
+    let event_loop = aio::running_loop(py)?;
+    let future = event_loop.call_method0(intern!(py, "create_future"))?;
+    Ok((future, event_loop))
+}
+
+/// Mails an event for its outputs.
+pub fn deliver_soon<'py>(
+    runtime: &PyRuntime,
+    origin_hash: &Bound<'py, PyAny>,
+    event: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = event.py();
+    let event = args::instance::<PyCausalEvent>(event, "event", "CausalEvent")?.clone();
+    let slot = runtime.reach(origin_hash)?;
+    let (future, event_loop) = future(py)?;
+    let to = To::Future { future: future.clone().unbind(), event_loop: event_loop.unbind() };
+    post(py, runtime, &slot, &Given::Event(event), Want::Outputs, to, None)?;
+    Ok(future)
+}
+
+/// Mails an event for its receipt; returns the future, and the origin and number it was mailed under.
+pub fn send_soon<'py>(
+    runtime: &PyRuntime,
+    origin_hash: &Bound<'py, PyAny>,
+    event: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyAny>, u64, u64)> {
+    let py = event.py();
+    let given = Given::read(event)?;
+    let slot = runtime.reach(origin_hash)?;
+    let (future, event_loop) = future(py)?;
+    let to = To::Future { future: future.clone().unbind(), event_loop: event_loop.unbind() };
+    let sequence = post(py, runtime, &slot, &given, Want::Receipt, to, None)?;
+    let origin = match &given {
+        Given::Event(event) => event.get().link.origin,
+        Given::Payload(_) => runtime.runtime.sender().origin,
+    };
+    Ok((future, origin.get(), sequence))
+}
