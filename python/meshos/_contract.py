@@ -144,7 +144,9 @@ def _check_method(cls: type, method: str, rule: _Rule) -> None:
         given -= isinstance(found, staticmethod)
     if not isinstance(function, FunctionType):
         # Something callable that is not written in Python, or binds in a way of its own: only the call can tell.
-        if callable(function) or (hasattr(function, "__get__") and not hasattr(function, "__set__")):
+        called = callable(function)
+        bound = hasattr(function, "__get__") and not hasattr(function, "__set__")
+        if called or bound:
             return
         raise _bad_signature(cls, f"`{method}` is a {type(function).__name__}, not a method")
     code = function.__code__

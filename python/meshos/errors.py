@@ -242,19 +242,21 @@ class Backpressure(MeshOsError):
 
 # ---------------------------------------------------------------- daemons
 
+# An alias of kinds is a union of one `Literal` each: of a `Literal` with several values `stubtest` says it is no union.
+
 
 class DaemonError(MeshOsError):
     """Something about one daemon, or about the runtime that keeps it; groups what follows."""
 
 
-InvalidDaemonKind: TypeAlias = Literal[
-    "not_a_mesh_daemon",
-    "snapshot_without_restore",
-    "restore_without_snapshot",
-    "bad_signature",
-    "bad_name",
-    "factory_failed",
-]
+InvalidDaemonKind: TypeAlias = (
+    Literal["not_a_mesh_daemon"]
+    | Literal["snapshot_without_restore"]
+    | Literal["restore_without_snapshot"]
+    | Literal["bad_signature"]
+    | Literal["bad_name"]
+    | Literal["factory_failed"]
+)
 
 
 class InvalidDaemon(DaemonError, TypeError):
@@ -399,7 +401,7 @@ class FactoryAlreadyRegistered(DaemonError):
         return "factory_already_registered"
 
 
-ProcessFailedKind: TypeAlias = Literal["raised", "wrong_type", "sequence_exhausted"]
+ProcessFailedKind: TypeAlias = Literal["raised"] | Literal["wrong_type"] | Literal["sequence_exhausted"]
 
 
 class ProcessFailed(DaemonError):
@@ -443,8 +445,8 @@ class ProcessFailed(DaemonError):
         return self._kind
 
 
-CallbackFailedKind: TypeAlias = Literal["raised", "wrong_type"]
-DaemonCallback: TypeAlias = Literal["health", "saturation", "on_control"]
+CallbackFailedKind: TypeAlias = Literal["raised"] | Literal["wrong_type"]
+DaemonCallback: TypeAlias = Literal["health"] | Literal["saturation"] | Literal["on_control"]
 
 
 class CallbackFailed(DaemonError):
@@ -520,7 +522,7 @@ class DeliveryUnknown(DaemonError):
         return "delivery_unknown"
 
 
-SnapshotFailedKind: TypeAlias = Literal["raised", "wrong_type"]
+SnapshotFailedKind: TypeAlias = Literal["raised"] | Literal["wrong_type"]
 
 
 class SnapshotFailed(DaemonError):
@@ -540,9 +542,15 @@ class SnapshotFailed(DaemonError):
         return self._kind
 
 
-RestoreFailedKind: TypeAlias = Literal[
-    "raised", "stateless", "wrong_kind", "newer_schema", "bad_bindings", "wrong_chain", "failed"
-]
+RestoreFailedKind: TypeAlias = (
+    Literal["raised"]
+    | Literal["stateless"]
+    | Literal["wrong_kind"]
+    | Literal["newer_schema"]
+    | Literal["bad_bindings"]
+    | Literal["wrong_chain"]
+    | Literal["failed"]
+)
 
 
 class RestoreFailed(DaemonError):
@@ -624,7 +632,9 @@ class ChainError(MeshOsError):
     """A chain, a snapshot or a file of records does not prove what it claims; groups what follows."""
 
 
-BrokenLinkKind: TypeAlias = Literal["gap", "altered", "forked", "wrong_origin", "receipt"]
+BrokenLinkKind: TypeAlias = (
+    Literal["gap"] | Literal["altered"] | Literal["forked"] | Literal["wrong_origin"] | Literal["receipt"]
+)
 
 
 class BrokenLink(ChainError):
@@ -704,7 +714,13 @@ class FileDecodeError(ChainError):
         return "bad_file"
 
 
-SnapshotDecodeKind: TypeAlias = Literal["corrupt", "truncated", "too_large", "newer_version", "unknown_section"]
+SnapshotDecodeKind: TypeAlias = (
+    Literal["corrupt"]
+    | Literal["truncated"]
+    | Literal["too_large"]
+    | Literal["newer_version"]
+    | Literal["unknown_section"]
+)
 
 
 class SnapshotDecodeError(ChainError):
@@ -726,7 +742,7 @@ class SnapshotDecodeError(ChainError):
 
 # ---------------------------------------------------------------- identity and names
 
-IdentityErrorKind: TypeAlias = Literal["invalid_public_key", "invalid_signature", "read_only"]
+IdentityErrorKind: TypeAlias = Literal["invalid_public_key"] | Literal["invalid_signature"] | Literal["read_only"]
 
 
 class IdentityError(MeshOsError):
@@ -741,7 +757,9 @@ class IdentityError(MeshOsError):
         return self._kind
 
 
-ChannelNameErrorKind: TypeAlias = Literal["empty", "too_long", "invalid_char", "invalid_segment"]
+ChannelNameErrorKind: TypeAlias = (
+    Literal["empty"] | Literal["too_long"] | Literal["invalid_char"] | Literal["invalid_segment"]
+)
 
 
 class ChannelNameError(MeshOsError, ValueError):

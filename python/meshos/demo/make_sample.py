@@ -31,6 +31,11 @@ def make_sample(flights: Path, sample: Path) -> int:
     return len(chosen)
 
 
+def main() -> None:
+    """Make a sample of the file that the command line names."""
+    flights, *sample = map(Path, sys.argv[1:])
+    print(make_sample(flights, *sample or [SAMPLE]), "rows")
+
+
 if __name__ == "__main__":
-    source, *target = map(Path, sys.argv[1:])
-    print(make_sample(source, *target or [SAMPLE]), "rows")
+    main()
