@@ -57,6 +57,12 @@ pub struct Sum {
     kind: Arc<str>,
 }
 
+impl std::fmt::Debug for Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sum({:?})", self.total)
+    }
+}
+
 impl Sum {
     pub fn new(switches: &Arc<Switches>) -> Self {
         Self { total: AtomicU64::new(0), stateful: true, switches: Arc::clone(switches), kind: Arc::from("sum") }
