@@ -1,0 +1,142 @@
+//! 32-byte BLAKE3 digests, and the public formulas of the chain.
+//!
+//! ```text
+//! d(0) = derive_key("meshos 2026 chain genesis v1")(entity id ‖ lineage)      lineage: 32 zero bytes, or of a fork
+//! d(n) = derive_key("meshos 2026 chain event v1")(d(n-1) ‖ link n ‖ payload n)
+//! lineage of a fork = derive_key("meshos 2026 fork v1")(parent id ‖ fork sequence ‖ parent digest ‖ child id)
+//! ```
+//!
+//! Source: O'Connor, Aumasson, Neves, Wilcox-O'Hearn, "BLAKE3: one function, fast everywhere", 2020, section 2.3.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use blake3::Hasher;
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+
+use crate::id::EntityId;
+
+/// A BLAKE3 digest. Public: it is compared in ordinary time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+/// What a digest is of. Digests of different contexts never agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    /// Before the first event of a chain.
+    ChainGenesis,
+    /// After an event of a chain.
+    ChainEvent,
+    /// Descent of a forked chain.
+    Fork,
+    /// A signed checkpoint.
+    Checkpoint,
+}
+
+/// The key of each context, hashed once, in the order of [`Context`].
+static CONTEXT_KEYS: LazyLock<[ContextKey; 4]> = LazyLock::new(|| {
+    [
+        Context::ChainGenesis,
+        Context::ChainEvent,
+        Context::Fork,
+        Context::Checkpoint,
+    ]
+    .map(|context| hash_derive_key_context(context.text()))
+});
+
+impl Context {
+    /// The text that the key of this context is derived from.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::ChainGenesis => "meshos 2026 chain genesis v1",
+            Self::ChainEvent => "meshos 2026 chain event v1",
+            Self::Fork => "meshos 2026 fork v1",
+            Self::Checkpoint => "meshos 2026 checkpoint v1",
+        }
+    }
+
+    fn hasher(self) -> Hasher {
+        Hasher::new_from_context_key(&CONTEXT_KEYS[self as usize])
+    }
+}
+
+impl Digest {
+    /// 32 zero bytes: "none", and the lineage of a chain that is no fork.
+    pub const ZERO: Self = Self([0; 32]);
+
+    /// Takes 32 bytes.
+    #[must_use]
+    pub const fn from_bytes(raw: [u8; 32]) -> Self {
+        Self(raw)
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first 8 bytes as a little-endian number: what a link names its parent by.
+    #[must_use]
+    pub const fn head8(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Digest before the first event of `entity`.
+#[must_use]
+pub fn genesis(entity: &EntityId, lineage: &Digest) -> Digest {
+    derive(Context::ChainGenesis, &[entity.as_bytes(), &lineage.0])
+}
+
+/// Lineage of `child`, forked from `parent` after its event `sequence`, where its chain had `parent_digest`.
+#[must_use]
+pub fn fork_lineage(parent: &EntityId, sequence: u64, parent_digest: &Digest, child: &EntityId) -> Digest {
+    derive(
+        Context::Fork,
+        &[
+            parent.as_bytes(),
+            &sequence.to_le_bytes(),
+            &parent_digest.0,
+            child.as_bytes(),
+        ],
+    )
+}
+
+/// Digest after an event, from the digest before it.
+#[must_use]
+pub fn event(head: &Digest, link: &[u8; 32], payload: &[u8]) -> Digest {
+    let mut hasher = Context::ChainEvent.hasher();
+    hasher.update(&head.0).update(link).update(payload);
+    Digest(*hasher.finalize().as_bytes())
+}
+
+/// Digest of the concatenated `parts` in a context.
+#[must_use]
+pub fn derive(context: Context, parts: &[&[u8]]) -> Digest {
+    let mut hasher = context.hasher();
+    for part in parts {
+        hasher.update(part);
+    }
+    Digest(*hasher.finalize().as_bytes())
+}
+
+/// Plain BLAKE3, for content: whole snapshots, chunks, files.
+#[must_use]
+pub fn plain(bytes: &[u8]) -> Digest {
+    Digest(*blake3::hash(bytes).as_bytes())
+}
