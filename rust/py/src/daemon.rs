@@ -48,7 +48,7 @@ impl PyState {
     /// As `bytes`: the very object when it is whole.
     pub fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         if self.range.len() == self.bytes.len() {
-            return (&*self.bytes).into_pyobject(py);
+            return Ok((&*self.bytes).into_pyobject(py)?);
         }
         Ok(PyBytes::new(py, self.as_ref()))
     }

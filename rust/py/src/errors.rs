@@ -17,8 +17,9 @@ use pyo3::import_exception;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::daemon::{PyDaemon, UserError};
+use crate::daemon::PyDaemon;
 use crate::identity::entity_id;
+use crate::user::UserError;
 
 import_exception!(meshos.errors, ConfigError);
 import_exception!(meshos.errors, InvalidArgument);

@@ -53,7 +53,7 @@ impl PyDaemonHandle {
     #[getter]
     #[pyo3(name = "ref")]
     fn reference(&self) -> PyDaemonRef {
-        PyDaemonRef::new(self.slot.origin(), self.slot.name())
+        PyDaemonRef { id: self.slot.origin(), name: self.slot.name().to_string() }
     }
 
     #[getter]

@@ -202,7 +202,8 @@ impl PyRegistry {
     fn daemons<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         entry("DaemonRegistry.daemons", || {
             self.born.check("DaemonRegistry")?;
-            let refs = self.registry.list().into_iter().map(|slot| PyDaemonRef::new(slot.origin(), slot.name()));
+            let refs = self.registry.list();
+            let refs = refs.iter().map(|slot| PyDaemonRef { id: slot.origin(), name: slot.name().to_string() });
             PyTuple::new(py, refs.map(|named| Py::new(py, named)).collect::<PyResult<Vec<_>>>()?)
         })
     }

@@ -14,6 +14,7 @@ use meshos_node::daemon::Daemon;
 use meshos_node::pulse::Asking;
 use meshos_node::runtime::{ReachError, Runtime};
 use meshos_node::slot::{EnterError, Slot};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyType};
 use pyo3::{PyTraverseError, PyVisit};
@@ -402,9 +403,8 @@ impl PyRuntime {
             let report = verify(&events, &exported.checkpoints, &exported.certificates, &exported.entity, &[])
                 .map_err(|error| errors::chain(&error))?;
             let (entity, certificates, checkpoints) = (exported.entity, exported.certificates, exported.checkpoints);
-            let bytes = ChainExport::new(entity, certificates, checkpoints, events)
-                .encode()
-                .map_err(|error| errors::file(&error))?;
+            let bytes = ChainExport { entity, certificates, checkpoints, events }.encode();
+            let bytes = bytes.map_err(|error| PyValueError::new_err(error.to_string()))?;
             py.detach(|| write_new(&file, &bytes))?;
             Ok(PyChainReport::new(report))
         })
