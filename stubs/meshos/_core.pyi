@@ -1,0 +1,1205 @@
+"""The compiled module. Its public names have a home module each; import them from there."""
+
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime, timedelta
+from os import PathLike
+from types import TracebackType
+from typing import ClassVar, Final, Literal, Self, TypeAlias, TypeVar, final
+
+from nacl.signing import SigningKey, VerifyKey
+
+from typing_extensions import disjoint_base
+
+from meshos.channel import ChannelName
+from meshos.control import DaemonControl
+from meshos.daemon import DaemonLifecycleObserver, MeshDaemon
+from meshos.identity import EntityId
+
+__version__: str
+
+_D = TypeVar("_D", bound=MeshDaemon)
+_R = TypeVar("_R")
+
+_BytesLike: TypeAlias = bytes | bytearray | memoryview
+_OriginHash: TypeAlias = int
+_NodeId: TypeAlias = int
+
+# ---------------------------------------------------------------- identity, name: what `EntityId` and `ChannelName` call
+
+def entity_id_bytes(raw: _BytesLike) -> bytes: ...
+def entity_id_origin_hash(entity_id: EntityId) -> _OriginHash: ...
+def entity_id_node_id(entity_id: EntityId) -> _NodeId: ...
+def channel_name_text(name: str) -> str: ...
+def channel_name_is_prefix_of(name: str, other: str) -> bool: ...
+@final
+class Identity:
+    """A key pair, or its public half alone. The secret is in no repr, pickle, log or error.
+
+    Two are equal when their public keys are. It is shared with the daemons spawned under it: `erase` reaches theirs.
+    """
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Make a key from the operating system's randomness."""
+    @classmethod
+    def from_seed(cls, seed: _BytesLike) -> Self:
+        """Make the key of a 32-byte seed; raises `InvalidArgument`."""
+    @classmethod
+    def from_signing_key(cls, key: SigningKey) -> Self:
+        """Take over a PyNaCl key."""
+    @classmethod
+    def public_only(cls, key: EntityId | VerifyKey) -> Self:
+        """Make an identity that names and verifies, and cannot sign; raises `IdentityError` for an unusable key."""
+    @property
+    def entity_id(self) -> EntityId:
+        """The public key."""
+    @property
+    def origin_hash(self) -> _OriginHash:
+        """The handle of a daemon with this key."""
+    @property
+    def is_read_only(self) -> bool:
+        """Whether there is no secret half, or no longer."""
+    def sign(self, message: _BytesLike) -> bytes:
+        """Return a 64-byte signature; raises `IdentityError` of kind "read_only"."""
+    def verify(self, message: _BytesLike, signature: _BytesLike) -> None:
+        """Check a signature strictly; raises `IdentityError` of kind "invalid_signature"."""
+    def to_signing_key(self) -> SigningKey:
+        """Hand the secret out as a PyNaCl key; raises `IdentityError` of kind "read_only"."""
+    def erase(self) -> None:
+        """Wipe the secret half; may be called twice."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- capability
+
+@final
+class CapabilitySet:
+    """Tags such as `hardware.gpu` or `software.cuda=12`, and metadata. `a=b` and `a:b` are one tag."""
+
+    __match_args__: Final = ("tags", "metadata")
+    def __new__(cls, tags: Iterable[str] = (), metadata: Mapping[str, str] = ...) -> Self:
+        """Raise `InvalidArgument` for a malformed tag or a reserved prefix."""
+    @property
+    def tags(self) -> frozenset[str]:
+        """The tags, in the form with `=`."""
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What else is known of it; read only."""
+    def has_tag(self, tag: str) -> bool:
+        """Whether a tag is there, in either form."""
+    def __or__(self, other: CapabilitySet, /) -> CapabilitySet: ...
+    def __ror__(self, other: CapabilitySet, /) -> CapabilitySet: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class CapabilityFilter:
+    """Hard requirements on a node; the empty filter fits everywhere. A requirement that cannot be judged fails."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        require_tags: Iterable[str] = ...,
+        require_models: Iterable[str] = ...,
+        require_tools: Iterable[str] = ...,
+        require_modalities: Iterable[str] = ...,
+        require_gpu: bool = False,
+        gpu_vendor: _GpuVendor | None = None,
+        min_memory_gb: float | None = None,
+        min_vram_gb: float | None = None,
+        min_context_length: int | None = None,
+    ) -> Self:
+        """Raise `InvalidArgument` for a malformed tag, or a minimum that is negative or no number."""
+    @property
+    def require_tags(self) -> frozenset[str]:
+        """All of these tags."""
+    @property
+    def require_models(self) -> frozenset[str]:
+        """One of these models."""
+    @property
+    def require_tools(self) -> frozenset[str]:
+        """One of these tools."""
+    @property
+    def require_modalities(self) -> frozenset[str]:
+        """Each of these, by some model."""
+    @property
+    def require_gpu(self) -> bool:
+        """A GPU."""
+    @property
+    def gpu_vendor(self) -> _GpuVendor | None:
+        """A GPU of this vendor."""
+    @property
+    def min_memory_gb(self) -> float | None:
+        """So much memory."""
+    @property
+    def min_vram_gb(self) -> float | None:
+        """So much memory of a GPU."""
+    @property
+    def min_context_length(self) -> int | None:
+        """Some model with a context of so many tokens."""
+    def matches(self, offered: CapabilitySet) -> bool:
+        """Whether all that is required is offered."""
+    def missing(self, offered: CapabilitySet) -> tuple[str, ...]:
+        """Name what is missing, in words, for a person."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+_GpuVendor: TypeAlias = Literal["nvidia", "amd", "intel", "apple", "qualcomm"]
+
+# ---------------------------------------------------------------- chain
+
+@final
+class CausalLink:
+    """One link, 32 bytes on the wire: who, having seen what, as which event, after which event."""
+
+    __match_args__: Final = ("origin_hash", "horizon_encoded", "sequence", "parent_hash")
+    def __new__(cls, origin_hash: _OriginHash, horizon_encoded: int, sequence: int, parent_hash: int) -> Self: ...
+    @property
+    def origin_hash(self) -> _OriginHash:
+        """Whose chain it is a link of."""
+    @property
+    def horizon_encoded(self) -> int:
+        """64-bit sketch of the origins seen before; no false negatives."""
+    @property
+    def sequence(self) -> int:
+        """Position in the chain, from 1."""
+    @property
+    def parent_hash(self) -> int:
+        """First 8 bytes, little endian, of the digest of everything before."""
+    def to_bytes(self) -> bytes:
+        """Return the 32 bytes."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read exactly 32 bytes; raises `InvalidArgument`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ObservedHorizon:
+    """The exact map of origin to highest sequence seen."""
+
+    def __new__(cls, seen: Mapping[_OriginHash, int] = ...) -> Self: ...
+    def observe(self, origin_hash: _OriginHash, sequence: int) -> None:
+        """Take note of an event."""
+    def has_observed(self, origin_hash: _OriginHash, sequence: int) -> bool:
+        """Whether an event of this origin, or a later one, was seen."""
+    def as_mapping(self) -> Mapping[_OriginHash, int]:
+        """Return a copy: origin to highest sequence seen."""
+    @property
+    def encoded(self) -> int:
+        """The 64-bit sketch that links carry."""
+
+@final
+class CausalChainBuilder:
+    """Appends to one chain; its 32-byte head digest is all that a restored chain needs to continue."""
+
+    def __new__(cls, entity_id: EntityId) -> Self:
+        """Begin at the virtual genesis, sequence 0."""
+    @classmethod
+    def from_head(cls, entity_id: EntityId, head: CausalLink, head_digest: _BytesLike) -> Self:
+        """Continue after `head`; raises `BrokenLink` when it is not of `entity_id`."""
+    def append(self, payload: _BytesLike, horizon_encoded: int = 0) -> CausalEvent:
+        """Append one event; raises `ChainError` after 2^64 - 1 of them."""
+    @property
+    def entity_id(self) -> EntityId:
+        """Whose chain it is."""
+    @property
+    def origin_hash(self) -> _OriginHash:
+        """The handle of the entity."""
+    @property
+    def sequence(self) -> int:
+        """Events appended since genesis."""
+    @property
+    def head_link(self) -> CausalLink:
+        """The last link."""
+    @property
+    def head_digest(self) -> bytes:
+        """32 bytes that commit to the whole chain."""
+
+_Reason: TypeAlias = Literal["spawn", "move", "restart", "takeover"]
+
+@final
+class Certificate:
+    """Who may speak for an entity: this node, in this epoch, from this sequence on."""
+
+    __match_args__: Final = (
+        "entity_id",
+        "epoch",
+        "node",
+        "from_sequence",
+        "digest",
+        "reason",
+        "signer",
+        "signature",
+    )
+    def __new__(
+        cls,
+        entity_id: EntityId,
+        epoch: int,
+        node: EntityId,
+        from_sequence: int,
+        digest: _BytesLike,
+        reason: _Reason,
+        signer: EntityId,
+        signature: _BytesLike,
+    ) -> Self: ...
+    @property
+    def entity_id(self) -> EntityId:
+        """Whom it speaks for."""
+    @property
+    def epoch(self) -> int:
+        """Term of ownership."""
+    @property
+    def node(self) -> EntityId:
+        """The node that speaks."""
+    @property
+    def from_sequence(self) -> int:
+        """Position after which the node speaks."""
+    @property
+    def digest(self) -> bytes:
+        """Chain digest at `from_sequence`."""
+    @property
+    def reason(self) -> _Reason:
+        """What began the epoch."""
+    @property
+    def signer(self) -> EntityId:
+        """Who signed it."""
+    @property
+    def signature(self) -> bytes:
+        """64 bytes."""
+    def to_bytes(self) -> bytes:
+        """Return its form on the wire."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read exactly one; raises `FileDecodeError`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Checkpoint:
+    """What the node that speaks for an entity signed: up to `sequence` the chain has this digest."""
+
+    __match_args__: Final = ("entity_id", "epoch", "sequence", "digest", "at", "previous", "signature")
+    def __new__(
+        cls,
+        entity_id: EntityId,
+        epoch: int,
+        sequence: int,
+        digest: _BytesLike,
+        at: datetime,
+        previous: _BytesLike,
+        signature: _BytesLike,
+    ) -> Self:
+        """Raise `InvalidArgument` unless `at` is aware, and a whole number of milliseconds since 1970."""
+    @property
+    def entity_id(self) -> EntityId:
+        """Whose chain it is about."""
+    @property
+    def epoch(self) -> int:
+        """Term of ownership in which it was signed."""
+    @property
+    def sequence(self) -> int:
+        """Position that it vouches for, and everything before."""
+    @property
+    def digest(self) -> bytes:
+        """Chain digest at `sequence`."""
+    @property
+    def at(self) -> datetime:
+        """When it was signed, by the node's wall clock, in UTC."""
+    @property
+    def previous(self) -> bytes:
+        """Digest of the checkpoint before; 32 zero bytes for the first."""
+    @property
+    def signature(self) -> bytes:
+        """64 bytes."""
+    def to_bytes(self) -> bytes:
+        """Return its form on the wire."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read exactly one; raises `FileDecodeError`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ForkRecord:
+    """The signed descent of one entity from another."""
+
+    __match_args__: Final = (
+        "parent",
+        "child",
+        "fork_sequence",
+        "parent_digest",
+        "from_snapshot_sequence",
+        "signer",
+        "signatures",
+    )
+    def __new__(
+        cls,
+        parent: EntityId,
+        child: EntityId,
+        fork_sequence: int,
+        parent_digest: _BytesLike,
+        from_snapshot_sequence: int | None,
+        signer: EntityId,
+        signatures: tuple[_BytesLike, _BytesLike],
+    ) -> Self: ...
+    @property
+    def parent(self) -> EntityId:
+        """The entity that was forked."""
+    @property
+    def child(self) -> EntityId:
+        """The entity that came of it."""
+    @property
+    def fork_sequence(self) -> int:
+        """Position of the parent's chain after which it was forked."""
+    @property
+    def parent_digest(self) -> bytes:
+        """Digest of the parent's chain there."""
+    @property
+    def from_snapshot_sequence(self) -> int | None:
+        """Position of the snapshot that the child began with, if with one."""
+    @property
+    def signer(self) -> EntityId:
+        """The parent, or an operator."""
+    @property
+    def signatures(self) -> tuple[bytes, bytes]:
+        """Of the signer and of the child."""
+    def verify(self) -> None:
+        """Check both signatures and the genesis of the child; raises `BadSignature`."""
+    def to_bytes(self) -> bytes:
+        """Return its form on the wire."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read and verify exactly one; raises `ChainError`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+def fork_entity(
+    parent: Identity, fork_sequence: int, parent_digest: _BytesLike, *, from_snapshot_sequence: int | None = None
+) -> tuple[Identity, ForkRecord, CausalChainBuilder]:
+    """Make a fresh identity with signed descent, and the builder of its chain.
+
+    Raises `IdentityError` of kind "read_only" for a public-only parent.
+    """
+
+@final
+class OwnerSpan:
+    """One node's time as the speaker of a chain."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls, *, node: EntityId, epoch: int, first_sequence: int, last_sequence: int, rolled_back_from: int | None
+    ) -> Self: ...
+    @property
+    def node(self) -> EntityId:
+        """Who spoke."""
+    @property
+    def epoch(self) -> int:
+        """In which term."""
+    @property
+    def first_sequence(self) -> int:
+        """First event of the span."""
+    @property
+    def last_sequence(self) -> int:
+        """Last event of the span."""
+    @property
+    def rolled_back_from(self) -> int | None:
+        """Sequence from which the next record declared this span rolled back."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ChainReport:
+    """What a chain proves."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        entity_id: EntityId,
+        events: int,
+        first_sequence: int,
+        last_sequence: int,
+        signed_through: int,
+        digest: _BytesLike,
+        owners: tuple[OwnerSpan, ...],
+    ) -> Self: ...
+    @property
+    def entity_id(self) -> EntityId:
+        """Whose chain it is."""
+    @property
+    def events(self) -> int:
+        """How many events were checked."""
+    @property
+    def first_sequence(self) -> int:
+        """Above 1 when older outputs were not retained; then the first checkpoint vouches for them."""
+    @property
+    def last_sequence(self) -> int:
+        """The last event."""
+    @property
+    def signed_through(self) -> int:
+        """Highest sequence that a signed checkpoint covers."""
+    @property
+    def digest(self) -> bytes:
+        """Digest of the chain at its end."""
+    @property
+    def owners(self) -> tuple[OwnerSpan, ...]:
+        """Who spoke for it, oldest first."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+def verify(
+    events: Iterable[CausalEvent],
+    checkpoints: Iterable[Checkpoint],
+    certificates: Iterable[Certificate],
+    entity_id: EntityId,
+) -> ChainReport:
+    """Check a chain, oldest first, or a part of it that follows a checkpoint.
+
+    Raises `ChainError` naming the first bad event.
+    """
+
+def verify_chain(
+    file: str | PathLike[str], entity_id: EntityId, *, receipts: Iterable[Receipt] = ()
+) -> ChainReport:
+    """Check a file of `export_chain` with the public key alone, and that the receipts fit.
+
+    Raises `ChainError` naming the first bad event, and `OSError` when the file cannot be read.
+    """
+
+@final
+class Receipt:
+    """The acknowledgement of one event: it took effect, there, and left the chain like this."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        origin_hash: _OriginHash,
+        epoch: int,
+        processed: int,
+        sequence: int,
+        head: _BytesLike,
+        event_origin: _OriginHash,
+        event_sequence: int,
+        duplicate: bool = False,
+    ) -> Self: ...
+    @property
+    def origin_hash(self) -> _OriginHash:
+        """The daemon that processed the event."""
+    @property
+    def epoch(self) -> int:
+        """Term of ownership of the daemon."""
+    @property
+    def processed(self) -> int:
+        """Events the daemon had processed since it began, this one included."""
+    @property
+    def sequence(self) -> int:
+        """Position of its chain afterwards."""
+    @property
+    def head(self) -> bytes:
+        """32-byte digest of its chain afterwards."""
+    @property
+    def event_origin(self) -> _OriginHash:
+        """Who emitted the event."""
+    @property
+    def event_sequence(self) -> int:
+        """Its number there."""
+    @property
+    def duplicate(self) -> bool:
+        """Whether it took effect at an earlier try; the other values are those of that try. Not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- snapshot
+
+@final
+class StateSnapshot:
+    """One daemon at one position: state, chain head, cursors, receipts and subscriptions, closed by a digest."""
+
+    @classmethod
+    def from_bytes(cls, data: _BytesLike, *, bytes_max: int = 17179869184) -> Self:
+        """Read one back, strictly, of at most `bytes_max` bytes; raises `SnapshotDecodeError`."""
+    def to_bytes(self) -> bytes:
+        """Return its form on the wire."""
+    @property
+    def kind(self) -> str:
+        """Name under which the daemon's class is registered."""
+    @property
+    def schema(self) -> int:
+        """Version of the state's format."""
+    @property
+    def entity_id(self) -> EntityId:
+        """The daemon's key."""
+    @property
+    def origin_hash(self) -> _OriginHash:
+        """The daemon's handle."""
+    @property
+    def epoch(self) -> int:
+        """Term of ownership in which it was taken."""
+    @property
+    def sequence(self) -> int:
+        """Position of the daemon's own chain."""
+    @property
+    def processed(self) -> int:
+        """Events processed since the daemon began."""
+    @property
+    def head_link(self) -> CausalLink:
+        """The last link of the daemon's chain."""
+    @property
+    def head_digest(self) -> bytes:
+        """32 bytes that commit to the daemon's whole chain."""
+    @property
+    def cursors(self) -> Mapping[_OriginHash, int]:
+        """Highest sequence processed of direct sends and deliveries, by origin; read only."""
+    @property
+    def state(self) -> bytes:
+        """What the daemon's `snapshot` returned."""
+    @property
+    def taken_at(self) -> datetime:
+        """When it was taken, by the node's wall clock, in UTC."""
+    def __len__(self) -> int:
+        """Return the encoded size in bytes."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- daemon
+
+@final
+class DaemonRef:
+    """Names a daemon: `id` decides; `name` is for people and is not compared."""
+
+    __match_args__: Final = ("id", "name")
+    def __new__(cls, id: _OriginHash, name: str = "") -> Self: ...
+    @property
+    def id(self) -> _OriginHash:
+        """The daemon's handle."""
+    @property
+    def name(self) -> str:
+        """Its label."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Healthy:
+    """Working."""
+
+    __match_args__: Final = ()
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Degraded:
+    """Working, but not well."""
+
+    __match_args__: Final = ("reason",)
+    def __new__(cls, reason: str) -> Self: ...
+    @property
+    def reason(self) -> str:
+        """What is wrong."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Unhealthy:
+    """Alive, but not working; that is not a crash."""
+
+    __match_args__: Final = ("reason",)
+    def __new__(cls, reason: str = "") -> Self: ...
+    @property
+    def reason(self) -> str:
+        """What is wrong; may be empty."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+_Health: TypeAlias = Healthy | Degraded | Unhealthy
+
+@final
+class DaemonHostConfig:
+    """How one daemon is kept."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        auto_snapshot_interval: int = 0,
+        max_log_entries: int = 10000,
+        delivery: Literal["once", "at_least_once"] = "once",
+        on_error: Literal["raise", "restore"] = "raise",
+        outputs_max: int = 10000,
+        outputs_bytes_max: int = 67108864,
+    ) -> Self:
+        """Raise `ConfigError` for an option out of range."""
+    @property
+    def auto_snapshot_interval(self) -> int:
+        """Events between snapshots that are taken on their own; 0: none."""
+    @property
+    def max_log_entries(self) -> int:
+        """Inputs kept since the newest snapshot when `on_error` is "restore"; one more forces a snapshot first."""
+    @property
+    def delivery(self) -> Literal["once", "at_least_once"]:
+        """What happens to a number seen before."""
+    @property
+    def on_error(self) -> Literal["raise", "restore"]:
+        """State after a raise: as user code left it, or rebuilt from the newest snapshot and the inputs since."""
+    @property
+    def outputs_max(self) -> int:
+        """Outputs kept for export; older ones are dropped, and the export begins after them."""
+    @property
+    def outputs_bytes_max(self) -> int:
+        """Payload bytes of the outputs kept for export."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DaemonStats:
+    """Counters of one daemon since it began; they move with it."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        events_processed: int,
+        events_emitted: int,
+        duplicates: int,
+        errors: int,
+        snapshots_taken: int,
+        restarts: int,
+    ) -> Self: ...
+    @property
+    def events_processed(self) -> int:
+        """Events that took effect."""
+    @property
+    def events_emitted(self) -> int:
+        """Events appended to its chain."""
+    @property
+    def duplicates(self) -> int:
+        """Events that had taken effect before, and changed nothing."""
+    @property
+    def errors(self) -> int:
+        """Calls of `process` that failed."""
+    @property
+    def snapshots_taken(self) -> int:
+        """Snapshots taken."""
+    @property
+    def restarts(self) -> int:
+        """Times that it was rebuilt, or continued from an older snapshot."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class SubscriptionBinding:
+    """One entry of a daemon's ledger of subscriptions; it moves with the daemon."""
+
+    __match_args__: Final = ("publisher", "channel", "token")
+    def __new__(cls, publisher: _NodeId, channel: str, token: _BytesLike | None = None) -> Self:
+        """Raise `ChannelNameError`, or `InvalidArgument` for a token above 65535 bytes."""
+    @property
+    def publisher(self) -> _NodeId:
+        """The node that publishes."""
+    @property
+    def channel(self) -> ChannelName:
+        """What it publishes there."""
+    @property
+    def token(self) -> bytes | None:
+        """What permits to subscribe."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DaemonBindings:
+    """A frozen view of a ledger."""
+
+    __match_args__: Final = ("subscriptions",)
+    def __new__(cls, subscriptions: Iterable[SubscriptionBinding] = ()) -> Self:
+        """Raise `InvalidArgument` when a channel of a node is there twice."""
+    @property
+    def subscriptions(self) -> tuple[SubscriptionBinding, ...]:
+        """The entries, ordered by publisher and channel."""
+    def to_bytes(self) -> bytes:
+        """Return its form on the wire; an empty ledger is no bytes."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read strictly; raises `FileDecodeError`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- events
+
+@final
+class Registered:
+    """The daemon is in the registry."""
+
+    __match_args__: Final = ()
+    kind: ClassVar[Literal["registered"]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Unregistered:
+    """The daemon left the registry."""
+
+    __match_args__: Final = ()
+    kind: ClassVar[Literal["unregistered"]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Crashed:
+    """The daemon's code raised, or it could not be restored."""
+
+    __match_args__: Final = ("reason",)
+    kind: ClassVar[Literal["crashed"]]
+    def __new__(cls, reason: str) -> Self: ...
+    @property
+    def reason(self) -> str:
+        """The error, in one line."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class HealthChanged:
+    """The daemon reports another health."""
+
+    __match_args__: Final = ("health",)
+    kind: ClassVar[Literal["health_changed"]]
+    def __new__(cls, health: _Health) -> Self: ...
+    @property
+    def health(self) -> _Health:
+        """What it reports now."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class SaturationChanged:
+    """The daemon reports another load."""
+
+    __match_args__: Final = ("saturation",)
+    kind: ClassVar[Literal["saturation_changed"]]
+    def __new__(cls, saturation: float) -> Self:
+        """Raise `InvalidArgument` unless `saturation` is from 0 to 1."""
+    @property
+    def saturation(self) -> float:
+        """0 (idle) to 1 (full)."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+_Signal: TypeAlias = Registered | Unregistered | Crashed | HealthChanged | SaturationChanged
+
+@final
+class DaemonLifecycleEvent:
+    """Something happened to a daemon; `number` rises by one with each event of a registry."""
+
+    __match_args__: Final = ("daemon", "signal", "at", "number")
+    def __new__(cls, daemon: DaemonRef, signal: _Signal, at: datetime, number: int) -> Self:
+        """Raise `InvalidArgument` unless `at` is aware, and not before 1970."""
+    @property
+    def daemon(self) -> DaemonRef:
+        """Whom it happened to."""
+    @property
+    def signal(self) -> _Signal:
+        """What happened."""
+    @property
+    def at(self) -> datetime:
+        """When, by the node's wall clock, in UTC."""
+    @property
+    def number(self) -> int:
+        """Position in the registry's sequence of events, from 1."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- control
+
+@final
+class Shutdown:
+    """Finish in-flight work and leave within `grace`; after `deadline` the daemon is stopped."""
+
+    __match_args__: Final = ("grace", "deadline")
+    kind: ClassVar[Literal["shutdown"]]
+    def __new__(cls, grace: timedelta, deadline: datetime) -> Self:
+        """Raise `InvalidArgument` for a negative `grace`, and a `deadline` that is naive or before 1970."""
+    @property
+    def grace(self) -> timedelta:
+        """Time left when the call was made."""
+    @property
+    def deadline(self) -> datetime:
+        """By the node's wall clock, in UTC."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DrainStart:
+    """Take no new work on; what is in flight may go on for `grace`."""
+
+    __match_args__: Final = ("grace", "deadline")
+    kind: ClassVar[Literal["drain_start"]]
+    def __new__(cls, grace: timedelta, deadline: datetime) -> Self:
+        """Raise `InvalidArgument` for a negative `grace`, and a `deadline` that is naive or before 1970."""
+    @property
+    def grace(self) -> timedelta:
+        """Time left when the call was made."""
+    @property
+    def deadline(self) -> datetime:
+        """By the node's wall clock, in UTC."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DrainFinish:
+    """Leave now; abandoning work is allowed."""
+
+    __match_args__: Final = ()
+    kind: ClassVar[Literal["drain_finish"]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Resume:
+    """The drain was called off, or the node is back in service."""
+
+    __match_args__: Final = ()
+    kind: ClassVar[Literal["resume"]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class BackpressureOn:
+    """Shrink optional work in proportion to `level`, 0 to 1."""
+
+    __match_args__: Final = ("level",)
+    kind: ClassVar[Literal["backpressure_on"]]
+    def __new__(cls, level: float) -> Self:
+        """Raise `InvalidArgument` unless `level` is from 0 to 1."""
+    @property
+    def level(self) -> float:
+        """0 (none) to 1 (stop all optional work)."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class BackpressureOff:
+    """Go on as usual."""
+
+    __match_args__: Final = ()
+    kind: ClassVar[Literal["backpressure_off"]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- events and outputs
+
+@final
+class CausalEvent:
+    """A payload with its link: what `process` is given, and what its outputs become."""
+
+    __match_args__: Final = ("link", "payload")
+    def __new__(cls, link: CausalLink, payload: _BytesLike) -> Self: ...
+    @staticmethod
+    def external(origin_hash: int, sequence: int, payload: _BytesLike) -> CausalEvent:
+        """Make an event from outside the mesh: no parent, no horizon, `sequence` from 1; raises `InvalidArgument` for 0."""
+    @property
+    def link(self) -> CausalLink: ...
+    @property
+    def payload(self) -> bytes:
+        """The very object it was made with, if that was `bytes`."""
+    @property
+    def origin_hash(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def received_at(self) -> datetime:
+        """When this node took it in, in UTC; in no digest, and not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Output:
+    """One emitted payload; it always goes to the daemon's chain."""
+
+    __match_args__: Final = ("payload",)
+    def __new__(cls, payload: _BytesLike) -> Self: ...
+    @property
+    def payload(self) -> bytes: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the node and its runtime
+
+@final
+class Mesh:
+    """One node, in this process. Its key never leaves the extension; no method signs with it."""
+
+    @staticmethod
+    def local(*, identity: Identity | None = None) -> Mesh:
+        """Make a node of its own, with a fresh key or the given one; raises `IdentityError` for a public-only identity."""
+    @property
+    def node_id(self) -> int: ...
+    @property
+    def entity_id(self) -> EntityId: ...
+    def close(self) -> None:
+        """Leave: shuts down the runtime of this node, within 5 s. Does nothing the second time."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None: ...
+
+@final
+class FactoryEntry:
+    """How one daemon is rebuilt."""
+
+    __match_args__: Final = ("kind", "config", "has_key")
+    def __new__(cls, kind: str, config: DaemonHostConfig, has_key: bool) -> Self: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def config(self) -> DaemonHostConfig: ...
+    @property
+    def has_key(self) -> bool:
+        """Whether this node has the daemon's secret key."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DaemonFactoryRegistry:
+    """How to make daemons, by kind."""
+
+    def register(self, kind: str, factory: Callable[[], MeshDaemon]) -> None:
+        """Add a kind; raises `FactoryAlreadyRegistered`, `InvalidDaemon` for a class that does not keep the contract."""
+    def construct(self, kind: str) -> MeshDaemon:
+        """Call the factory of a kind; raises `FactoryNotFound`, or `InvalidDaemon` with its exception as `__cause__`."""
+    def kinds(self) -> frozenset[str]: ...
+    def entry(self, origin_hash: int) -> FactoryEntry | None:
+        """Tell how a daemon that is live here is rebuilt."""
+
+@final
+class DaemonHandle:
+    """Names a daemon that was spawned; dropping it does not stop the daemon."""
+
+    @property
+    def origin_hash(self) -> int: ...
+    @property
+    def entity_id(self) -> EntityId: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def ref(self) -> DaemonRef: ...
+    @property
+    def stats(self) -> DaemonStats:
+        """The counters as last known on this node; never waits."""
+    def snapshot(self) -> StateSnapshot | None:
+        """Do as `DaemonRuntime.snapshot`."""
+    def snapshot_async(self) -> Coroutine[None, None, StateSnapshot | None]:
+        """Twin of `snapshot`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DaemonHost:
+    """One daemon with its key, chain, horizon and ledger, and without a runtime: for embedding and tests. Calls never overlap."""
+
+    def __new__(cls, daemon: MeshDaemon, keypair: Identity, config: DaemonHostConfig | None = None) -> Self:
+        """Begin at genesis; raises `InvalidDaemon`."""
+    @staticmethod
+    def from_fork(
+        daemon: MeshDaemon, keypair: Identity, chain: CausalChainBuilder, config: DaemonHostConfig | None = None
+    ) -> DaemonHost:
+        """Begin fresh on the chain of `fork_entity`; raises `RestoreFailed` when chain and key disagree."""
+    @staticmethod
+    def from_snapshot(
+        daemon: MeshDaemon, keypair: Identity, snapshot: StateSnapshot, config: DaemonHostConfig | None = None
+    ) -> DaemonHost:
+        """Continue after `snapshot`; raises `SnapshotIdentityMismatch` or `RestoreFailed`, where it can tell before `restore` is called."""
+    def deliver(self, event: CausalEvent) -> list[CausalEvent]:
+        """Process one event and return its outputs, linked; `[]` for a duplicate. Raises `ProcessFailed`."""
+    def take_snapshot(self) -> StateSnapshot | None:
+        """Return state and head, `None` when the daemon has no state; raises `SnapshotFailed`."""
+    def restore_from_snapshot(self, snapshot: StateSnapshot) -> None:
+        """Take over the state of another host, and its chain head if it is of the same entity; all or nothing.
+
+        Raises `RestoreFailed`, or `StaleSnapshot` when it is of the same entity and older than what this host did.
+        """
+    def record_subscription(self, publisher: int, channel: str, token: _BytesLike | None = None) -> None:
+        """Add a ledger entry, or replace its token."""
+    def forget_subscription(self, publisher: int, channel: str) -> None:
+        """Remove a ledger entry; does nothing if there is none."""
+    def bindings_snapshot(self) -> DaemonBindings: ...
+    def requirements(self) -> CapabilityFilter: ...
+    @property
+    def subscription_count(self) -> int: ...
+    @property
+    def entity_id(self) -> EntityId: ...
+    @property
+    def origin_hash(self) -> int: ...
+    @property
+    def keypair(self) -> Identity: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def head_link(self) -> CausalLink: ...
+    @property
+    def head_digest(self) -> bytes: ...
+    @property
+    def stats(self) -> DaemonStats: ...
+    @property
+    def config(self) -> DaemonHostConfig: ...
+
+@final
+class DaemonRegistry:
+    """The daemons of one node. A call waits for the daemon it names, never for another."""
+
+    def __new__(cls) -> Self: ...
+    def register(self, host: DaemonHost) -> None:
+        """Add a host; raises `AlreadyRegistered`."""
+    def replace(self, host: DaemonHost) -> None:
+        """Put a host in the place of the one with its key, or add it."""
+    def unregister(self, origin_hash: int) -> None:
+        """Remove a host, and do not wait for who is inside; raises `DaemonNotFound`."""
+    def deliver(self, origin_hash: int, event: CausalEvent) -> list[CausalEvent]:
+        """Do as `DaemonHost.deliver`; raises also `DaemonNotFound`, `StaleDaemon`."""
+    def snapshot(self, origin_hash: int) -> StateSnapshot | None:
+        """Do as `DaemonHost.take_snapshot`; raises also `DaemonNotFound`, `StaleDaemon`."""
+    def restore_from_snapshot(self, origin_hash: int, snapshot: StateSnapshot) -> None:
+        """Do as `DaemonHost.restore_from_snapshot`; raises also `DaemonNotFound`, `StaleDaemon`."""
+    def with_host(self, origin_hash: int, function: Callable[[DaemonHost], _R]) -> _R:
+        """Run `function` on a host, between two events: it may read, not deliver. Raises `DaemonNotFound`, `StaleDaemon`."""
+    def stats(self, origin_hash: int) -> DaemonStats:
+        """Return the counters; raises `DaemonNotFound`."""
+    def control(self, origin_hash: int, control: DaemonControl) -> None:
+        """Give a daemon a control, between two events; raises `CallbackFailed`, `DaemonNotFound`."""
+    def poll(self) -> None:
+        """Ask the daemons for health and load, and tell the observers what changed; one that is busy is asked the next time."""
+    def daemons(self) -> tuple[DaemonRef, ...]: ...
+    def count(self) -> int: ...
+    def contains(self, origin_hash: int) -> bool: ...
+    def add_observer(self, observer: DaemonLifecycleObserver) -> None:
+        """Add an observer; it sees `Registered` for each daemon that is there, then what happens, in order, on a lane."""
+    def remove_observer(self, observer: DaemonLifecycleObserver) -> None:
+        """Remove an observer; does nothing if it is not there."""
+    @property
+    def dropped_events(self) -> int:
+        """Events that an observer more than 16,384 behind did not get; it sees the gap in their numbers."""
+    @property
+    def observer_errors(self) -> int:
+        """Calls of observers that raised."""
+
+@disjoint_base
+class RuntimeCore:
+    """The part of `meshos.compute.DaemonRuntime` that is compiled; use that class."""
+
+    def __new__(
+        cls, mesh: Mesh, *, loop: AbstractEventLoop | None = None, poll_interval: timedelta | None = None
+    ) -> Self:
+        """Attach to a node. Raises `AlreadyRegistered` when it has a runtime, `LoopClosed` when it was closed.
+
+        Args:
+            mesh: The node; it has one runtime at a time.
+            loop: Where `async` daemons run; by default the loop of `start_async`, else one of meshos on its own thread.
+            poll_interval: How often daemons that report health or load are asked; 0.5 s by default.
+        """
+    def mesh(self) -> Mesh: ...
+    def clone(self) -> Self:
+        """Return the same runtime: references share it."""
+    def register_factory(self, kind: str, factory: Callable[[], MeshDaemon]) -> None:
+        """Name a class; raises `FactoryAlreadyRegistered`, `InvalidDaemon`, `ShuttingDown`."""
+    def start(self) -> None:
+        """Become Ready; does nothing the second time. Raises `ShuttingDown`."""
+    def shutdown(self, *, timeout: timedelta | None = None) -> None:
+        """Tell every daemon, sign its checkpoint and stop it, within `timeout`, 5 s; does nothing the second time.
+
+        Raises `WaitTimeout` naming the daemons whose user code did not return in time; they are closed to everybody else.
+        """
+    def is_ready(self) -> bool: ...
+    def daemon_count(self) -> int: ...
+    def daemon_registry(self) -> DaemonRegistry: ...
+    def factory_registry(self) -> DaemonFactoryRegistry: ...
+    def spawn(self, kind: str, identity: Identity, config: DaemonHostConfig | None = None) -> DaemonHandle:
+        """Start a daemon without a past, or one without state; raises `AlreadyRegistered`, `AlreadyStored`, `FactoryNotFound`."""
+    def spawn_with_daemon(
+        self,
+        identity: Identity,
+        config: DaemonHostConfig,
+        daemon: MeshDaemon,
+        kind_factory: Callable[[], MeshDaemon],
+        *,
+        kind: str | None = None,
+    ) -> DaemonHandle:
+        """Start an instance made by the caller; `kind_factory` makes another one after a crash, `kind` names it."""
+    def spawn_from_snapshot(
+        self,
+        kind: str,
+        identity: Identity,
+        snapshot: StateSnapshot,
+        config: DaemonHostConfig | None = None,
+        *,
+        rewind: bool = False,
+    ) -> DaemonHandle:
+        """Start after `snapshot`; raises `SnapshotIdentityMismatch`, `RestoreFailed`, `StaleSnapshot` unless `rewind`.
+
+        When this node cannot tell that nothing was emitted after the snapshot, the daemon begins a new epoch, whose
+        certificate declares what came after rolled back.
+        """
+    def spawn_from_snapshot_with_daemon(
+        self,
+        identity: Identity,
+        snapshot: StateSnapshot,
+        config: DaemonHostConfig,
+        daemon: MeshDaemon,
+        kind_factory: Callable[[], MeshDaemon],
+        *,
+        kind: str | None = None,
+        rewind: bool = False,
+    ) -> DaemonHandle:
+        """Restore into an instance made by the caller; raises as `spawn_from_snapshot`."""
+    def find(self, origin_hash: int) -> DaemonHandle | None:
+        """Return the handle of a daemon that is live here."""
+    def stop(self, origin_hash: int) -> None:
+        """Let it finish its event, tell it, sign a checkpoint, and stop; raises `DaemonNotFound`."""
+    def snapshot(self, origin_hash: int) -> StateSnapshot | None:
+        """Take a snapshot between two events, `None` of a daemon without state; raises `SnapshotFailed`, `DaemonNotFound`."""
+    def newest_snapshot(self, origin_hash: int) -> StateSnapshot | None:
+        """Return the newest snapshot that was taken here, or that the daemon started from; calls no user code."""
+    def export_chain(self, origin_hash: int, file: str | PathLike[str]) -> ChainReport:
+        """Sign a checkpoint at the head, and write the kept outputs to a new file for `verify_chain`.
+
+        Raises `FileExistsError`, and every other `OSError` of writing a file.
+        """
+    def with_daemon(self, origin_hash: int, daemon: type[_D], function: Callable[[_D], _R]) -> _R:
+        """Look at the live object between two events; for tests. Raises `TypeError` for another class."""
+    def control(self, origin_hash: int, control: DaemonControl) -> None:
+        """Give a daemon a control, between two events; raises `CallbackFailed`, `DaemonNotFound`."""
+    def deliver(self, origin_hash: int, event: CausalEvent) -> list[CausalEvent]:
+        """Process one event on this thread; `[]` for a duplicate. Raises `ProcessFailed`, `DaemonNotFound`.
+
+        Waits up to 30 s for a daemon that is busy with others, then raises `WaitTimeout`.
+        """
+    def deliver_many(self, origin_hash: int, events: Iterable[CausalEvent]) -> list[list[CausalEvent]]:
+        """Process events in order, one list of outputs an event; `ProcessFailed` carries the outputs of those before it."""
+    def send(self, origin_hash: int, event: _BytesLike | CausalEvent, *, timeout: timedelta | None = ...) -> Receipt:
+        """Have it processed once, on a lane, within 30 s; a payload is numbered, an event keeps its number.
+
+        Raises `ProcessFailed`, `SendTimeout`, `Backpressure`, `DeliveryUnknown`, `DaemonNotFound`.
+        """
+    def send_many(
+        self, origin_hash: int, events: Iterable[_BytesLike | CausalEvent], *, timeout: timedelta | None = ...
+    ) -> list[Receipt]:
+        """Send in order, up to 64 under way; raises as `send` for the first that failed, and none after it takes effect."""
+    def _start_on(self, event_loop: AbstractEventLoop) -> None: ...
+    def _deliver_soon(self, origin_hash: int, event: CausalEvent) -> Future[list[CausalEvent]]: ...
+    def _send_soon(self, origin_hash: int, event: _BytesLike | CausalEvent) -> tuple[Future[Receipt], int, int]: ...
+
+# ---------------------------------------------------------------- threads
+
+def configure_lanes(threads_max: int) -> None:
+    """Set how many threads may run user code, 1 to 1024, 32 by default; raises `ConfigError` once a runtime was made."""
+
+def _on_lane(callable: Callable[[], _R], call: str) -> Future[_R]: ...
+def _at_exit() -> None: ...
+def _forked() -> None: ...
+def _lane_stats() -> tuple[int, int, int, int]: ...
