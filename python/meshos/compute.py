@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from meshos.identity import Identity, OriginHash
     from meshos.snapshot import StateSnapshot
 
-    D = TypeVar("D", bound=MeshDaemon)
-    R = TypeVar("R")
+_D = TypeVar("_D", bound="MeshDaemon")
+_R = TypeVar("_R")
 
 __all__ = ["DaemonFactoryRegistry", "DaemonRuntime", "FactoryEntry", "Receipt", "configure_lanes"]
 
@@ -142,7 +142,7 @@ class DaemonRuntime(RuntimeCore):
 
         return await on_lane("DaemonRuntime.export_chain_async", self.export_chain, origin_hash, file)
 
-    async def with_daemon_async(self, origin_hash: OriginHash, daemon: type[D], function: Callable[[D], R]) -> R:
+    async def with_daemon_async(self, origin_hash: OriginHash, daemon: type[_D], function: Callable[[_D], _R]) -> _R:
         """Twin of `with_daemon`; `function` runs on a lane."""
         from meshos._twins import on_lane
 

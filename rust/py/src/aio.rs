@@ -321,9 +321,3 @@ fn cancel(py: Python<'_>, done: &Done) {
         drop(asked);
     }
 }
-
-/// Adds the classes to the module.
-pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<Stepper>()?;
-    module.add_class::<Done>()
-}

@@ -59,8 +59,3 @@ impl Contract {
         Ok(contract)
     }
 }
-
-/// Adds the class to the module.
-pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<PyContract>()
-}

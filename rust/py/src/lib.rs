@@ -71,8 +71,6 @@ mod _core {
             control::register,
             config::register,
             output::register,
-            contract::register,
-            aio::register,
             threads::register,
             mesh::register,
             factory::register,
@@ -83,6 +81,8 @@ mod _core {
         ] {
             register(module)?;
         }
+        // What is public is said by the modules that re-export it.
+        module.delattr("__all__")?;
         forget_in_children(module)
     }
 
