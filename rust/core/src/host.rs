@@ -22,6 +22,9 @@ use crate::snapshot::SnapshotMeta;
 use crate::stats::DaemonStats;
 use crate::time::UnixMs;
 
+/// The outputs of one event: most often none or one, which need no allocation.
+pub type Few<T> = smallvec::SmallVec<[T; 1]>;
+
 /// What others may know of a host while somebody is inside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostView {
@@ -241,9 +244,9 @@ impl Host {
     pub fn returned<P: AsRef<[u8]>, E>(
         &mut self,
         key: EventKey,
-        outputs: Vec<P>,
+        outputs: Few<P>,
         mut emitted: impl FnMut(CausalLink, Digest, P) -> E,
-    ) -> Result<Vec<E>, ChainError> {
+    ) -> Result<Few<E>, ChainError> {
         if u64::MAX - self.chain.sequence() < outputs.len() as u64 {
             self.stats.errors += 1;
             return Err(ChainError::Exhausted { origin: self.chain.origin() });
@@ -252,7 +255,7 @@ impl Host {
         self.stats.events_processed += 1;
         self.since_snapshot += 1;
         if outputs.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Few::new());
         }
         self.stats.events_emitted += outputs.len() as u64;
         let horizon = self.cursors.sketch();

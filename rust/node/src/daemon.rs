@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use meshos_core::control::DaemonControl;
 use meshos_core::event::DaemonHealth;
+use meshos_core::host::Few;
 use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
 
 use crate::deliver::{Delivered, DeliverError};
 
 /// What `process` gave back.
-pub type Outputs<D> = Result<Vec<<D as Daemon>::Output>, <D as Daemon>::Error>;
+pub type Outputs<D> = Result<Few<<D as Daemon>::Output>, <D as Daemon>::Error>;
 
 /// What comes of a mailed event.
 pub type Settled<D> = Result<Delivered<D>, DeliverError<D>>;
@@ -58,8 +59,8 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     fn payload_len(event: &Self::Event) -> usize;
     /// Link and payload of an event that [`Daemon::emitted`] made.
     fn parts(event: &Self::Event) -> (CausalLink, &[u8]);
-    /// Makes an event of an output and its link.
-    fn emitted(link: CausalLink, output: Self::Output) -> Self::Event;
+    /// Makes an event of an output and its link, and another reference to it if it is to be kept.
+    fn emitted(link: CausalLink, output: Self::Output, keep: bool) -> (Self::Event, Option<Self::Event>);
     /// Makes the event of a draft that was given a number.
     fn numbered(draft: Self::Draft, key: EventKey) -> Self::Event;
     /// An error in one line.

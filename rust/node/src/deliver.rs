@@ -5,6 +5,7 @@ use std::sync::Arc;
 use meshos_core::config::OnError;
 use meshos_core::cursors::Receipt;
 use meshos_core::event::DaemonLifecycleSignal;
+use meshos_core::host::Few;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
 use meshos_core::ingress::{Admission, EventKey};
@@ -20,7 +21,7 @@ pub const CHECKPOINTS_MAX: usize = 256;
 /// What came of an event.
 pub struct Delivered<D: Daemon> {
     /// What it emitted, linked; empty for a duplicate.
-    pub outputs: Vec<D::Event>,
+    pub outputs: Few<D::Event>,
     /// The acknowledgement, when one was asked for.
     pub receipt: Option<Receipt>,
     /// Whether it took effect at an earlier try.
@@ -101,8 +102,8 @@ pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) 
         Admission::Duplicate { receipt, cursor } => {
             return Begun::Done(match (want, receipt) {
                 (Want::Receipt, None) => Err(DeliverError::Unknown { cursor }),
-                (Want::Receipt, receipt) => Ok(Delivered { outputs: Vec::new(), receipt, duplicate: true }),
-                (Want::Outputs, _) => Ok(Delivered { outputs: Vec::new(), receipt: None, duplicate: true }),
+                (Want::Receipt, receipt) => Ok(Delivered { outputs: Few::new(), receipt, duplicate: true }),
+                (Want::Outputs, _) => Ok(Delivered { outputs: Few::new(), receipt: None, duplicate: true }),
             });
         }
         Admission::CallProcess => {}
@@ -138,12 +139,13 @@ pub fn finish<D: Daemon>(
     let config = *inside.host.config();
     let kept = &mut inside.outputs;
     let emitted = inside.host.returned(key, outputs, |link, digest, output| {
-        let event = D::emitted(link, output);
-        if config.outputs_max > 0 {
-            kept.push(event.clone(), digest, config.outputs_max, config.outputs_bytes_max);
-        } else {
-            kept.base_sequence = link.sequence;
-            kept.base_digest = digest;
+        let (event, copy) = D::emitted(link, output, config.outputs_max > 0);
+        match copy {
+            Some(copy) => kept.push(copy, digest, config.outputs_max, config.outputs_bytes_max),
+            None => {
+                kept.base_sequence = link.sequence;
+                kept.base_digest = digest;
+            }
         }
         event
     });

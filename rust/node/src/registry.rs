@@ -7,6 +7,7 @@
 //! * A call waits for the daemon it names, never for another.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,9 +27,32 @@ struct Entry<D: Daemon> {
     number: u64,
 }
 
+/// Handles are digests already: hashing them again would cost more than looking them up.
+#[derive(Debug, Clone, Copy, Default)]
+struct OriginHasher(u64);
+
+impl Hasher for OriginHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Only `write_u64` is called for an `Origin`; this keeps the trait's promise for anything else.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
+type Map<D> = HashMap<Origin, Entry<D>, BuildHasherDefault<OriginHasher>>;
+
 /// The daemons of one node.
 pub struct Registry<D: Daemon> {
-    map: RwLock<HashMap<Origin, Entry<D>>>,
+    map: RwLock<Map<D>>,
     events: Arc<Events>,
     polls: AtomicU64,
 }
@@ -73,7 +97,7 @@ impl<D: Daemon> Registry<D> {
         old
     }
 
-    fn insert(&self, map: &mut HashMap<Origin, Entry<D>>, slot: Arc<Slot<D>>) {
+    fn insert(&self, map: &mut Map<D>, slot: Arc<Slot<D>>) {
         slot.tell(Arc::clone(&self.events));
         let number = self.events.emit(slot.origin(), slot.name(), DaemonLifecycleSignal::Registered);
         map.insert(slot.origin(), Entry { slot, number });

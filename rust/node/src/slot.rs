@@ -123,6 +123,8 @@ impl<D: Daemon> Inside<D> {
 #[derive(Default)]
 pub(crate) struct Waiter {
     bell: Condvar,
+    /// It was woken and has not looked yet: it need not be woken again for each event that goes by meanwhile.
+    woken: AtomicBool,
     /// The gate was handed over: it is busy on this waiter's behalf.
     granted: AtomicBool,
 }
@@ -332,6 +334,7 @@ impl<D: Daemon> Slot<D> {
         cell.waiters.push_back((Instant::now(), Arc::clone(&me)));
         loop {
             me.bell.wait_until(&mut cell, deadline.slice());
+            me.woken.store(false, Ordering::Relaxed);
             let outcome = Self::wake(&mut cell, &me);
             if !matches!(outcome, Err(EnterError::Busy)) {
                 return outcome.map(entered);
@@ -400,7 +403,9 @@ impl<D: Daemon> Slot<D> {
                 cell.gate = Gate::Busy;
                 waiter.granted.store(true, Ordering::Relaxed);
             }
-            waiter.bell.notify_one();
+            if !waiter.woken.swap(true, Ordering::Relaxed) || cell.gate == Gate::Busy {
+                waiter.bell.notify_one();
+            }
         }
         if cell.mailbox.is_some() {
             self.schedule(&mut cell);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{Event, Sum, config, key, never, runtime};
 use meshos_core::config::{DaemonHostConfig, OnError};
 use meshos_core::control::DaemonControl;
-use meshos_core::host::ResumeError;
+use meshos_core::host::{Few, ResumeError};
 use meshos_core::time::UnixMs;
 use meshos_core::verify::verify;
 use meshos_node::clock::Deadline;
@@ -21,7 +21,7 @@ use meshos_node::mailbox::Letter;
 use meshos_node::runtime::SpawnError;
 use meshos_node::slot::{EnterError, Slot};
 
-fn send(slot: &Arc<Slot<Sum>>, origin: u64, sequence: u64, payload: &[u8]) -> Result<Vec<Event>, DeliverError<Sum>> {
+fn send(slot: &Arc<Slot<Sum>>, origin: u64, sequence: u64, payload: &[u8]) -> Result<Few<Event>, DeliverError<Sum>> {
     let mut entered = slot.enter(Deadline::never(), &mut never).expect("open");
     deliver::deliver(&mut entered, &Event::outside(origin, sequence, payload), Want::Outputs)
         .map(|delivered| delivered.outputs)
@@ -288,7 +288,7 @@ fn a_coroutine_holds_the_daemon_until_it_is_done() {
     };
     assert!(matches!(slot.try_enter(), Err(EnterError::Busy)));
     assert!(replies.try_recv().is_err());
-    then(Ok(vec![b"done".to_vec()]));
+    then(Ok(std::iter::once(b"done".to_vec()).collect()));
     let first = replies.recv().expect("an answer").1.expect("no raise");
     assert_eq!(*first.outputs[0].payload, b"done");
     let second = replies.recv().expect("an answer").1.expect("no raise");

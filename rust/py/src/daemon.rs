@@ -171,10 +171,12 @@ impl Daemon for PyDaemon {
     }
 
     #[inline]
-    fn emitted(link: CausalLink, output: PyBackedBytes) -> PyEvent {
+    fn emitted(link: CausalLink, output: PyBackedBytes, keep: bool) -> (PyEvent, Option<PyEvent>) {
         Python::attach(|py| {
             let payload = output.into_pyobject(py).expect("the object exists already");
-            PyEvent(PyCausalEvent::emitted(py, link, payload.unbind()).expect("memory for a small object"))
+            let event = PyCausalEvent::emitted(py, link, payload.unbind()).expect("memory for a small object");
+            let kept = keep.then(|| PyEvent(event.clone_ref(py)));
+            (PyEvent(event), kept)
         })
     }
 

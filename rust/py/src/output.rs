@@ -1,5 +1,6 @@
 //! `Output`, and what else `process` may give back.
 
+use meshos_core::host::Few;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
@@ -54,7 +55,7 @@ impl PyOutput {
 /// What a call of `process` came to: its outputs, or something to be awaited first.
 pub enum Returned<'py> {
     /// The payloads, in order.
-    Outputs(Vec<PyBackedBytes>),
+    Outputs(Few<PyBackedBytes>),
     /// A coroutine or another awaitable.
     Awaitable(Bound<'py, PyAny>),
     /// An asynchronous generator.
@@ -65,15 +66,12 @@ pub enum Returned<'py> {
 #[inline]
 pub fn read<'py>(result: &Bound<'py, PyAny>) -> Result<Returned<'py>, UserError> {
     if result.is_none() {
-        return Ok(Returned::Outputs(Vec::new()));
+        return Ok(Returned::Outputs(Few::new()));
     }
     if let Ok(list) = result.cast_exact::<PyList>() {
-        let mut outputs = Vec::with_capacity(list.len());
-        // Reading an item may run user code that changes the list, so its length is asked for each time.
-        let mut index = 0;
-        while let Ok(item) = list.get_item(index) {
+        let mut outputs = Few::with_capacity(list.len());
+        for item in list.iter() {
             outputs.push(one(&item)?);
-            index += 1;
         }
         return Ok(Returned::Outputs(outputs));
     }
@@ -83,7 +81,7 @@ pub fn read<'py>(result: &Bound<'py, PyAny>) -> Result<Returned<'py>, UserError>
 fn read_slowly<'py>(result: &Bound<'py, PyAny>) -> Result<Returned<'py>, UserError> {
     let py = result.py();
     if let Some(output) = payload(result)? {
-        return Ok(Returned::Outputs(vec![output]));
+        return Ok(Returned::Outputs(Few::from_iter([output])));
     }
     if result.hasattr("__await__").unwrap_or(false) {
         return Ok(Returned::Awaitable(result.clone()));
@@ -95,7 +93,7 @@ fn read_slowly<'py>(result: &Bound<'py, PyAny>) -> Result<Returned<'py>, UserErr
         return Err(wrong(result));
     }
     let Ok(items) = result.try_iter() else { return Err(wrong(result)) };
-    let mut outputs = Vec::new();
+    let mut outputs = Few::new();
     for item in items {
         let item = item.map_err(|error| UserError::raised(py, "process", error))?;
         outputs.push(one(&item)?);

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::control::DaemonControl;
 use meshos_core::event::DaemonHealth;
+use meshos_core::host::Few;
 use meshos_core::id::Origin;
 use meshos_core::identity::Keypair;
 use meshos_core::ingress::{DIRECT, EventKey};
@@ -93,8 +94,10 @@ impl Daemon for Sum {
     fn parts(event: &Event) -> (CausalLink, &[u8]) {
         (event.link, &event.payload)
     }
-    fn emitted(link: CausalLink, output: Vec<u8>) -> Event {
-        Event { link, payload: Arc::new(output) }
+    fn emitted(link: CausalLink, output: Vec<u8>, keep: bool) -> (Event, Option<Event>) {
+        let event = Event { link, payload: Arc::new(output) };
+        let kept = keep.then(|| event.clone());
+        (event, kept)
     }
     fn numbered(draft: Vec<u8>, key: EventKey) -> Event {
         Event::outside(key.origin.get(), key.sequence, &draft)
@@ -142,14 +145,14 @@ impl Daemon for Sum {
         self.switches.inside.fetch_sub(1, Ordering::SeqCst);
         match event.payload.as_slice() {
             b"raise" => Process::Done(Err("on purpose".to_owned())),
-            b"none" => Process::Done(Ok(Vec::new())),
-            b"two" => Process::Done(Ok(vec![b"a".to_vec(), b"b".to_vec()])),
+            b"none" => Process::Done(Ok(Few::new())),
+            b"two" => Process::Done(Ok([b"a".to_vec(), b"b".to_vec()].into_iter().collect())),
             b"later" => Process::Later(()),
-            _ => Process::Done(Ok(vec![total.to_string().into_bytes()])),
+            _ => Process::Done(Ok(std::iter::once(total.to_string().into_bytes()).collect())),
         }
     }
     fn wait(&self, (): ()) -> Outputs<Self> {
-        Ok(vec![b"waited".to_vec()])
+        Ok(std::iter::once(b"waited".to_vec()).collect())
     }
     fn on_done(&self, (): (), then: Continuation<Self>) {
         self.switches.pending.lock().push(then);
