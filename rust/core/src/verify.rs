@@ -75,8 +75,8 @@ pub struct Claim {
 ///
 /// # Errors
 /// The first of: a bad certificate, a bad checkpoint, two of them that disagree, a bad event, a claim that does not fit.
-pub fn verify<'a>(
-    events: &[(CausalLink, &'a [u8])],
+pub fn verify(
+    events: &[(CausalLink, &[u8])],
     checkpoints: &[Checkpoint],
     certificates: &[Certificate],
     entity: &EntityId,

@@ -15,7 +15,8 @@ use crate::link::PyCausalLink;
 pub struct PyCausalEvent {
     /// Who, having seen what, as which event, after which.
     pub link: CausalLink,
-    /// The caller's own object.
+    /// The very object it was made with, if that was `bytes`.
+    #[pyo3(get)]
     pub payload: Py<PyBytes>,
     /// Length of the payload.
     pub len: usize,
@@ -78,11 +79,6 @@ impl PyCausalEvent {
     #[getter]
     fn link(&self) -> PyCausalLink {
         PyCausalLink(self.link)
-    }
-
-    #[getter]
-    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        self.payload.bind(py).clone()
     }
 
     #[getter]

@@ -21,10 +21,16 @@ pub const WAIT: Duration = Duration::from_secs(30);
 /// Enters: at once without releasing the interpreter, or by waiting detached from it.
 #[inline]
 pub fn enter(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
-    match slot.try_enter() {
+    enter_owned(py, Arc::clone(slot))
+}
+
+/// As [`enter`], with the caller's own reference.
+#[inline]
+fn enter_owned(py: Python<'_>, slot: Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
+    match slot.try_enter_owned() {
         Ok(entered) => Ok(entered),
-        Err(EnterError::Busy) => enter_later(py, slot),
-        Err(error) => Err(errors::enter(error, slot.origin(), py)),
+        Err((slot, EnterError::Busy)) => enter_later(py, &slot),
+        Err((slot, error)) => Err(errors::enter(error, slot.origin(), py)),
     }
 }
 
@@ -46,11 +52,11 @@ fn enter_later(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<P
 #[inline]
 pub fn deliver<'py>(
     py: Python<'py>,
-    slot: &Arc<Slot<PyDaemon>>,
+    slot: Arc<Slot<PyDaemon>>,
     event: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyList>> {
     let event = args::instance::<PyCausalEvent>(event, "event", "CausalEvent")?;
-    let mut entered = enter(py, slot)?;
+    let mut entered = enter_owned(py, slot)?;
     one(py, &mut entered, event)
 }
 

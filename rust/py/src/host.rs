@@ -147,7 +147,7 @@ impl PyDaemonHost {
     fn deliver<'py>(&self, event: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         entry("DaemonHost.deliver", || {
             self.check("DaemonHost.deliver")?;
-            enter::deliver(event.py(), &self.slot, event)
+            enter::deliver(event.py(), Arc::clone(&self.slot), event)
         })
     }
 

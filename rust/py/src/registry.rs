@@ -124,7 +124,7 @@ impl PyRegistry {
     ) -> PyResult<Bound<'py, PyList>> {
         entry("DaemonRegistry.deliver", || {
             self.check("DaemonRegistry.deliver")?;
-            enter::deliver(event.py(), &self.find(origin_hash)?, event)
+            enter::deliver(event.py(), self.find(origin_hash)?, event)
         })
     }
 

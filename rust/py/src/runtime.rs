@@ -450,7 +450,7 @@ impl PyRuntime {
     ) -> PyResult<Bound<'py, PyList>> {
         entry("DaemonRuntime.deliver", || {
             self.check("DaemonRuntime.deliver")?;
-            enter::deliver(event.py(), &self.reach(origin_hash)?, event)
+            enter::deliver(event.py(), self.reach(origin_hash)?, event)
         })
     }
 

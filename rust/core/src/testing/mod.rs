@@ -1,3 +1,6 @@
-//! Helpers that the tests of several crates share.
+//! Helpers that the tests of several crates share: repeatable randomness, sample records, and one fuzz function for
+//! every decoder.
 
+pub mod fuzz;
 pub mod random;
+pub mod samples;

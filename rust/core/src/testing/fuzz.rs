@@ -1,0 +1,148 @@
+//! One function for every decoder. Each takes any bytes and must not panic; where they decode, encoding the value again
+//! must give the same bytes. The same functions run seeded in the tests and under cargo-fuzz.
+
+use crate::bindings::DaemonBindings;
+use crate::capability::CapabilitySet;
+use crate::certificate::Certificate;
+use crate::checkpoint::Checkpoint;
+use crate::codec::Reader;
+use crate::cursors::Cursors;
+use crate::digest;
+use crate::export::{self, verify_file};
+use crate::fork::ForkRecord;
+use crate::id::EntityId;
+use crate::identity;
+use crate::link::CausalLink;
+use crate::name::ChannelName;
+use crate::snapshot;
+use crate::stats::DaemonStats;
+
+/// Every function with its name; where golden bytes have that name, they are good input for it.
+pub const FUZZERS: &[(&str, fn(&[u8]))] = &[
+    ("link", link),
+    ("certificate", certificate),
+    ("checkpoint", checkpoint),
+    ("fork_record", fork_record),
+    ("cursors", cursors),
+    ("bindings", bindings),
+    ("stats", stats),
+    ("snapshot", snapshot),
+    ("chain_export", chain_export),
+    ("channel_name", channel_name),
+    ("capability", capability),
+    ("signature", signature),
+];
+
+/// [`CausalLink::decode`].
+pub fn link(bytes: &[u8]) {
+    if let Ok(link) = CausalLink::decode(bytes) {
+        assert_eq!(link.to_bytes(), bytes);
+    }
+}
+
+/// [`Certificate::decode`].
+pub fn certificate(bytes: &[u8]) {
+    if let Ok(certificate) = Certificate::decode(bytes) {
+        assert_eq!(certificate.to_bytes(), bytes);
+    }
+}
+
+/// [`Checkpoint::decode`].
+pub fn checkpoint(bytes: &[u8]) {
+    if let Ok(checkpoint) = Checkpoint::decode(bytes) {
+        assert_eq!(checkpoint.to_bytes(), bytes);
+    }
+}
+
+/// [`ForkRecord::decode`], signatures included.
+pub fn fork_record(bytes: &[u8]) {
+    if let Ok(record) = ForkRecord::decode(bytes) {
+        assert_eq!(record.to_bytes(), bytes);
+        assert_eq!(record.verify(), Ok(()));
+    }
+}
+
+/// [`Cursors::decode`]; the sketch must equal the one of the exact horizon.
+pub fn cursors(bytes: &[u8]) {
+    if let Ok(cursors) = Cursors::decode(bytes) {
+        assert_eq!(cursors.encode(), bytes);
+        assert_eq!(cursors.encoded_len(), bytes.len());
+        assert_eq!(cursors.sketch(), cursors.horizon().sketch());
+    }
+}
+
+/// [`DaemonBindings::decode`].
+pub fn bindings(bytes: &[u8]) {
+    if let Ok(bindings) = DaemonBindings::decode(bytes) {
+        assert_eq!(bindings.encode(), bytes);
+        assert_eq!(bindings.encoded_len(), bytes.len());
+    }
+}
+
+/// [`DaemonStats::read`].
+pub fn stats(bytes: &[u8]) {
+    if let Ok(stats) = DaemonStats::read(&mut Reader::new(bytes)) {
+        assert_eq!(stats.encode(), bytes[..DaemonStats::SIZE]);
+    }
+}
+
+/// [`snapshot::decode`] of the bytes as they are, and with the closing digest made to fit, so that what is behind it is
+/// reached. A snapshot may have sections that this release skips; then the bytes written are not those read.
+pub fn snapshot(bytes: &[u8]) {
+    snapshot_as_it_is(bytes);
+    if let Some((covered, _)) = bytes.split_last_chunk::<32>() {
+        let mut resealed = covered.to_vec();
+        resealed.extend_from_slice(digest::plain(covered).as_bytes());
+        snapshot_as_it_is(&resealed);
+    }
+}
+
+fn snapshot_as_it_is(bytes: &[u8]) {
+    let Ok((meta, state)) = snapshot::decode(bytes, bytes.len() as u64) else { return };
+    let state = &bytes[state];
+    let written = meta.to_bytes(state);
+    assert_eq!(written.len(), meta.encoded_len(state.len()));
+    let (again, state_again) = snapshot::decode(&written, u64::MAX).expect("what was written can be read");
+    assert_eq!(again, meta);
+    assert_eq!(&written[state_again], state);
+    assert!(written.len() < bytes.len() || written == bytes);
+}
+
+/// [`export::decode`], and [`verify_file`] for the entity that the bytes name.
+pub fn chain_export(bytes: &[u8]) {
+    let Ok(decoded) = export::decode(bytes) else { return };
+    let verified = verify_file(bytes, &decoded.export.entity, &[]);
+    assert!(decoded.intact || verified.is_err());
+    let written = decoded.export.encode().expect("payloads that were read fit a frame");
+    assert_eq!(written.len(), bytes.len());
+    assert_eq!(written[..written.len() - 32], bytes[..bytes.len() - 32]);
+    assert_eq!(decoded.intact, written == bytes);
+}
+
+/// [`ChannelName::new`].
+pub fn channel_name(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(name) = ChannelName::new(text) {
+        assert_eq!(name.as_str(), text);
+        assert!(name.is_prefix_of(&name));
+    }
+}
+
+/// [`CapabilitySet::parse`], one tag a line; the canonical form is its own canonical form.
+pub fn capability(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(set) = CapabilitySet::parse(text.split('\n'), []) {
+        assert!(text.split('\n').all(|tag| set.has_tag(tag)));
+        assert_eq!(CapabilitySet::parse(set.tags(), []), Ok(set.clone()));
+    }
+}
+
+/// [`identity::verify`]: 32 bytes of a key, 64 of a signature, the message.
+pub fn signature(bytes: &[u8]) {
+    let Some((key, rest)) = bytes.split_first_chunk::<32>() else { return };
+    let Some((signature, message)) = rest.split_first_chunk::<64>() else { return };
+    let key = EntityId::from_bytes(*key);
+    if identity::verify(&key, message, signature).is_ok() {
+        assert!(EntityId::checked(*key.as_bytes()).is_ok());
+    }
+}
