@@ -1,0 +1,335 @@
+"""The formats of meshos once more, from PyPI's blake3, PyNaCl and struct alone, to compare the extension with."""
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+from nacl.signing import SigningKey
+
+ZERO = bytes(32)
+U64_MAX = 2**64 - 1
+REASONS = {"spawn": 1, "move": 2, "restart": 3, "takeover": 4}
+
+
+def derive(context: str, *parts: bytes) -> bytes:
+    """BLAKE3 in its mode for deriving keys."""
+    return blake3(b"".join(parts), derive_key_context=context).digest()
+
+
+def head8(digest: bytes) -> int:
+    """The first 8 bytes as a little-endian number."""
+    return int.from_bytes(digest[:8], "little")
+
+
+def entity_id(key: SigningKey) -> bytes:
+    return bytes(key.verify_key)
+
+
+def origin_hash(entity: bytes) -> int:
+    return head8(derive("meshos 2026 origin hash v1", entity))
+
+
+def node_id(entity: bytes) -> int:
+    return head8(derive("meshos 2026 node id v1", entity))
+
+
+# ---------------------------------------------------------------- chain
+
+
+def link(origin: int, horizon: int, sequence: int, parent: int) -> bytes:
+    return struct.pack("<4Q", origin, horizon, sequence, parent)
+
+
+def genesis(entity: bytes, lineage: bytes = ZERO) -> bytes:
+    return derive("meshos 2026 chain genesis v1", entity, lineage)
+
+
+def fork_lineage(parent: bytes, sequence: int, parent_digest: bytes, child: bytes) -> bytes:
+    return derive("meshos 2026 fork v1", parent, struct.pack("<Q", sequence), parent_digest, child)
+
+
+def event_digest(head: bytes, link: bytes, payload: bytes) -> bytes:
+    return derive("meshos 2026 chain event v1", head, link, payload)
+
+
+@dataclass
+class Chain:
+    """A chain that is appended to."""
+
+    entity: bytes
+    lineage: bytes = ZERO
+    events: list[tuple[bytes, bytes]] = field(default_factory=list)
+    digests: list[bytes] = field(init=False)
+    """The digest after each event; the first is before all of them."""
+
+    def __post_init__(self) -> None:
+        self.digests = [genesis(self.entity, self.lineage)]
+
+    @property
+    def sequence(self) -> int:
+        return len(self.events)
+
+    @property
+    def digest(self) -> bytes:
+        return self.digests[-1]
+
+    def append(self, payload: bytes, horizon: int = 0) -> bytes:
+        """Append an event and return its link."""
+        made = link(origin_hash(self.entity), horizon, self.sequence + 1, head8(self.digest))
+        self.events.append((made, payload))
+        self.digests.append(event_digest(self.digest, made, payload))
+        return made
+
+
+# ---------------------------------------------------------------- horizon
+
+_MASK = U64_MAX
+# The beginning of the default secret of XXH3.
+_SECRET = bytes.fromhex(
+    "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
+    "cb79e64eccc0e578825ad07dccff7221b8084674f743248ee03590e6813a264c"
+)
+
+
+def xxh3_64(data: bytes) -> int:
+    """XXH3-64 with seed 0 of 4 to 16 bytes, as in xxHash's specification."""
+    assert 4 <= len(data) <= 16
+    if len(data) > 8:
+        low = head8(data) ^ _secret(24) ^ _secret(32)
+        high = head8(data[-8:]) ^ _secret(40) ^ _secret(48)
+        product = low * high
+        mixed = len(data) + _swapped(low) + high + (product & _MASK ^ product >> 64) & _MASK
+        mixed = (mixed ^ mixed >> 37) * 0x165667919E3779F9 & _MASK
+        return mixed ^ mixed >> 32
+    first, last = int.from_bytes(data[:4], "little"), int.from_bytes(data[-4:], "little")
+    mixed = (last | first << 32) ^ _secret(8) ^ _secret(16)
+    mixed ^= _rotated(mixed, 49) ^ _rotated(mixed, 24)
+    mixed = mixed * 0x9FB21C651E98DF25 & _MASK
+    mixed ^= (mixed >> 35) + len(data)
+    mixed = mixed * 0x9FB21C651E98DF25 & _MASK
+    return mixed ^ mixed >> 28
+
+
+def _secret(at: int) -> int:
+    return head8(_SECRET[at:])
+
+
+def _swapped(value: int) -> int:
+    return int.from_bytes(value.to_bytes(8, "little"), "big")
+
+
+def _rotated(value: int, bits: int) -> int:
+    return (value << bits | value >> 64 - bits) & _MASK
+
+
+def sketch(origins: Iterable[int]) -> int:
+    """The union of three bits for each origin."""
+    union = 0
+    for origin in origins:
+        mixed = xxh3_64(struct.pack("<Q", origin))
+        first, step = mixed & 0xFFFFFFFF, mixed >> 32 | 1
+        for number in range(3):
+            union |= 1 << (first + number * step) % 64
+    return union
+
+
+# ---------------------------------------------------------------- signed records
+
+
+def certificate(
+    entity: bytes, epoch: int, node: bytes, from_sequence: int, digest: bytes, reason: str, signer: SigningKey
+) -> bytes:
+    body = struct.pack(
+        "<BB32sQ32sQ32s32s", 1, REASONS[reason], entity, epoch, node, from_sequence, digest, entity_id(signer)
+    )
+    return body + signer.sign(b"meshos 2026 certificate v1\0" + body).signature
+
+
+def checkpoint(
+    entity: bytes, epoch: int, sequence: int, digest: bytes, unix_ms: int, node: SigningKey, previous: bytes = ZERO
+) -> bytes:
+    body = struct.pack("<B32sQQ32sQ32s", 1, entity, epoch, sequence, digest, unix_ms, previous)
+    return body + node.sign(b"meshos 2026 checkpoint v1\0" + body).signature
+
+
+def checkpoint_digest(data: bytes) -> bytes:
+    """What the next checkpoint names as `previous`."""
+    return derive("meshos 2026 checkpoint v1", data)
+
+
+def fork_record(
+    parent: bytes,
+    child: SigningKey,
+    fork_sequence: int,
+    parent_digest: bytes,
+    from_snapshot_sequence: int | None,
+    signer: SigningKey,
+) -> bytes:
+    body = struct.pack(
+        "<BB32s32sQ32sQ32s",
+        1,
+        from_snapshot_sequence is not None,
+        parent,
+        entity_id(child),
+        fork_sequence,
+        parent_digest,
+        from_snapshot_sequence or 0,
+        entity_id(signer),
+    )
+    message = b"meshos 2026 fork v1\0" + body
+    return body + signer.sign(message).signature + child.sign(message).signature
+
+
+# ---------------------------------------------------------------- files
+
+
+def export(
+    entity: bytes, certificates: Sequence[bytes], checkpoints: Sequence[bytes], events: Iterable[tuple[bytes, bytes]]
+) -> bytes:
+    frames = [(1, body) for body in certificates] + [(2, body) for body in checkpoints]
+    frames += [(3, made + payload) for made, payload in events]
+    data = b"MESHCHN1" + entity
+    data += b"".join(struct.pack("<II", kind, len(body)) + body for kind, body in frames)
+    return data + struct.pack("<II", 4, 32) + blake3(data).digest()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a snapshot keeps of one acknowledged event."""
+
+    sequence: int
+    epoch: int
+    processed: int
+    position: int
+    digest: bytes
+
+    def encode(self) -> bytes:
+        return struct.pack("<4Q32s", self.sequence, self.epoch, self.processed, self.position, self.digest)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a snapshot holds."""
+
+    kind: str
+    schema: int
+    entity: bytes
+    epoch: int
+    taken_at: int
+    head: bytes
+    digest: bytes
+    cursors: dict[tuple[int, int], tuple[int, tuple[Receipt, ...]]]
+    """Of each (origin, stream): cursor and receipts."""
+    stats: tuple[int, int, int, int, int, int]
+    bindings: tuple[tuple[int, str, bytes | None], ...]
+    """Publisher, channel and token of each subscription."""
+    lineage: tuple[bytes, ...]
+    state: bytes
+
+    def encode(self) -> bytes:
+        return sealed(section(tag, body) for tag, body in enumerate(self.sections(), start=1))
+
+    def sections(self) -> tuple[bytes, ...]:
+        """The bodies of sections 1 to 7."""
+        kind = self.kind.encode()
+        header = struct.pack("<H", len(kind)) + kind
+        header += struct.pack("<I32sQQ", self.schema, self.entity, self.epoch, self.taken_at)
+        cursors = struct.pack("<I", len(self.cursors))
+        for (origin, stream), (cursor, receipts) in sorted(self.cursors.items()):
+            cursors += struct.pack("<3QB", origin, stream, cursor, len(receipts))
+            cursors += b"".join(receipt.encode() for receipt in receipts)
+        return (
+            header,
+            self.head + self.digest,
+            cursors,
+            struct.pack("<6Q", *self.stats),
+            ledger(self.bindings),
+            b"".join(self.lineage),
+            self.state,
+        )
+
+
+def ledger(bindings: Sequence[tuple[int, str, bytes | None]]) -> bytes:
+    """A ledger of subscriptions; nothing at all for an empty one."""
+    if not bindings:
+        return b""
+    data = struct.pack("<I", len(bindings))
+    for publisher, channel, token in sorted(bindings, key=lambda binding: binding[:2]):
+        data += struct.pack("<QH", publisher, len(channel)) + channel.encode()
+        data += b"\0" if token is None else struct.pack("<BH", 1, len(token)) + token
+    return data
+
+
+def section(tag: int, body: bytes, *, flags: int = 1, length: int | None = None) -> bytes:
+    """One section of a snapshot; `length` is what it claims, if not the truth."""
+    return struct.pack("<HHQ", tag, flags, len(body) if length is None else length) + body
+
+
+def sealed(sections: Iterable[bytes], *, version: int = 1, magic: bytes = b"MESHSNAP") -> bytes:
+    """A snapshot of these sections, closed by its digest."""
+    data = magic + struct.pack("<H", version) + b"".join(sections)
+    return data + blake3(data).digest()
+
+
+def opened(data: bytes) -> Snapshot:
+    """Read a snapshot that is known to be good."""
+    assert data[:8] == b"MESHSNAP"
+    assert blake3(data[:-32]).digest() == data[-32:]
+    bodies: list[bytes] = []
+    at, end = 10, len(data) - 32
+    while at < end:
+        tag, flags, length = struct.unpack_from("<HHQ", data, at)
+        assert (tag, flags) == (len(bodies) + 1, 1)
+        bodies.append(data[at + 12 : at + 12 + length])
+        at += 12 + length
+    header, head, cursors, stats, bindings, lineage, state = bodies
+    (kind_length,) = struct.unpack_from("<H", header)
+    schema, entity, epoch, taken_at = struct.unpack_from("<I32sQQ", header, 2 + kind_length)
+    return Snapshot(
+        kind=header[2 : 2 + kind_length].decode(),
+        schema=schema,
+        entity=entity,
+        epoch=epoch,
+        taken_at=taken_at,
+        head=head[:32],
+        digest=head[32:],
+        cursors=_cursors(cursors),
+        stats=struct.unpack("<6Q", stats),
+        bindings=_bindings(bindings),
+        lineage=tuple(lineage[at : at + 210] for at in range(0, len(lineage), 210)),
+        state=state,
+    )
+
+
+def _cursors(data: bytes) -> dict[tuple[int, int], tuple[int, tuple[Receipt, ...]]]:
+    (count,) = struct.unpack_from("<I", data)
+    at, cursors = 4, {}
+    for _ in range(count):
+        origin, stream, cursor, kept = struct.unpack_from("<3QB", data, at)
+        at += 25
+        receipts = tuple(Receipt(*struct.unpack_from("<4Q32s", data, at + 64 * number)) for number in range(kept))
+        at += 64 * kept
+        cursors[origin, stream] = (cursor, receipts)
+    assert at == len(data)
+    return cursors
+
+
+def _bindings(data: bytes) -> tuple[tuple[int, str, bytes | None], ...]:
+    if not data:
+        return ()
+    (count,) = struct.unpack_from("<I", data)
+    at, bindings = 4, []
+    for _ in range(count):
+        publisher, length = struct.unpack_from("<QH", data, at)
+        channel = data[at + 10 : at + 10 + length].decode()
+        at += 10 + length
+        token = None
+        if data[at]:
+            (size,) = struct.unpack_from("<H", data, at + 1)
+            token = data[at + 3 : at + 3 + size]
+            at += 2 + size
+        at += 1
+        bindings.append((publisher, channel, token))
+    assert at == len(data)
+    return tuple(bindings)

@@ -1,0 +1,92 @@
+"""Options of a daemon: by keyword only, each with its range."""
+
+import pytest
+
+from meshos.daemon import DaemonHostConfig
+from meshos.errors import ConfigError
+from records import Index, check_record
+
+DEFAULTS: dict[str, object] = {
+    "auto_snapshot_interval": 0,
+    "max_log_entries": 10_000,
+    "delivery": "once",
+    "on_error": "raise",
+    "outputs_max": 10_000,
+    "outputs_bytes_max": 67_108_864,
+}
+OTHERS: dict[str, object] = {
+    "auto_snapshot_interval": 2**64 - 1,
+    "max_log_entries": 1,
+    "delivery": "at_least_once",
+    "on_error": "restore",
+    "outputs_max": 0,
+    "outputs_bytes_max": 0,
+}
+LARGEST = {
+    "auto_snapshot_interval": 2**64 - 1,
+    "max_log_entries": 2**32 - 1,
+    "outputs_max": 2**32 - 1,
+    "outputs_bytes_max": 2**64 - 1,
+}
+
+
+def config(**options: object) -> DaemonHostConfig:
+    return DaemonHostConfig(**options)  # type: ignore[arg-type]
+
+
+def test_options_are_a_record() -> None:
+    check_record(config(), DEFAULTS, by_keyword=True)
+    check_record(config(**OTHERS), OTHERS, by_keyword=True)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_option_may_be_given_alone(name: str) -> None:
+    changed = config(**{name: OTHERS[name]})
+
+    assert changed != config()
+    assert {field: getattr(changed, field) for field in DEFAULTS} == {**DEFAULTS, name: OTHERS[name]}
+
+
+@pytest.mark.parametrize(("name", "largest"), LARGEST.items())
+def test_numbers_have_a_largest_value(name: str, largest: int) -> None:
+    assert getattr(config(**{name: largest}), name) == largest
+
+    for value in (-1, -(2**70), largest + 1, 10**5000, Index(largest + 1)):
+        with pytest.raises(ConfigError) as raised:
+            config(**{name: value})
+        assert raised.value.field == name
+        assert "2^" in str(raised.value)
+
+
+def test_log_has_room_for_one_input_at_least() -> None:
+    with pytest.raises(ConfigError, match="at least 1") as raised:
+        config(max_log_entries=0)
+    assert raised.value.field == "max_log_entries"
+
+
+@pytest.mark.parametrize("name", LARGEST)
+@pytest.mark.parametrize("value", ["1", 1.0, None, True, b"1", [1]], ids=repr)
+def test_what_is_no_int_is_a_type_error(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=name):
+        config(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["delivery", "on_error"])
+def test_words_are_those_of_the_type(name: str) -> None:
+    for value in ("", "Once", "raise ", "\ud800", "keep"):
+        with pytest.raises(ConfigError, match="must be") as raised:
+            config(**{name: value})
+        assert raised.value.field == name
+    for wrong in (b"once", 1, None, True):
+        with pytest.raises(TypeError, match=name):
+            config(**{name: wrong})
+
+
+def test_unknown_options_are_type_errors() -> None:
+    with pytest.raises(TypeError, match="durability"):
+        config(durability="journal")
+
+
+def test_options_are_given_by_keyword_only() -> None:
+    with pytest.raises(TypeError):
+        DaemonHostConfig(5)  # type: ignore[call-arg]
