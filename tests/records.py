@@ -5,7 +5,7 @@ import datetime
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta, timezone
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import pytest
 
@@ -36,7 +36,7 @@ ALICE, BOB, CAROL = (meshos.identity.Identity.from_seed(bytes([number]) * 32) fo
 
 def check_record(record: object, fields: Mapping[str, object], *, by_keyword: bool = False) -> None:
     """Check all that a record is: its fields, and how it is made, compared, shown, copied, pickled and matched."""
-    cls: Callable[..., object] = type(record)
+    cls = cast("Callable[..., object]", type(record))
     for name, value in fields.items():
         assert getattr(record, name) == value, name
         with pytest.raises(AttributeError):

@@ -7,7 +7,7 @@ NAMES = ("events_processed", "events_emitted", "duplicates", "errors", "snapshot
 
 
 def test_counters_are_a_record() -> None:
-    fields = dict(zip(NAMES, range(1, 7), strict=True))
+    fields: dict[str, int] = dict(zip(NAMES, range(1, 7), strict=True))
     check_record(DaemonStats(**fields), fields, by_keyword=True)
 
 

@@ -50,13 +50,13 @@ impl PyStateSnapshot {
         signature = (data, *, bytes_max = Given::Not),
         text_signature = "($type, data, *, bytes_max=17179869184)"
     )]
-    fn from_bytes(_class: &Bound<'_, PyType>, data: &Bound<'_, PyAny>, bytes_max: Given<'_>) -> PyResult<Self> {
+    fn from_bytes(class: &Bound<'_, PyType>, data: &Bound<'_, PyAny>, bytes_max: Given<'_>) -> PyResult<Self> {
         entry("StateSnapshot.from_bytes", || {
             let data = PyBackedBytes::from(args::payload(data, "data")?);
             let bytes_max = bytes_max.read_or("bytes_max", BYTES_MAX)?;
             let decode = || snapshot::decode(&data, bytes_max);
             let decoded = if data.len() > DETACH_BYTES {
-                _class.py().detach(decode)
+                class.py().detach(decode)
             } else {
                 decode()
             };
