@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 T = TypeVar("T")
 
@@ -63,6 +63,48 @@ async def awaiting(awaitable: Awaitable[T]) -> T:
 async def collect(items: AsyncIterable[T]) -> list[T]:
     """Make a coroutine of an asynchronous generator."""
     return [item async for item in items]
+
+
+if TYPE_CHECKING:
+
+    class _FutureAndCoroutine(asyncio.Future[T], Coroutine[object, None, T]):
+        """What a type checker may believe of a reply."""
+
+else:
+
+    class _FutureAndCoroutine(asyncio.Future):
+        """The same without a second base, which would slow down each instance."""
+
+
+class Reply(_FutureAndCoroutine[T]):
+    """A future that may stand wherever a coroutine may: `create_task`, `TaskGroup`, `asyncio.run`.
+
+    `gather` and `await` take it as the future it is, and need no task: with many calls under way, making a task for
+    each would cost more than everything else together.
+    """
+
+    _steps: Generator[object, None, T] | None = None
+
+    def send(self, value: None, /) -> object:
+        """Step as a coroutine does: hand out the future, then return its result."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, *error: object) -> object:
+        """Raise inside, as a task does to cancel a coroutine; the future is cancelled with it."""
+        if not self.done():
+            self.cancel()
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.throw(*error)  # type: ignore[call-overload]
+
+    def close(self) -> None:
+        """End the waiting; what was mailed and not yet taken is taken back."""
+        if not self.done():
+            self.cancel()
+        if self._steps is not None:
+            self._steps.close()
 
 
 def settle(batch: Sequence[tuple[asyncio.Future[object], object, BaseException | None]]) -> None:

@@ -12,11 +12,11 @@ from meshos._core import RuntimeCore
 from meshos._core import configure_lanes as configure_lanes
 
 if TYPE_CHECKING:
-    from asyncio import Future
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
     from os import PathLike
     from types import TracebackType
 
+    from meshos._aio import Reply
     from meshos.chain import BytesLike, CausalEvent, ChainReport
     from meshos.control import DaemonControl
     from meshos.daemon import DaemonHandle, DaemonHostConfig, MeshDaemon
@@ -154,10 +154,6 @@ class DaemonRuntime(RuntimeCore):
 
         await on_lane("DaemonRuntime.control_async", self.control, origin_hash, control)
 
-    async def deliver_async(self, origin_hash: OriginHash, event: CausalEvent) -> list[CausalEvent]:
-        """Twin of `deliver`, on a lane; cancelled before the daemon took the event it has no effect, later it has."""
-        return await self._deliver_soon(origin_hash, event)
-
     async def deliver_many_async(
         self, origin_hash: OriginHash, events: Iterable[CausalEvent]
     ) -> list[list[CausalEvent]]:
@@ -166,20 +162,28 @@ class DaemonRuntime(RuntimeCore):
 
         return await on_lane("DaemonRuntime.deliver_many_async", self.deliver_many, origin_hash, events)
 
-    async def send_async(
+    def send_async(
         self, origin_hash: OriginHash, event: BytesLike | CausalEvent, *, timeout: timedelta | None = SEND_TIMEOUT
+    ) -> Coroutine[object, None, Receipt]:
+        """Twin of `send`; concurrent calls are numbered, and take effect, in the order in which they are made.
+
+        The event is mailed by the call itself, when a loop runs on this thread; what is returned stands for its answer.
+        """
+        mailed = self._send_soon(origin_hash, event)
+        if mailed is None:
+            return self._send_later(origin_hash, event, timeout)
+        reply, event_origin, sequence = mailed
+        if timeout is not None:
+            timer = reply.get_loop().call_later(
+                timeout.total_seconds(), _expire, reply, origin_hash, event, event_origin, sequence
+            )
+            reply.add_done_callback(lambda _: timer.cancel())
+        return reply
+
+    async def _send_later(
+        self, origin_hash: OriginHash, event: BytesLike | CausalEvent, timeout: timedelta | None
     ) -> Receipt:
-        """Twin of `send`; concurrent calls are numbered, and take effect, in the order in which they begin."""
-        future, event_origin, sequence = self._send_soon(origin_hash, event)
-        if timeout is None:
-            return await future
-        timer = future.get_loop().call_later(
-            timeout.total_seconds(), _expire, future, origin_hash, event, event_origin, sequence
-        )
-        try:
-            return await future
-        finally:
-            timer.cancel()
+        return await self.send_async(origin_hash, event, timeout=timeout)
 
     async def send_many_async(
         self,
@@ -215,7 +219,7 @@ class DaemonRuntime(RuntimeCore):
 
 
 def _expire(
-    future: Future[Receipt],
+    reply: Reply[Receipt],
     origin_hash: OriginHash,
     event: BytesLike | CausalEvent,
     event_origin: OriginHash,
@@ -225,6 +229,6 @@ def _expire(
     from meshos.chain import CausalEvent
     from meshos.errors import SendTimeout
 
-    if not future.done():
+    if not reply.done():
         sent = event if isinstance(event, CausalEvent) else CausalEvent.external(event_origin, sequence, event)
-        future.set_exception(SendTimeout(origin_hash, sent))
+        reply.set_exception(SendTimeout(origin_hash, sent))

@@ -11,6 +11,7 @@ from nacl.signing import SigningKey, VerifyKey
 
 from typing_extensions import disjoint_base
 
+from meshos._aio import Reply
 from meshos.channel import ChannelName
 from meshos.control import DaemonControl
 from meshos.daemon import DaemonLifecycleObserver, MeshDaemon
@@ -993,7 +994,7 @@ class DaemonHandle:
         """The counters as last known on this node; never waits."""
     def snapshot(self) -> StateSnapshot | None:
         """Do as `DaemonRuntime.snapshot`."""
-    def snapshot_async(self) -> Coroutine[None, None, StateSnapshot | None]:
+    def snapshot_async(self) -> Coroutine[object, None, StateSnapshot | None]:
         """Twin of `snapshot`."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -1179,6 +1180,11 @@ class RuntimeCore:
 
         Waits up to 30 s for a daemon that is busy with others, then raises `WaitTimeout`.
         """
+    def deliver_async(self, origin_hash: int, event: CausalEvent) -> Coroutine[object, None, list[CausalEvent]]:
+        """Twin of `deliver`, on a lane; cancelled before the daemon took the event it has no effect, later it has.
+
+        The event is mailed by the call itself, when a loop runs on this thread; what is returned stands for its answer.
+        """
     def deliver_many(self, origin_hash: int, events: Iterable[CausalEvent]) -> list[list[CausalEvent]]:
         """Process events in order, one list of outputs an event; `ProcessFailed` carries the outputs of those before it."""
     def send(self, origin_hash: int, event: _BytesLike | CausalEvent, *, timeout: timedelta | None = ...) -> Receipt:
@@ -1191,8 +1197,7 @@ class RuntimeCore:
     ) -> list[Receipt]:
         """Send in order, up to 64 under way; raises as `send` for the first that failed, and none after it takes effect."""
     def _start_on(self, event_loop: AbstractEventLoop) -> None: ...
-    def _deliver_soon(self, origin_hash: int, event: CausalEvent) -> Future[list[CausalEvent]]: ...
-    def _send_soon(self, origin_hash: int, event: _BytesLike | CausalEvent) -> tuple[Future[Receipt], int, int]: ...
+    def _send_soon(self, origin_hash: int, event: _BytesLike | CausalEvent) -> tuple[Reply[Receipt], int, int] | None: ...
 
 # ---------------------------------------------------------------- threads
 

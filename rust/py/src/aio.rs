@@ -31,6 +31,19 @@ pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     GET_RUNNING_LOOP.import(py, "asyncio", "get_running_loop")?.call0()
 }
 
+/// The loop that runs on this thread, if one does. Does not import asyncio: without it no loop runs.
+pub fn current_loop(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if RUNNING.get(py).is_none() {
+        let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+        if !modules.contains(intern!(py, "asyncio"))? {
+            return Ok(None);
+        }
+    }
+    let running = RUNNING.import(py, "asyncio", "_get_running_loop")?.call0()?;
+    Ok((!running.is_none()).then_some(running))
+}
+
 /// Whether `event_loop` runs on this thread.
 fn runs_here(event_loop: &Bound<'_, PyAny>) -> bool {
     running_loop(event_loop.py()).is_ok_and(|here| here.is(event_loop))

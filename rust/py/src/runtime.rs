@@ -16,6 +16,7 @@ use meshos_node::runtime::{ReachError, Runtime};
 use meshos_node::slot::{EnterError, Slot};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
@@ -35,6 +36,8 @@ use crate::registry::{self, PyRegistry};
 use crate::snapshot::PyStateSnapshot;
 use crate::threads;
 use crate::verify::PyChainReport;
+
+static LATER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// How often daemons are asked for health and load.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -491,24 +494,28 @@ impl PyRuntime {
         })
     }
 
-    /// Mails an event for its outputs; returns a future of the running loop.
-    fn _deliver_soon<'py>(
-        &self,
+    /// Mails an event for its outputs. Called without a running loop it is a coroutine that does so when it is run.
+    fn deliver_async<'py>(
+        slf: &Bound<'py, Self>,
         origin_hash: &Bound<'py, PyAny>,
         event: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         entry("DaemonRuntime.deliver_async", || {
-            self.check("DaemonRuntime.deliver_async")?;
-            crate::send::deliver_soon(self, origin_hash, event)
+            let this = slf.get();
+            this.check("DaemonRuntime.deliver_async")?;
+            match crate::send::deliver_soon(this, origin_hash, event)? {
+                Some(reply) => Ok(reply),
+                None => LATER.import(slf.py(), "meshos._twins", "deliver_later")?.call1((slf, origin_hash, event)),
+            }
         })
     }
 
-    /// Mails an event for its receipt; returns a future of the running loop, and the event as it was numbered.
+    /// Mails an event for its receipt; returns what stands for it, and the event's origin and number.
     fn _send_soon<'py>(
         &self,
         origin_hash: &Bound<'py, PyAny>,
         event: &Bound<'py, PyAny>,
-    ) -> PyResult<(Bound<'py, PyAny>, u64, u64)> {
+    ) -> PyResult<Option<(Bound<'py, PyAny>, u64, u64)>> {
         entry("DaemonRuntime.send_async", || {
             self.check("DaemonRuntime.send_async")?;
             crate::send::send_soon(self, origin_hash, event)

@@ -12,7 +12,8 @@ use meshos_node::slot::Slot;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList};
 use pyo3::intern;
 
 use crate::aio;
@@ -22,6 +23,8 @@ use crate::daemon::{PyDaemon, PyEvent};
 use crate::errors::{self, LoopClosed, SendTimeout, StaleDaemon};
 use crate::reply::{Reply, To, Tray, Waited};
 use crate::runtime::PyRuntime;
+
+static REPLY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Events of `send_many` that are under way at once.
 const WINDOW: usize = 64;
@@ -210,42 +213,45 @@ pub fn many<'py>(
     PyList::new(py, receipts)
 }
 
-fn future(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, Bound<'_, PyAny>)> {
-    let event_loop = aio::running_loop(py)?;
-    let future = event_loop.call_method0(intern!(py, "create_future"))?;
-    Ok((future, event_loop))
+/// Makes what stands for the answer to a mailed event, and where it goes; `None` when no loop runs on this thread.
+fn reply(py: Python<'_>) -> PyResult<Option<(Bound<'_, PyAny>, To)>> {
+    let Some(event_loop) = aio::current_loop(py)? else { return Ok(None) };
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "loop"), &event_loop)?;
+    let reply = REPLY.import(py, "meshos._aio", "Reply")?.call((), Some(&options))?;
+    let to = To::Future { future: reply.clone().unbind(), event_loop: event_loop.unbind() };
+    Ok(Some((reply, to)))
 }
 
-/// Mails an event for its outputs.
+/// Mails an event for its outputs; `None` when no loop runs on this thread.
 pub fn deliver_soon<'py>(
     runtime: &PyRuntime,
     origin_hash: &Bound<'py, PyAny>,
     event: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = event.py();
     let event = args::instance::<PyCausalEvent>(event, "event", "CausalEvent")?.clone();
     let slot = runtime.reach(origin_hash)?;
-    let (future, event_loop) = future(py)?;
-    let to = To::Future { future: future.clone().unbind(), event_loop: event_loop.unbind() };
+    let Some((reply, to)) = reply(py)? else { return Ok(None) };
     post(py, runtime, &slot, &Given::Event(event), Want::Outputs, to, None)?;
-    Ok(future)
+    Ok(Some(reply))
 }
 
-/// Mails an event for its receipt; returns the future, and the origin and number it was mailed under.
+/// Mails an event for its receipt; returns what stands for it, and the origin and number it was mailed under. `None`
+/// when no loop runs on this thread.
 pub fn send_soon<'py>(
     runtime: &PyRuntime,
     origin_hash: &Bound<'py, PyAny>,
     event: &Bound<'py, PyAny>,
-) -> PyResult<(Bound<'py, PyAny>, u64, u64)> {
+) -> PyResult<Option<(Bound<'py, PyAny>, u64, u64)>> {
     let py = event.py();
     let given = Given::read(event)?;
     let slot = runtime.reach(origin_hash)?;
-    let (future, event_loop) = future(py)?;
-    let to = To::Future { future: future.clone().unbind(), event_loop: event_loop.unbind() };
+    let Some((reply, to)) = reply(py)? else { return Ok(None) };
     let sequence = post(py, runtime, &slot, &given, Want::Receipt, to, None)?;
     let origin = match &given {
         Given::Event(event) => event.get().link.origin,
         Given::Payload(_) => runtime.runtime.sender().origin,
     };
-    Ok((future, origin.get(), sequence))
+    Ok(Some((reply, origin.get(), sequence)))
 }
