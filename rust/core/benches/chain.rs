@@ -52,8 +52,9 @@ fn verify_10_000(c: &mut Criterion) {
     };
     let certificates = [Certificate::sign(statement, &entity).expect("a full pair")];
     let payload = [7_u8; 64];
-    let events: Vec<_> =
-        (0..10_000).map(|_| (chain.append(&payload, 0).expect("not full"), payload.as_slice())).collect();
+    let events: Vec<_> = (0..10_000)
+        .map(|_| (chain.append(&payload, 0).expect("not full"), payload.as_slice()))
+        .collect();
     let at = UnixMs::new(0);
     let checkpoint = Checkpoint::sign(id, 1, 10_000, chain.digest(), at, Digest::ZERO, &node);
     let checkpoints = [checkpoint.expect("a full pair")];

@@ -13,7 +13,7 @@
 //!   kind 4  end, 32 bytes            BLAKE3 of everything before this frame
 //! ```
 //! All certificates come before all checkpoints, and these before all events; each group is in the order that
-//! [`verify`](crate::verify::verify) wants. The frame of kind 4 is the last, and nothing follows it.
+//! [`verify`] wants. The frame of kind 4 is the last, and nothing follows it.
 //!
 //! The end digest finds damage, not forgery: who can change the file can compute it anew. So it is judged last, after the
 //! events were compared with what is signed, which names the bad event.

@@ -130,12 +130,11 @@ struct Walk<'a, 'e> {
 }
 
 impl Walk<'_, '_> {
-    /// Checks every event, and returns the first and the last sequence and the last digest.
+    /// Checks every event, of which there is one; returns the first and the last sequence and the last digest.
     fn run(&self, known: &mut BTreeMap<u64, Digest>) -> Result<(u64, u64, Digest), ChainError> {
         let origin = self.lineage.origin;
-        let first = first_sequence(self.events);
-        let mut digest = self.lineage.anchor(first)?;
-        let mut sequence = first - 1;
+        let (anchor, mut digest) = self.lineage.anchor(&self.events[0].0)?;
+        let mut sequence = anchor;
         for (index, (link, payload)) in self.events.iter().enumerate() {
             let expected = sequence.checked_add(1).ok_or(ChainError::Exhausted { origin })?;
             let broken = |kind, expected_value, found| {
@@ -167,7 +166,7 @@ impl Walk<'_, '_> {
                 known.insert(sequence, digest);
             }
         }
-        Ok((first, sequence, digest))
+        Ok((anchor + 1, sequence, digest))
     }
 
     /// The event at `index` does not name `before`, the digest after event `sequence`: says which of the two is bad.
@@ -201,18 +200,6 @@ impl Walk<'_, '_> {
             found,
         }
     }
-}
-
-/// Where the events begin. If the first sequence was altered, the second and third tell; an event there is never 0.
-fn first_sequence(events: &[(CausalLink, &[u8])]) -> u64 {
-    let first = events[0].0.sequence;
-    let by_others = match events {
-        [_, (second, _), (third, _), ..] if third.sequence.checked_sub(1) == Some(second.sequence) => {
-            second.sequence.checked_sub(1)
-        }
-        _ => None,
-    };
-    by_others.filter(|sequence| *sequence > 0).unwrap_or(first.max(1))
 }
 
 fn owners(certificates: &[Certificate], last_sequence: u64) -> Vec<OwnerSpan> {

@@ -17,8 +17,11 @@ use crate::name::ChannelName;
 use crate::snapshot;
 use crate::stats::DaemonStats;
 
+/// Takes any bytes; panics where a decoder is wrong.
+pub type Fuzzer = fn(&[u8]);
+
 /// Every function with its name; where golden bytes have that name, they are good input for it.
-pub const FUZZERS: &[(&str, fn(&[u8]))] = &[
+pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("link", link),
     ("certificate", certificate),
     ("checkpoint", checkpoint),
@@ -98,7 +101,9 @@ pub fn snapshot(bytes: &[u8]) {
 }
 
 fn snapshot_as_it_is(bytes: &[u8]) {
-    let Ok((meta, state)) = snapshot::decode(bytes, bytes.len() as u64) else { return };
+    let Ok((meta, state)) = snapshot::decode(bytes, bytes.len() as u64) else {
+        return;
+    };
     let state = &bytes[state];
     let written = meta.to_bytes(state);
     assert_eq!(written.len(), meta.encoded_len(state.len()));
@@ -139,8 +144,12 @@ pub fn capability(bytes: &[u8]) {
 
 /// [`identity::verify`]: 32 bytes of a key, 64 of a signature, the message.
 pub fn signature(bytes: &[u8]) {
-    let Some((key, rest)) = bytes.split_first_chunk::<32>() else { return };
-    let Some((signature, message)) = rest.split_first_chunk::<64>() else { return };
+    let Some((key, rest)) = bytes.split_first_chunk::<32>() else {
+        return;
+    };
+    let Some((signature, message)) = rest.split_first_chunk::<64>() else {
+        return;
+    };
     let key = EntityId::from_bytes(*key);
     if identity::verify(&key, message, signature).is_ok() {
         assert!(EntityId::checked(*key.as_bytes()).is_ok());

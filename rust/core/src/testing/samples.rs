@@ -67,7 +67,10 @@ impl History {
         let mut chain = CausalChainBuilder::new(id);
         let mut digests = vec![chain.digest()];
         let mut links = Vec::new();
-        for (payload, horizon) in PAYLOADS.iter().zip([0, sketch_bits(Origin::new(0xaaaa)), u64::MAX, 0, 1]) {
+        for (payload, horizon) in PAYLOADS
+            .iter()
+            .zip([0, sketch_bits(Origin::new(0xaaaa)), u64::MAX, 0, 1])
+        {
             links.push(chain.append(payload, horizon).expect("five events fit"));
             digests.push(chain.digest());
         }
@@ -160,7 +163,13 @@ pub fn cursors() -> Cursors {
     cursors.advance(Origin::new(0xaaaa), 0, 41);
     for sequence in [42, 44] {
         let digest = Digest::from_bytes([u8::try_from(sequence).expect("small"); 32]);
-        let receipt = Receipt { sequence, epoch: 2, processed: sequence + 1, position: sequence + 2, digest };
+        let receipt = Receipt {
+            sequence,
+            epoch: 2,
+            processed: sequence + 1,
+            position: sequence + 2,
+            digest,
+        };
         cursors.keep_receipt(Origin::new(0xaaaa), 0, receipt);
     }
     cursors.advance(Origin::new(0xaaaa), 7, u64::MAX);
@@ -181,7 +190,9 @@ pub fn bindings() -> DaemonBindings {
         (2, "sensors/lidar", Some(vec![0, 0xff, 0x7f])),
     ] {
         let channel = ChannelName::new(channel).expect("a good name");
-        bindings.record(NodeId::new(publisher), channel, token).expect("a short token");
+        bindings
+            .record(NodeId::new(publisher), channel, token)
+            .expect("a short token");
     }
     bindings
 }
@@ -212,7 +223,11 @@ pub fn golden_json() -> String {
     let history = History::new();
     let (record, mut forked) = history.fork();
     let mut rows: Vec<(String, String)> = Vec::new();
-    let keys = [("entity", &history.entity), ("node1", &history.nodes[0]), ("node2", &history.nodes[1])];
+    let keys = [
+        ("entity", &history.entity),
+        ("node1", &history.nodes[0]),
+        ("node2", &history.nodes[1]),
+    ];
     for (name, pair) in keys.into_iter().chain([("child", &keypair(0x33))]) {
         rows.push((format!("{name}.id"), pair.entity_id().to_hex()));
         rows.push((format!("{name}.origin"), pair.origin().to_string()));
@@ -226,7 +241,10 @@ pub fn golden_json() -> String {
         rows.push((format!("payload{}", link.sequence), hex(payload)));
     }
     for checkpoint in &history.checkpoints {
-        rows.push((format!("checkpoint{}.digest", checkpoint.epoch), checkpoint.digest_of().to_string()));
+        rows.push((
+            format!("checkpoint{}.digest", checkpoint.epoch),
+            checkpoint.digest_of().to_string(),
+        ));
     }
     rows.push(("fork.lineage".into(), record.lineage().to_string()));
     rows.push(("fork.digest0".into(), forked.digest().to_string()));
@@ -234,14 +252,24 @@ pub fn golden_json() -> String {
     let link = forked.append(PAYLOADS[0], 0).expect("one event fits");
     rows.push(("fork.link1".into(), hex(&link.to_bytes())));
     rows.push(("fork.digest1".into(), forked.digest().to_string()));
-    rows.push(("sketch.aaaa".into(), format!("{:016x}", sketch_bits(Origin::new(0xaaaa)))));
+    rows.push((
+        "sketch.aaaa".into(),
+        format!("{:016x}", sketch_bits(Origin::new(0xaaaa))),
+    ));
     rows.push(("cursors.sketch".into(), format!("{:016x}", cursors().sketch())));
     let channel = ChannelName::new("sensors/lidar").expect("a good name");
     rows.push(("channel.sensors/lidar".into(), format!("{:016x}", channel.hash())));
     rows.push(("snapshot.state".into(), hex(STATE)));
-    rows.extend(golden().into_iter().map(|(name, bytes)| (format!("file.{name}"), hex(&bytes))));
+    rows.extend(
+        golden()
+            .into_iter()
+            .map(|(name, bytes)| (format!("file.{name}"), hex(&bytes))),
+    );
 
-    let lines: Vec<_> = rows.iter().map(|(name, value)| format!("  \"{name}\": \"{value}\"")).collect();
+    let lines: Vec<_> = rows
+        .iter()
+        .map(|(name, value)| format!("  \"{name}\": \"{value}\""))
+        .collect();
     format!("{{\n{}\n}}\n", lines.join(",\n"))
 }
 

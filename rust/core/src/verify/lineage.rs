@@ -12,6 +12,7 @@ use crate::chain::{BrokenKind, ChainError};
 use crate::checkpoint::Checkpoint;
 use crate::digest::Digest;
 use crate::id::{EntityId, Origin};
+use crate::link::CausalLink;
 
 /// Signed records that were found good.
 pub struct Lineage<'a> {
@@ -64,18 +65,31 @@ impl<'a> Lineage<'a> {
         Ok(lineage)
     }
 
-    /// Digest before the event `first`, with which the events given begin.
-    pub fn anchor(&self, first: u64) -> Result<Digest, ChainError> {
-        if first == 1 && self.certificates[0].reason != Reason::Spawn {
-            return Err(self.bad(0, "spawn certificate: missing for a chain that begins at 1"));
+    /// Sequence and digest before the first of the events given. If its sequence was altered, its parent still tells.
+    pub fn anchor(&self, first: &CausalLink) -> Result<(u64, Digest), ChainError> {
+        let by_sequence = first
+            .sequence
+            .checked_sub(1)
+            .and_then(|before| self.vouched.get_key_value(&before));
+        let by_parent = || self.vouched.iter().find(|(_, digest)| digest.head8() == first.parent);
+        let anchor = match by_sequence {
+            Some((_, digest)) if digest.head8() == first.parent => by_sequence,
+            _ => by_parent().or(by_sequence),
+        };
+        let has_spawn = self.certificates[0].reason == Reason::Spawn;
+        let missing_spawn = self.bad(0, "spawn certificate: missing for a chain that begins at 1");
+        match anchor {
+            Some((sequence, digest)) if *sequence > 0 || has_spawn => Ok((*sequence, *digest)),
+            Some(_) => Err(missing_spawn),
+            None if first.sequence == 1 => Err(missing_spawn),
+            None => Err(ChainError::Broken {
+                kind: BrokenKind::Gap,
+                origin: self.origin,
+                sequence: 1,
+                expected: 1,
+                found: first.sequence,
+            }),
         }
-        self.vouched.get(&(first - 1)).copied().ok_or(ChainError::Broken {
-            kind: BrokenKind::Gap,
-            origin: self.origin,
-            sequence: 1,
-            expected: 1,
-            found: first,
-        })
     }
 
     /// Highest sequence vouched for, and its digest.

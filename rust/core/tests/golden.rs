@@ -1,0 +1,61 @@
+//! Bytes of every released format version, which must be read, and be written the same, for ever.
+//!
+//! This test never writes a file, and is never edited to fit: a change that fails here needs a new format version.
+
+use std::path::Path;
+
+use meshos_core::bindings::DaemonBindings;
+use meshos_core::certificate::Certificate;
+use meshos_core::checkpoint::Checkpoint;
+use meshos_core::cursors::Cursors;
+use meshos_core::export::verify_file;
+use meshos_core::fork::ForkRecord;
+use meshos_core::link::CausalLink;
+use meshos_core::snapshot;
+use meshos_core::testing::samples::{self, History, STATE};
+
+fn file(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/data")
+        .join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn version_1_of_every_format_is_read() {
+    let history = History::new();
+    assert_eq!(CausalLink::decode(&file("link_v1.bin")), Ok(history.links[1]));
+    assert_eq!(
+        Certificate::decode(&file("certificate_v1.bin")),
+        Ok(history.certificates[1])
+    );
+    assert_eq!(
+        Checkpoint::decode(&file("checkpoint_v1.bin")),
+        Ok(history.checkpoints[1])
+    );
+    assert_eq!(ForkRecord::decode(&file("fork_record_v1.bin")), Ok(history.fork().0));
+    assert_eq!(Cursors::decode(&file("cursors_v1.bin")), Ok(samples::cursors()));
+    assert_eq!(
+        DaemonBindings::decode(&file("bindings_v1.bin")),
+        Ok(samples::bindings())
+    );
+    let bytes = file("snapshot_v1.bin");
+    let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
+    assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));
+}
+
+#[test]
+fn version_1_of_an_exported_chain_is_verified() {
+    let history = History::new();
+    let report = verify_file(&file("chain_export_v1.bin"), &history.entity.entity_id(), &[]).expect("a good chain");
+    assert_eq!((report.events, report.signed_through, report.owners.len()), (5, 5, 2));
+    assert_eq!(report.digest, history.digests[5]);
+}
+
+#[test]
+fn what_is_written_today_is_what_was_written() {
+    for (name, bytes) in samples::golden() {
+        assert_eq!(bytes, file(&format!("{name}_v1.bin")), "{name}");
+    }
+    assert_eq!(samples::golden_json().as_bytes(), file("golden.json"));
+}
