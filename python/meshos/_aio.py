@@ -1,6 +1,7 @@
 """What the compiled module needs of asyncio: a loop of its own, tasks, and futures set from other threads."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -36,6 +37,10 @@ def forget_internal_loop() -> None:
     global _internal, _lock
     _lock = threading.Lock()
     _internal = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_internal_loop)
 
 
 def stop_internal_loop() -> None:

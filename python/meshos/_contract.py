@@ -27,6 +27,7 @@ class Contract(NamedTuple):
     reports_saturation: bool
     takes_control: bool
     upgrades: bool
+    asynchronous: bool
 
 
 class _Rule(NamedTuple):
@@ -98,7 +99,13 @@ def _read(cls: object) -> Contract:
         reports_saturation=_overrides(cls, "saturation"),
         takes_control=_overrides(cls, "on_control"),
         upgrades=_overrides(cls, "upgrade"),
+        asynchronous=_asynchronous(cls),
     )
+
+
+def _asynchronous(cls: type) -> bool:
+    code = getattr(getattr(cls, "process", None), "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & (_COROUTINE | _ASYNC_GENERATOR))
 
 
 def _stateful(cls: type) -> bool:

@@ -30,6 +30,7 @@ __all__ = ["DaemonFactoryRegistry", "DaemonRuntime", "FactoryEntry", "Receipt", 
 
 SEND_TIMEOUT = timedelta(seconds=30)
 """How long `send` and `send_many` wait unless told otherwise."""
+_SEND_SECONDS = SEND_TIMEOUT.total_seconds()
 SHUTDOWN_TIMEOUT = timedelta(seconds=5)
 """How long `shutdown` waits unless told otherwise."""
 
@@ -169,14 +170,16 @@ class DaemonRuntime(RuntimeCore):
 
         The event is mailed by the call itself, when a loop runs on this thread; what is returned stands for its answer.
         """
+        seconds = _seconds(timeout)
+        if isinstance(event, (bytearray, memoryview)):
+            # Its owner may change it before the wait is over, and a `SendTimeout` tells what was sent.
+            event = bytes(event)
         mailed = self._send_soon(origin_hash, event)
         if mailed is None:
             return self._send_later(origin_hash, event, timeout)
         reply, event_origin, sequence = mailed
-        if timeout is not None:
-            timer = reply.get_loop().call_later(
-                timeout.total_seconds(), _expire, reply, origin_hash, event, event_origin, sequence
-            )
+        if seconds is not None:
+            timer = reply.get_loop().call_later(seconds, _expire, reply, origin_hash, event, event_origin, sequence)
             reply.add_done_callback(lambda _: timer.cancel())
         return reply
 
@@ -216,6 +219,22 @@ class DaemonRuntime(RuntimeCore):
     ) -> None:
         """Shut down, on a lane."""
         await self.shutdown_async()
+
+
+def _seconds(timeout: timedelta | None) -> float | None:
+    """Check a timeout before anything is sent."""
+    if timeout is SEND_TIMEOUT:
+        return _SEND_SECONDS
+    if timeout is None:
+        return None
+    if not isinstance(timeout, timedelta):
+        message = f"timeout must be a timedelta or None, not {type(timeout).__name__}"
+        raise TypeError(message)
+    if timeout < timedelta(0):
+        from meshos.errors import InvalidArgument
+
+        raise InvalidArgument("timeout", "must not be negative")
+    return timeout.total_seconds()
 
 
 def _expire(

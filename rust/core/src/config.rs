@@ -67,7 +67,10 @@ impl DaemonHostConfig {
     /// [`ConfigError`] for the first option out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.max_log_entries == 0 {
-            return Err(ConfigError { field: "max_log_entries", rule: "must be at least 1" });
+            return Err(ConfigError {
+                field: "max_log_entries",
+                rule: "must be at least 1",
+            });
         }
         Ok(())
     }

@@ -101,7 +101,10 @@ mod tests {
         assert_eq!(load, None);
         let (health, load) = changes(&told, &DaemonHealth::Healthy, 0.56);
         assert_eq!(health, None);
-        assert_eq!(load, Some(DaemonLifecycleSignal::SaturationChanged { saturation: 0.56 }));
+        assert_eq!(
+            load,
+            Some(DaemonLifecycleSignal::SaturationChanged { saturation: 0.56 })
+        );
     }
 
     #[test]

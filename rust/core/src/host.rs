@@ -90,7 +90,11 @@ impl Position {
     /// Position of a snapshot.
     #[must_use]
     pub fn of(meta: &SnapshotMeta) -> Self {
-        Self { sequence: meta.head.sequence, digest: meta.digest, processed: meta.stats.events_processed }
+        Self {
+            sequence: meta.head.sequence,
+            digest: meta.digest,
+            processed: meta.stats.events_processed,
+        }
     }
 
     /// Checks that continuing at `self` loses nothing that `known` has.
@@ -99,13 +103,21 @@ impl Position {
     /// [`ResumeError`]: something would be lost, or the chains differ.
     pub fn reaches(&self, known: &Position) -> Result<(), ResumeError> {
         if self.sequence < known.sequence {
-            return Err(ResumeError::StaleOutputs { snapshot: self.sequence, known: known.sequence });
+            return Err(ResumeError::StaleOutputs {
+                snapshot: self.sequence,
+                known: known.sequence,
+            });
         }
         if self.sequence == known.sequence && self.digest != known.digest {
-            return Err(ResumeError::WrongChain { sequence: self.sequence });
+            return Err(ResumeError::WrongChain {
+                sequence: self.sequence,
+            });
         }
         if self.processed < known.processed {
-            return Err(ResumeError::StaleInputs { snapshot: self.processed, known: known.processed });
+            return Err(ResumeError::StaleInputs {
+                snapshot: self.processed,
+                known: known.processed,
+            });
         }
         Ok(())
     }
@@ -156,12 +168,20 @@ impl Host {
     /// [`ResumeError::Identity`] when it is of another entity.
     pub fn resumed(entity: EntityId, meta: SnapshotMeta, config: DaemonHostConfig) -> Result<Self, ResumeError> {
         if meta.entity != entity {
-            return Err(ResumeError::Identity { snapshot: meta.entity, identity: entity });
+            return Err(ResumeError::Identity {
+                snapshot: meta.entity,
+                identity: entity,
+            });
         }
-        let chain = CausalChainBuilder::from_head(entity, meta.head, meta.digest)
-            .map_err(|_| ResumeError::WrongChain { sequence: meta.head.sequence })?;
+        let chain =
+            CausalChainBuilder::from_head(entity, meta.head, meta.digest).map_err(|_| ResumeError::WrongChain {
+                sequence: meta.head.sequence,
+            })?;
         // A host without a node signs no certificates, and its snapshots carry none.
-        let owed = meta.lineage.is_empty().then(|| (Reason::Restart, chain.sequence(), chain.digest()));
+        let owed = meta
+            .lineage
+            .is_empty()
+            .then(|| (Reason::Restart, chain.sequence(), chain.digest()));
         Ok(Self {
             chain,
             epoch: meta.epoch,
@@ -203,8 +223,11 @@ impl Host {
     pub fn adopt(&mut self, meta: SnapshotMeta) -> Result<(), ResumeError> {
         if meta.entity == self.chain.entity() {
             Position::of(&meta).reaches(&self.position())?;
-            self.chain = CausalChainBuilder::from_head(meta.entity, meta.head, meta.digest)
-                .map_err(|_| ResumeError::WrongChain { sequence: meta.head.sequence })?;
+            self.chain = CausalChainBuilder::from_head(meta.entity, meta.head, meta.digest).map_err(|_| {
+                ResumeError::WrongChain {
+                    sequence: meta.head.sequence,
+                }
+            })?;
             self.stats = meta.stats;
         }
         self.cursors = meta.cursors;
@@ -249,7 +272,9 @@ impl Host {
     ) -> Result<Few<E>, ChainError> {
         if u64::MAX - self.chain.sequence() < outputs.len() as u64 {
             self.stats.errors += 1;
-            return Err(ChainError::Exhausted { origin: self.chain.origin() });
+            return Err(ChainError::Exhausted {
+                origin: self.chain.origin(),
+            });
         }
         self.cursors.advance(key.origin, key.stream, key.sequence);
         self.stats.events_processed += 1;
@@ -322,7 +347,14 @@ impl Host {
     pub fn certify(&mut self, key: &Keypair, node: EntityId) -> Result<(), IdentityError> {
         if let Some((reason, from_sequence, digest)) = self.owed {
             let entity = self.chain.entity();
-            let statement = Statement { entity, epoch: self.epoch, node, from_sequence, digest, reason };
+            let statement = Statement {
+                entity,
+                epoch: self.epoch,
+                node,
+                from_sequence,
+                digest,
+                reason,
+            };
             self.lineage.push(Certificate::sign(statement, key)?);
             self.owed = None;
         }

@@ -63,7 +63,11 @@ mod tests {
     use crate::digest::Digest;
 
     fn key(sequence: u64) -> EventKey {
-        EventKey { origin: Origin::new(7), stream: DIRECT, sequence }
+        EventKey {
+            origin: Origin::new(7),
+            stream: DIRECT,
+            sequence,
+        }
     }
 
     fn at_five() -> Cursors {
@@ -75,7 +79,10 @@ mod tests {
     /// Every pair of (delivery, position of the number relative to the cursor).
     #[test]
     fn table() {
-        let duplicate = Admission::Duplicate { receipt: None, cursor: 5 };
+        let duplicate = Admission::Duplicate {
+            receipt: None,
+            cursor: 5,
+        };
         let table = [
             (Delivery::Once, 0, Admission::NoNumber),
             (Delivery::Once, 4, duplicate),
@@ -89,25 +96,47 @@ mod tests {
             (Delivery::AtLeastOnce, u64::MAX, Admission::CallProcess),
         ];
         for (delivery, sequence, decision) in table {
-            assert_eq!(admit(&at_five(), delivery, key(sequence)), decision, "{delivery:?} {sequence}");
+            assert_eq!(
+                admit(&at_five(), delivery, key(sequence)),
+                decision,
+                "{delivery:?} {sequence}"
+            );
         }
     }
 
     #[test]
     fn a_duplicate_gets_its_own_receipt() {
         let mut cursors = at_five();
-        let receipt = Receipt { sequence: 5, epoch: 1, processed: 3, position: 9, digest: Digest::ZERO };
+        let receipt = Receipt {
+            sequence: 5,
+            epoch: 1,
+            processed: 3,
+            position: 9,
+            digest: Digest::ZERO,
+        };
         cursors.keep_receipt(Origin::new(7), DIRECT, receipt);
         assert_eq!(
             admit(&cursors, Delivery::Once, key(5)),
-            Admission::Duplicate { receipt: Some(receipt), cursor: 5 }
+            Admission::Duplicate {
+                receipt: Some(receipt),
+                cursor: 5
+            }
         );
-        assert_eq!(admit(&cursors, Delivery::Once, key(4)), Admission::Duplicate { receipt: None, cursor: 5 });
+        assert_eq!(
+            admit(&cursors, Delivery::Once, key(4)),
+            Admission::Duplicate {
+                receipt: None,
+                cursor: 5
+            }
+        );
     }
 
     #[test]
     fn origins_and_streams_do_not_disturb_each_other() {
-        let other_origin = EventKey { origin: Origin::new(8), ..key(1) };
+        let other_origin = EventKey {
+            origin: Origin::new(8),
+            ..key(1)
+        };
         let other_stream = EventKey { stream: 1, ..key(1) };
         assert_eq!(admit(&at_five(), Delivery::Once, other_origin), Admission::CallProcess);
         assert_eq!(admit(&at_five(), Delivery::Once, other_stream), Admission::CallProcess);

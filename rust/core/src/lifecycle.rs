@@ -43,8 +43,14 @@ pub enum LifecycleError {
 /// Every state, for tables.
 pub const STATES: [Lifecycle; 3] = [Lifecycle::Registering, Lifecycle::Ready, Lifecycle::ShuttingDown];
 /// Every call, for tables.
-pub const CALLS: [Call; 6] =
-    [Call::RegisterFactory, Call::Start, Call::Shutdown, Call::Work, Call::Stop, Call::Read];
+pub const CALLS: [Call; 6] = [
+    Call::RegisterFactory,
+    Call::Start,
+    Call::Shutdown,
+    Call::Work,
+    Call::Stop,
+    Call::Read,
+];
 
 /// Decides about one call: the state afterwards, or why it is refused.
 ///
@@ -73,7 +79,10 @@ impl Lifecycle {
     /// For a number that is no state; only a bug of ours stores one.
     #[must_use]
     pub fn from_u8(raw: u8) -> Self {
-        STATES.into_iter().find(|state| *state as u8 == raw).expect("only states are stored")
+        STATES
+            .into_iter()
+            .find(|state| *state as u8 == raw)
+            .expect("only states are stored")
     }
 }
 
@@ -88,7 +97,14 @@ mod tests {
         let early = Err(LifecycleError::NotReady);
         let late = Err(LifecycleError::ShuttingDown);
         let expected = [
-            [Ok(Registering), Ok(Ready), Ok(ShuttingDown), early, early, Ok(Registering)],
+            [
+                Ok(Registering),
+                Ok(Ready),
+                Ok(ShuttingDown),
+                early,
+                early,
+                Ok(Registering),
+            ],
             [Ok(Ready), Ok(Ready), Ok(ShuttingDown), Ok(Ready), Ok(Ready), Ok(Ready)],
             [late, late, Ok(ShuttingDown), late, Ok(ShuttingDown), Ok(ShuttingDown)],
         ];

@@ -42,7 +42,13 @@ pub struct Archive<D: Daemon> {
 
 impl<D: Daemon> Default for Archive<D> {
     fn default() -> Self {
-        Self { remains: BTreeMap::new(), order: VecDeque::new(), bytes: 0, stopped: 0, outputs_dropped: 0 }
+        Self {
+            remains: BTreeMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+            stopped: 0,
+            outputs_dropped: 0,
+        }
     }
 }
 
@@ -82,7 +88,9 @@ impl<D: Daemon> Archive<D> {
             dropped.push(old.outputs);
         }
         while self.bytes > BYTES_MAX {
-            let Some((number, oldest)) = self.order.pop_front() else { break };
+            let Some((number, oldest)) = self.order.pop_front() else {
+                break;
+            };
             if let Some(remains) = self.remains.get_mut(&oldest)
                 && remains.stopped == number
             {
@@ -109,7 +117,8 @@ impl<D: Daemon> Archive<D> {
         self.bytes -= cost(&remains.outputs);
         if self.order.len() > 2 * self.remains.len() + 64 {
             let alive = &self.remains;
-            self.order.retain(|(number, entity)| alive.get(entity).is_some_and(|kept| kept.stopped == *number));
+            self.order
+                .retain(|(number, entity)| alive.get(entity).is_some_and(|kept| kept.stopped == *number));
         }
         Some(*remains)
     }

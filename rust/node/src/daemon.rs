@@ -12,7 +12,7 @@ use meshos_core::host::Few;
 use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
 
-use crate::deliver::{Delivered, DeliverError};
+use crate::deliver::{DeliverError, Delivered};
 
 /// What `process` gave back.
 pub type Outputs<D> = Result<Few<<D as Daemon>::Output>, <D as Daemon>::Error>;
@@ -66,6 +66,8 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     /// An error in one line.
     fn describe(error: &Self::Error) -> String;
 
+    /// Whether the call was refused before any of it ran: nothing happened, and nothing is counted.
+    fn never_ran(error: &Self::Error) -> bool;
     /// Whether a call was given up while it still runs: its daemon must not be called again.
     fn still_runs(error: &Self::Error) -> bool;
 
@@ -84,6 +86,8 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     fn is_stateful(&self) -> bool;
     /// Whether it reports health or load.
     fn reports(&self) -> bool;
+    /// Whether `process` is a coroutine, as far as its class tells.
+    fn is_async(&self) -> bool;
     /// Whether it takes controls.
     fn takes_control(&self) -> bool;
 

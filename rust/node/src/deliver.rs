@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use meshos_core::checkpoint::Checkpoint;
 use meshos_core::config::OnError;
 use meshos_core::cursors::Receipt;
 use meshos_core::event::DaemonLifecycleSignal;
@@ -9,7 +10,6 @@ use meshos_core::host::Few;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
 use meshos_core::ingress::{Admission, EventKey};
-use meshos_core::checkpoint::Checkpoint;
 
 use crate::clock;
 use crate::daemon::{Daemon, Outputs, Process};
@@ -102,8 +102,16 @@ pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) 
         Admission::Duplicate { receipt, cursor } => {
             return Begun::Done(match (want, receipt) {
                 (Want::Receipt, None) => Err(DeliverError::Unknown { cursor }),
-                (Want::Receipt, receipt) => Ok(Delivered { outputs: Few::new(), receipt, duplicate: true }),
-                (Want::Outputs, _) => Ok(Delivered { outputs: Few::new(), receipt: None, duplicate: true }),
+                (Want::Receipt, receipt) => Ok(Delivered {
+                    outputs: Few::new(),
+                    receipt,
+                    duplicate: true,
+                }),
+                (Want::Outputs, _) => Ok(Delivered {
+                    outputs: Few::new(),
+                    receipt: None,
+                    duplicate: true,
+                }),
             });
         }
         Admission::CallProcess => {}
@@ -168,12 +176,21 @@ pub fn finish<D: Daemon>(
         let reason = format!("automatic snapshot: {}", D::describe(&error));
         entered.slot().emit(DaemonLifecycleSignal::Crashed { reason });
     }
-    Ok(Delivered { outputs, receipt, duplicate: false })
+    Ok(Delivered {
+        outputs,
+        receipt,
+        duplicate: false,
+    })
 }
 
 fn raised<D: Daemon>(entered: &mut Entered<D>, error: D::Error) -> DeliverError<D> {
+    if D::never_ran(&error) {
+        return DeliverError::Raised(error);
+    }
     entered.host.raised();
-    entered.slot().emit(DaemonLifecycleSignal::Crashed { reason: D::describe(&error) });
+    entered.slot().emit(DaemonLifecycleSignal::Crashed {
+        reason: D::describe(&error),
+    });
     if D::still_runs(&error) {
         entered.fail("a call of process was interrupted and did not end");
         return DeliverError::Raised(error);
@@ -205,7 +222,9 @@ fn rebuild<D: Daemon>(entered: &mut Entered<D>) -> Result<(), Arc<str>> {
         Err(error) => {
             let reason = D::describe(&error);
             entered.fail(&reason);
-            let lost = DaemonLifecycleSignal::Crashed { reason: format!("not restored: {reason}") };
+            let lost = DaemonLifecycleSignal::Crashed {
+                reason: format!("not restored: {reason}"),
+            };
             entered.slot().emit(lost);
             Err(Arc::from(reason))
         }
@@ -213,7 +232,10 @@ fn rebuild<D: Daemon>(entered: &mut Entered<D>) -> Result<(), Arc<str>> {
 }
 
 fn replay<D: Daemon>(inside: &Inside<D>) -> Result<Arc<D>, D::Error> {
-    let daemon = inside.daemon.fresh()?.map_or_else(|| Arc::clone(&inside.daemon), Arc::new);
+    let daemon = inside
+        .daemon
+        .fresh()?
+        .map_or_else(|| Arc::clone(&inside.daemon), Arc::new);
     if let Some(newest) = &inside.newest {
         daemon.restore(&newest.state, newest.meta.schema)?;
     }
@@ -239,7 +261,11 @@ pub fn snapshot<D: Daemon>(inside: &mut Inside<D>) -> Result<Arc<Snapshot<D>>, D
             return Err(error);
         }
     };
-    let meta = inside.host.snapshot(inside.daemon.kind().to_string(), inside.daemon.schema(), clock::unix_ms());
+    let meta = inside.host.snapshot(
+        inside.daemon.kind().to_string(),
+        inside.daemon.schema(),
+        clock::unix_ms(),
+    );
     let snapshot = Arc::new(Snapshot { meta, state });
     inside.newest = Some(Arc::clone(&snapshot));
     inside.log.clear();
@@ -262,12 +288,14 @@ pub fn checkpoint<D: Daemon>(
 ///
 /// # Errors
 /// The node's key is public only.
-pub fn anchor<D: Daemon>(
-    inside: &mut Inside<D>,
-    node: &Keypair,
-) -> Result<(), meshos_core::identity::IdentityError> {
+pub fn anchor<D: Daemon>(inside: &mut Inside<D>, node: &Keypair) -> Result<(), meshos_core::identity::IdentityError> {
     let (sequence, digest) = (inside.outputs.base_sequence, inside.outputs.base_digest);
-    if inside.host.lineage().iter().any(|certificate| certificate.from_sequence == sequence) {
+    if inside
+        .host
+        .lineage()
+        .iter()
+        .any(|certificate| certificate.from_sequence == sequence)
+    {
         return Ok(());
     }
     sign(inside, node, sequence, digest)
@@ -280,11 +308,18 @@ fn sign<D: Daemon>(
     digest: meshos_core::digest::Digest,
 ) -> Result<(), meshos_core::identity::IdentityError> {
     let epoch = inside.host.epoch();
-    if inside.checkpoints.iter().any(|made| made.sequence == sequence && made.epoch == epoch) {
+    if inside
+        .checkpoints
+        .iter()
+        .any(|made| made.sequence == sequence && made.epoch == epoch)
+    {
         return Ok(());
     }
     let entity: EntityId = inside.host.entity();
-    let previous = inside.checkpoints.last().map_or(meshos_core::digest::Digest::ZERO, Checkpoint::digest_of);
+    let previous = inside
+        .checkpoints
+        .last()
+        .map_or(meshos_core::digest::Digest::ZERO, Checkpoint::digest_of);
     let made = Checkpoint::sign(entity, epoch, sequence, digest, clock::unix_ms(), previous, node)?;
     inside.checkpoints.push(made);
     if inside.checkpoints.len() > CHECKPOINTS_MAX {

@@ -96,8 +96,16 @@ impl Events {
     /// Makes a hub whose observers run on `lanes`.
     #[must_use]
     pub fn new(lanes: Lanes) -> Self {
-        let state = State { number: 0, lines: Vec::new(), lines_made: 0 };
-        Self { state: Mutex::new(state), counters: Arc::default(), lanes }
+        let state = State {
+            number: 0,
+            lines: Vec::new(),
+            lines_made: 0,
+        };
+        Self {
+            state: Mutex::new(state),
+            counters: Arc::default(),
+            lanes,
+        }
     }
 
     /// Numbers an event and queues it for every observer; returns its number.
@@ -121,7 +129,11 @@ impl Events {
 
     /// Adds an observer, which first sees `past`; returns its id.
     pub fn add(&self, observer: Box<dyn Observer>, past: impl IntoIterator<Item = DaemonLifecycleEvent>) -> u64 {
-        let line = Arc::new(Line { observer, queue: Mutex::default(), counters: Arc::clone(&self.counters) });
+        let line = Arc::new(Line {
+            observer,
+            queue: Mutex::default(),
+            counters: Arc::clone(&self.counters),
+        });
         let mut state = self.state.lock();
         for event in past {
             line.push(event, &self.lanes);

@@ -61,7 +61,14 @@ impl Lanes {
     /// Makes a pool whose threads are called `name-1`, `name-2` and so on. Starts none.
     #[must_use]
     pub fn new(name: &'static str, threads_max: usize, surround: Surround) -> Self {
-        let state = State { queue: VecDeque::new(), threads: 0, idle: 0, started: 0, panics: 0, stopping: false };
+        let state = State {
+            queue: VecDeque::new(),
+            threads: 0,
+            idle: 0,
+            started: 0,
+            panics: 0,
+            stopping: false,
+        };
         Self {
             shared: Arc::new(Shared {
                 name,
@@ -130,7 +137,11 @@ impl Lanes {
     #[must_use]
     pub fn stats(&self) -> LaneStats {
         let state = self.shared.state.lock();
-        LaneStats { threads: state.threads, waiting: state.queue.len(), panics: state.panics }
+        LaneStats {
+            threads: state.threads,
+            waiting: state.queue.len(),
+            panics: state.panics,
+        }
     }
 }
 

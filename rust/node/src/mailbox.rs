@@ -41,7 +41,10 @@ impl Sender {
     /// A sender that has sent nothing.
     #[must_use]
     pub fn new(origin: Origin) -> Self {
-        Self { origin, next: AtomicU64::new(1) }
+        Self {
+            origin,
+            next: AtomicU64::new(1),
+        }
     }
 }
 
@@ -114,7 +117,12 @@ impl<D: Daemon> Slot<D> {
             return Err((PostError::Stale, reply));
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| {
-            Box::new(Mailbox { queue: VecDeque::new(), bytes: 0, lanes: lanes.clone(), scheduled: false })
+            Box::new(Mailbox {
+                queue: VecDeque::new(),
+                bytes: 0,
+                lanes: lanes.clone(),
+                scheduled: false,
+            })
         });
         // One event always fits: a payload above the bound must not wait for ever.
         if mailbox.queue.len() >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && !mailbox.queue.is_empty()) {
@@ -128,10 +136,24 @@ impl<D: Daemon> Slot<D> {
             Letter::Draft(draft, _) => {
                 // Under the lock of the cell, so that the numbers of one receiver rise in the order of its queue.
                 let sequence = sender.next.fetch_add(1, Ordering::Relaxed);
-                (Written::Draft(draft), EventKey { origin: sender.origin, stream: DIRECT, sequence })
+                (
+                    Written::Draft(draft),
+                    EventKey {
+                        origin: sender.origin,
+                        stream: DIRECT,
+                        sequence,
+                    },
+                )
             }
         };
-        mailbox.queue.push_back(Mail { letter, key, bytes, want, reply, group });
+        mailbox.queue.push_back(Mail {
+            letter,
+            key,
+            bytes,
+            want,
+            reply,
+            group,
+        });
         mailbox.bytes += bytes;
         if cell.gate != Gate::Busy {
             self.schedule(&mut cell);
@@ -224,7 +246,14 @@ impl<D: Daemon> Slot<D> {
                         D::settle(std::mem::take(&mut replies));
                     }
                     let daemon = Arc::clone(&entered.daemon);
-                    let call = Call { entered, event, key, want: mail.want, reply: mail.reply, group: mail.group };
+                    let call = Call {
+                        entered,
+                        event,
+                        key,
+                        want: mail.want,
+                        reply: mail.reply,
+                        group: mail.group,
+                    };
                     daemon.on_done(later, Box::new(move |outputs| call.resume(outputs)));
                     return;
                 }

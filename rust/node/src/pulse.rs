@@ -36,7 +36,9 @@ pub struct Pulse {
 }
 
 /// Keeps one registry asked; dropping it ends that.
-pub struct Asking<D: Daemon>(#[expect(dead_code, reason = "held so that the pulse's weak reference stays alive")] Arc<Poll<D>>);
+pub struct Asking<D: Daemon>(
+    #[expect(dead_code, reason = "held so that the pulse's weak reference stays alive")] Arc<Poll<D>>,
+);
 
 struct Poll<D: Daemon> {
     registry: Weak<Registry<D>>,
@@ -67,13 +69,23 @@ impl Pulse {
     /// Begins to ask a registry, first after one interval; its daemons answer on `lanes`.
     #[must_use]
     pub fn ask<D: Daemon>(&self, registry: &Arc<Registry<D>>, every: Duration, lanes: Lanes) -> Asking<D> {
-        let poll = Arc::new(Poll { registry: Arc::downgrade(registry), lanes, under_way: Mutex::new(false) });
+        let poll = Arc::new(Poll {
+            registry: Arc::downgrade(registry),
+            lanes,
+            under_way: Mutex::new(false),
+        });
         let asked: Weak<dyn Asked> = Arc::downgrade(&(Arc::clone(&poll) as Arc<dyn Asked>));
         let mut state = self.shared.0.lock();
-        state.beats.push(Beat { asked, every, due: Instant::now() + every });
+        state.beats.push(Beat {
+            asked,
+            every,
+            due: Instant::now() + every,
+        });
         if !state.running && !state.stopping {
             let shared = Arc::clone(&self.shared);
-            let spawned = std::thread::Builder::new().name("meshos-pulse".to_owned()).spawn(move || run(&shared));
+            let spawned = std::thread::Builder::new()
+                .name("meshos-pulse".to_owned())
+                .spawn(move || run(&shared));
             state.running = spawned.is_ok();
         }
         self.shared.1.notify_all();
@@ -93,7 +105,9 @@ fn run(shared: &(Mutex<State>, Condvar)) {
         let now = Instant::now();
         let mut due = Vec::new();
         state.beats.retain_mut(|beat| {
-            let Some(asked) = beat.asked.upgrade() else { return false };
+            let Some(asked) = beat.asked.upgrade() else {
+                return false;
+            };
             if beat.due <= now {
                 beat.due = now + beat.every;
                 due.push(asked);
@@ -101,7 +115,9 @@ fn run(shared: &(Mutex<State>, Condvar)) {
             true
         });
         if due.is_empty() {
-            let Some(next) = state.beats.iter().map(|beat| beat.due).min() else { break };
+            let Some(next) = state.beats.iter().map(|beat| beat.due).min() else {
+                break;
+            };
             shared.1.wait_until(&mut state, next);
         } else {
             parking_lot::MutexGuard::unlocked(&mut state, || due.into_iter().for_each(Asked::ask));

@@ -66,7 +66,11 @@ impl<D: Daemon> Registry<D> {
     /// Makes an empty registry whose observers run on `lanes`.
     #[must_use]
     pub fn new(lanes: Lanes) -> Self {
-        Self { map: RwLock::default(), events: Arc::new(Events::new(lanes)), polls: AtomicU64::new(0) }
+        Self {
+            map: RwLock::default(),
+            events: Arc::new(Events::new(lanes)),
+            polls: AtomicU64::new(0),
+        }
     }
 
     /// Adds a daemon.
@@ -87,7 +91,8 @@ impl<D: Daemon> Registry<D> {
         let mut map = self.map.write();
         let old = map.remove(&slot.origin()).map(|entry| entry.slot);
         if let Some(old) = &old {
-            self.events.emit(old.origin(), old.name(), DaemonLifecycleSignal::Unregistered);
+            self.events
+                .emit(old.origin(), old.name(), DaemonLifecycleSignal::Unregistered);
         }
         self.insert(&mut map, slot);
         drop(map);
@@ -99,7 +104,9 @@ impl<D: Daemon> Registry<D> {
 
     fn insert(&self, map: &mut Map<D>, slot: Arc<Slot<D>>) {
         slot.tell(Arc::clone(&self.events));
-        let number = self.events.emit(slot.origin(), slot.name(), DaemonLifecycleSignal::Registered);
+        let number = self
+            .events
+            .emit(slot.origin(), slot.name(), DaemonLifecycleSignal::Registered);
         map.insert(slot.origin(), Entry { slot, number });
     }
 
@@ -122,7 +129,8 @@ impl<D: Daemon> Registry<D> {
             return None;
         }
         let removed = map.remove(&origin)?.slot;
-        self.events.emit(origin, removed.name(), DaemonLifecycleSignal::Unregistered);
+        self.events
+            .emit(origin, removed.name(), DaemonLifecycleSignal::Unregistered);
         Some(removed)
     }
 
@@ -159,7 +167,10 @@ impl<D: Daemon> Registry<D> {
     pub fn add_observer(&self, observer: Box<dyn Observer>) -> u64 {
         // Under the map's lock, so that nothing happens between the past it is told and the future it sees.
         let map = self.map.read();
-        let mut past: Vec<_> = map.values().map(|entry| (entry.number, Arc::clone(&entry.slot))).collect();
+        let mut past: Vec<_> = map
+            .values()
+            .map(|entry| (entry.number, Arc::clone(&entry.slot)))
+            .collect();
         past.sort_unstable_by_key(|(number, _)| *number);
         let at = clock::unix_ms();
         let told = past.into_iter().map(|(number, slot)| DaemonLifecycleEvent {
@@ -195,7 +206,10 @@ impl<D: Daemon> Registry<D> {
         self.polls.fetch_add(1, Ordering::Relaxed);
         let reporting: Vec<_> = {
             let map = self.map.read();
-            map.values().filter(|entry| entry.slot.reports()).map(|entry| Arc::clone(&entry.slot)).collect()
+            map.values()
+                .filter(|entry| entry.slot.reports())
+                .map(|entry| Arc::clone(&entry.slot))
+                .collect()
         };
         if !reporting.is_empty() {
             D::batch(|| {
@@ -212,7 +226,12 @@ impl<D: Daemon> Registry<D> {
             Ok(report) => report,
             Err(error) => {
                 entered.host.raised();
-                (DaemonHealth::Unhealthy { reason: D::describe(&error) }, entered.told.1)
+                (
+                    DaemonHealth::Unhealthy {
+                        reason: D::describe(&error),
+                    },
+                    entered.told.1,
+                )
             }
         };
         let (health_news, load_news) = event::changes(&entered.told, &health, saturation);

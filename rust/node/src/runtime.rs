@@ -146,8 +146,10 @@ impl<D: Daemon> Runtime<D> {
         loop {
             let state = self.lifecycle();
             let next = lifecycle::step(state, call)?;
-            let swapped =
-                self.state.compare_exchange(state as u8, next as u8, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            let swapped = self
+                .state
+                .compare_exchange(state as u8, next as u8, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
             if swapped {
                 return Ok(state);
             }
@@ -203,7 +205,9 @@ impl<D: Daemon> Runtime<D> {
             Some(remains) => Self::revived(remains, config, daemon),
             None => Inside::new(Host::new(entity, config), Arc::new(daemon), None),
         };
-        let checked = self.check_key(key, &inside.host).and_then(|()| Self::first_snapshot(&mut inside, config));
+        let checked = self
+            .check_key(key, &inside.host)
+            .and_then(|()| Self::first_snapshot(&mut inside, config));
         if let Err(error) = checked {
             self.remember(&mut inside);
             return Err(error);
@@ -226,15 +230,24 @@ impl<D: Daemon> Runtime<D> {
         let entity = key.lock().entity_id();
         let meta = &snapshot.meta;
         if meta.entity != entity {
-            return Err(SpawnError::Resume(ResumeError::Identity { snapshot: meta.entity, identity: entity }));
+            return Err(SpawnError::Resume(ResumeError::Identity {
+                snapshot: meta.entity,
+                identity: entity,
+            }));
         }
         self.admit(key)?;
         check_state(&snapshot, &daemon)?;
-        let known = self.archive.lock().get(&entity).map(|remains| (remains.host.position(), remains.host.epoch()));
+        let known = self
+            .archive
+            .lock()
+            .get(&entity)
+            .map(|remains| (remains.host.position(), remains.host.epoch()));
         let (host, continues) = resume(meta, known, config, rewind).map_err(SpawnError::Resume)?;
         self.check_key(key, &host)?;
         if daemon.is_stateful() {
-            daemon.restore(&snapshot.state, meta.schema).map_err(SpawnError::RestoreFailed)?;
+            daemon
+                .restore(&snapshot.state, meta.schema)
+                .map_err(SpawnError::RestoreFailed)?;
         }
         let mut inside = Inside::new(host, Arc::new(daemon), Some(Arc::clone(&snapshot)));
         let remains = self.archive.lock().take(&entity);
@@ -326,8 +339,8 @@ impl<D: Daemon> Runtime<D> {
             return Ok(());
         }
         let key = Arc::clone(entered.slot().key());
-        let outcome = entered.host.certify(&key.lock(), self.node.entity_id());
-        outcome
+        let key = key.lock();
+        entered.host.certify(&key, self.node.entity_id())
     }
 
     /// Signs a checkpoint at the head and returns the kept outputs with everything that vouches for them.
@@ -354,7 +367,9 @@ impl<D: Daemon> Runtime<D> {
             && let Err(error) = entered.daemon.control(DaemonControl::Shutdown { deadline })
         {
             entered.host.raised();
-            slot.emit(DaemonLifecycleSignal::Crashed { reason: D::describe(&error) });
+            slot.emit(DaemonLifecycleSignal::Crashed {
+                reason: D::describe(&error),
+            });
         }
         if entered.host.position().sequence > 0 && self.certify(&mut entered).is_ok() {
             let signed = deliver::checkpoint(&mut entered, &self.node);

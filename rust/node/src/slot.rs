@@ -69,7 +69,12 @@ impl<D: Daemon> Outputs<D> {
     /// Nothing yet, after this position.
     #[must_use]
     pub fn after(sequence: u64, digest: Digest) -> Self {
-        Self { kept: VecDeque::new(), bytes: 0, base_sequence: sequence, base_digest: digest }
+        Self {
+            kept: VecDeque::new(),
+            bytes: 0,
+            base_sequence: sequence,
+            base_digest: digest,
+        }
     }
 
     /// Keeps one more, and drops the oldest beyond the bounds.
@@ -166,6 +171,7 @@ pub struct Slot<D: Daemon> {
     stateful: bool,
     reports: bool,
     takes_control: bool,
+    is_async: bool,
     config: DaemonHostConfig,
     events: OnceLock<Arc<Events>>,
     /// The ledger as last published, so that reading it never waits; `None`: empty.
@@ -188,6 +194,7 @@ impl<D: Daemon> Slot<D> {
             stateful: daemon.is_stateful(),
             reports: daemon.reports(),
             takes_control: daemon.takes_control(),
+            is_async: daemon.is_async(),
             config: *inside.host.config(),
             events: OnceLock::new(),
             ledger: Mutex::new(published(inside.host.bindings())),
@@ -256,6 +263,12 @@ impl<D: Daemon> Slot<D> {
         self.takes_control
     }
 
+    /// Whether its `process` is a coroutine, as far as its class tells.
+    #[must_use]
+    pub fn is_async(&self) -> bool {
+        self.is_async
+    }
+
     /// Its options.
     #[must_use]
     pub fn config(&self) -> &DaemonHostConfig {
@@ -318,7 +331,11 @@ impl<D: Daemon> Slot<D> {
     pub fn try_enter_owned(self: Arc<Self>) -> Result<Entered<D>, (Arc<Self>, EnterError)> {
         let admitted = Self::admit(&mut self.cell.lock());
         match admitted {
-            Ok(inside) => Ok(Entered { slot: self, inside: Some(inside), failure: None }),
+            Ok(inside) => Ok(Entered {
+                slot: self,
+                inside: Some(inside),
+                failure: None,
+            }),
             Err(error) => Err((self, error)),
         }
     }
@@ -332,7 +349,11 @@ impl<D: Daemon> Slot<D> {
         deadline: Deadline,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Entered<D>, EnterError> {
-        let entered = |inside| Entered { slot: Arc::clone(self), inside: Some(inside), failure: None };
+        let entered = |inside| Entered {
+            slot: Arc::clone(self),
+            inside: Some(inside),
+            failure: None,
+        };
         let mut cell = self.cell.lock();
         match Self::admit(&mut cell) {
             Err(EnterError::Busy) => {}
@@ -357,7 +378,11 @@ impl<D: Daemon> Slot<D> {
                 cell.waiters.retain(|(_, waiter)| !Arc::ptr_eq(waiter, &me));
                 drop(cell);
                 drop(outcome.map(entered));
-                return Err(if timed_out { EnterError::Timeout } else { EnterError::Interrupted });
+                return Err(if timed_out {
+                    EnterError::Timeout
+                } else {
+                    EnterError::Interrupted
+                });
             }
         }
     }
@@ -380,9 +405,9 @@ impl<D: Daemon> Slot<D> {
                 Ok(cell.inside.take().expect("an open gate has its host in the slot"))
             }
             Err(Refusal::Busy) => Err(EnterError::Busy),
-            Err(Refusal::Failed) => {
-                Err(EnterError::Failed(cell.failure.clone().expect("a failed gate has its reason")))
-            }
+            Err(Refusal::Failed) => Err(EnterError::Failed(
+                cell.failure.clone().expect("a failed gate has its reason"),
+            )),
             Err(Refusal::Stopped | Refusal::NobodyInside) => Err(EnterError::Stale),
         }
     }
@@ -396,7 +421,11 @@ impl<D: Daemon> Slot<D> {
 
     fn leave(self: &Arc<Self>, inside: Box<Inside<D>>, failure: Option<Arc<str>>) {
         let mut cell = self.cell.lock();
-        let signal = if failure.is_some() { Signal::LeaveFailed } else { Signal::Leave };
+        let signal = if failure.is_some() {
+            Signal::LeaveFailed
+        } else {
+            Signal::Leave
+        };
         cell.gate = gate::step(cell.gate, signal).expect("who leaves is inside");
         cell.view = inside.host.view();
         cell.inside = Some(inside);
@@ -430,7 +459,11 @@ impl<D: Daemon> Slot<D> {
             waiter.bell.notify_one();
         }
         // User objects end outside the lock.
-        let inside = if cell.gate == Gate::Stopped { cell.inside.take() } else { None };
+        let inside = if cell.gate == Gate::Stopped {
+            cell.inside.take()
+        } else {
+            None
+        };
         if cell.mailbox.is_some() {
             self.schedule(&mut cell);
         }
@@ -440,7 +473,7 @@ impl<D: Daemon> Slot<D> {
 }
 
 fn published(bindings: &DaemonBindings) -> Option<Arc<DaemonBindings>> {
-    (bindings.len() > 0).then(|| Arc::new(bindings.clone()))
+    (!bindings.is_empty()).then(|| Arc::new(bindings.clone()))
 }
 
 /// The right to be inside a slot; leaving is dropping it.

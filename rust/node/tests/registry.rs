@@ -42,8 +42,9 @@ fn every_observer_sees_every_event_in_order() {
             runtime.stop(slot.try_enter().expect("free"), UnixMs::new(0));
         }
     }
-    let numbers: Vec<u64> =
-        (0..30).map(|_| told_first.recv_timeout(PATIENCE).expect("an event").number).collect();
+    let numbers: Vec<u64> = (0..30)
+        .map(|_| told_first.recv_timeout(PATIENCE).expect("an event").number)
+        .collect();
     assert_eq!(numbers, (1..=30).collect::<Vec<_>>());
     let mut last = 0;
     for _ in 0..22 {
@@ -68,16 +69,24 @@ fn a_crash_a_health_and_a_replacement_are_told() {
     runtime.registry().poll();
     let daemon = Arc::new(Sum::new(&switches));
     let host = Host::new(key(1).lock().entity_id(), config());
-    let replaced = runtime.registry().replace(Slot::new(key(1), None, Inside::new(host, daemon, None)));
+    let replaced = runtime
+        .registry()
+        .replace(Slot::new(key(1), None, Inside::new(host, daemon, None)));
     assert!(replaced.is_some_and(|old| Arc::ptr_eq(&old, &slot)));
-    let signals: Vec<_> = (0..5).map(|_| told.recv_timeout(PATIENCE).expect("an event").signal).collect();
+    let signals: Vec<_> = (0..5)
+        .map(|_| told.recv_timeout(PATIENCE).expect("an event").signal)
+        .collect();
     assert_eq!(
         signals,
         [
             DaemonLifecycleSignal::Registered,
-            DaemonLifecycleSignal::Crashed { reason: "on purpose".to_owned() },
+            DaemonLifecycleSignal::Crashed {
+                reason: "on purpose".to_owned()
+            },
             DaemonLifecycleSignal::HealthChanged {
-                health: DaemonHealth::Unhealthy { reason: "health raised".to_owned() }
+                health: DaemonHealth::Unhealthy {
+                    reason: "health raised".to_owned()
+                }
             },
             DaemonLifecycleSignal::Unregistered,
             DaemonLifecycleSignal::Registered,

@@ -58,11 +58,18 @@ fn a_raise_leaves_cursor_and_chain_where_they_were() {
 #[test]
 fn restore_on_error_rebuilds_from_snapshot_and_inputs() {
     let (runtime, switches) = runtime();
-    let options = DaemonHostConfig { on_error: OnError::Restore, max_log_entries: 4, ..config() };
+    let options = DaemonHostConfig {
+        on_error: OnError::Restore,
+        max_log_entries: 4,
+        ..config()
+    };
     let slot = runtime.spawn(&key(1), options, Sum::new(&switches)).expect("fresh");
     for number in 1..=10 {
         send(&slot, 7, number, b"abc").expect("new");
-        assert!(matches!(send(&slot, 7, number + 100, b"raise"), Err(DeliverError::Raised(_))));
+        assert!(matches!(
+            send(&slot, 7, number + 100, b"raise"),
+            Err(DeliverError::Raised(_))
+        ));
     }
     assert_eq!(total(&slot), 30);
     assert_eq!(slot.view().stats.restarts, 10);
@@ -72,7 +79,11 @@ fn restore_on_error_rebuilds_from_snapshot_and_inputs() {
 #[test]
 fn a_full_log_forces_a_snapshot_before_one_more_input() {
     let (runtime, switches) = runtime();
-    let options = DaemonHostConfig { on_error: OnError::Restore, max_log_entries: 3, ..config() };
+    let options = DaemonHostConfig {
+        on_error: OnError::Restore,
+        max_log_entries: 3,
+        ..config()
+    };
     let slot = runtime.spawn(&key(1), options, Sum::new(&switches)).expect("fresh");
     for number in 1..=3 {
         send(&slot, 7, number, b"x").expect("new");
@@ -89,7 +100,10 @@ fn a_full_log_forces_a_snapshot_before_one_more_input() {
 #[test]
 fn automatic_snapshots_come_at_their_interval() {
     let (runtime, switches) = runtime();
-    let options = DaemonHostConfig { auto_snapshot_interval: 5, ..config() };
+    let options = DaemonHostConfig {
+        auto_snapshot_interval: 5,
+        ..config()
+    };
     let slot = runtime.spawn(&key(1), options, Sum::new(&switches)).expect("fresh");
     for number in 1..=23 {
         send(&slot, 7, number, b"x").expect("new");
@@ -103,7 +117,10 @@ fn automatic_snapshots_come_at_their_interval() {
 #[test]
 fn a_daemon_that_cannot_be_rebuilt_takes_no_events() {
     let (runtime, switches) = runtime();
-    let options = DaemonHostConfig { on_error: OnError::Restore, ..config() };
+    let options = DaemonHostConfig {
+        on_error: OnError::Restore,
+        ..config()
+    };
     let slot = runtime.spawn(&key(1), options, Sum::new(&switches)).expect("fresh");
     switches.fail_restore.store(true, Ordering::SeqCst);
     assert!(matches!(send(&slot, 7, 1, b"raise"), Err(DeliverError::Lost { .. })));
@@ -125,13 +142,24 @@ fn a_restored_daemon_continues_the_same_chain() {
     let slot = runtime
         .spawn_from_snapshot(&key(1), snapshot, config(), Sum::new(&switches), false)
         .expect("at the head");
-    assert!(send(&slot, 7, 3, b"abc").expect("known").is_empty(), "cursors came along");
+    assert!(
+        send(&slot, 7, 3, b"abc").expect("known").is_empty(),
+        "cursors came along"
+    );
     send(&slot, 7, 4, b"abc").expect("new");
     assert_eq!(total(&slot), 12);
 
-    let exported = runtime.export(&mut slot.try_enter().expect("free")).expect("a whole key");
+    let exported = runtime
+        .export(&mut slot.try_enter().expect("free"))
+        .expect("a whole key");
     let events: Vec<_> = exported.events.iter().map(Sum::parts).collect();
-    let report = verify(&events, &exported.checkpoints, &exported.certificates, &exported.entity, &[]);
+    let report = verify(
+        &events,
+        &exported.checkpoints,
+        &exported.certificates,
+        &exported.entity,
+        &[],
+    );
     let report = report.expect("one unbroken chain");
     assert_eq!((report.events, report.last_sequence, report.signed_through), (4, 4, 4));
     assert_eq!(report.owners.len(), 1);
@@ -142,7 +170,10 @@ fn an_older_snapshot_is_refused_unless_the_rest_is_declared_rolled_back() {
     let (runtime, switches) = runtime();
     let slot = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");
     send(&slot, 7, 1, b"abc").expect("new");
-    let snapshot = runtime.snapshot(&mut slot.try_enter().expect("free")).expect("no raise").expect("stateful");
+    let snapshot = runtime
+        .snapshot(&mut slot.try_enter().expect("free"))
+        .expect("no raise")
+        .expect("stateful");
     send(&slot, 7, 2, b"abc").expect("new");
     runtime.stop(slot.try_enter().expect("free"), UnixMs::new(0));
 
@@ -155,9 +186,17 @@ fn an_older_snapshot_is_refused_unless_the_rest_is_declared_rolled_back() {
         .spawn_from_snapshot(&key(1), snapshot, config(), Sum::new(&switches), true)
         .expect("declared");
     send(&slot, 7, 2, b"xyz").expect("new again");
-    let exported = runtime.export(&mut slot.try_enter().expect("free")).expect("a whole key");
+    let exported = runtime
+        .export(&mut slot.try_enter().expect("free"))
+        .expect("a whole key");
     let events: Vec<_> = exported.events.iter().map(Sum::parts).collect();
-    let report = verify(&events, &exported.checkpoints, &exported.certificates, &exported.entity, &[]);
+    let report = verify(
+        &events,
+        &exported.checkpoints,
+        &exported.certificates,
+        &exported.entity,
+        &[],
+    );
     let report = report.expect("verifiable");
     assert_eq!(report.owners.last().expect("an owner").epoch, 2);
     assert_eq!(report.last_sequence, 2);
@@ -176,10 +215,14 @@ fn a_fresh_spawn_never_restarts_a_chain_that_has_events() {
 #[test]
 fn a_stateless_daemon_continues_its_chain_and_cursors() {
     let (runtime, switches) = runtime();
-    let slot = runtime.spawn(&key(1), config(), Sum::stateless(&switches)).expect("fresh");
+    let slot = runtime
+        .spawn(&key(1), config(), Sum::stateless(&switches))
+        .expect("fresh");
     send(&slot, 7, 1, b"abc").expect("new");
     runtime.stop(slot.try_enter().expect("free"), UnixMs::new(0));
-    let slot = runtime.spawn(&key(1), config(), Sum::stateless(&switches)).expect("no state to lose");
+    let slot = runtime
+        .spawn(&key(1), config(), Sum::stateless(&switches))
+        .expect("no state to lose");
     assert!(send(&slot, 7, 1, b"abc").expect("known").is_empty());
     let outputs = send(&slot, 7, 2, b"abc").expect("new");
     assert_eq!(outputs[0].link.sequence, 2);
@@ -241,7 +284,15 @@ fn mailed_events_take_effect_in_order_and_a_failed_group_stops() {
         let letter = Letter::Draft(payload.to_vec(), payload.len());
         let group = Some(Arc::clone(&group));
         assert!(
-            slot.post(runtime.lanes(), runtime.sender(), letter, Want::Receipt, reply.clone(), group).is_ok()
+            slot.post(
+                runtime.lanes(),
+                runtime.sender(),
+                letter,
+                Want::Receipt,
+                reply.clone(),
+                group
+            )
+            .is_ok()
         );
     }
     drop(hold);
@@ -250,7 +301,10 @@ fn mailed_events_take_effect_in_order_and_a_failed_group_stops() {
     assert!(matches!(outcomes[2], Err(DeliverError::Raised(_))));
     assert!(matches!(outcomes[3], Err(DeliverError::Skipped)));
     assert!(matches!(outcomes[4], Err(DeliverError::Skipped)));
-    assert_eq!(*switches.seen.lock(), [b"wait".to_vec(), b"a".to_vec(), b"raise".to_vec()]);
+    assert_eq!(
+        *switches.seen.lock(),
+        [b"wait".to_vec(), b"a".to_vec(), b"raise".to_vec()]
+    );
 }
 
 #[test]
@@ -268,7 +322,10 @@ fn a_repeated_send_gets_the_original_receipt() {
     }
     assert_eq!(ask(1).expect("kept"), (first.0, true));
     ask(65).expect("new");
-    assert!(matches!(ask(1), Err(DeliverError::Unknown { cursor: 65 })), "64 receipts are kept");
+    assert!(
+        matches!(ask(1), Err(DeliverError::Unknown { cursor: 65 })),
+        "64 receipts are kept"
+    );
 }
 
 #[test]
@@ -278,7 +335,17 @@ fn a_coroutine_holds_the_daemon_until_it_is_done() {
     let (reply, replies) = mpsc::channel();
     for payload in [&b"later"[..], b"a"] {
         let letter = Letter::Draft(payload.to_vec(), payload.len());
-        assert!(slot.post(runtime.lanes(), runtime.sender(), letter, Want::Outputs, reply.clone(), None).is_ok());
+        assert!(
+            slot.post(
+                runtime.lanes(),
+                runtime.sender(),
+                letter,
+                Want::Outputs,
+                reply.clone(),
+                None
+            )
+            .is_ok()
+        );
     }
     let then = loop {
         if let Some(then) = switches.pending.lock().pop() {
@@ -308,7 +375,10 @@ fn shutdown_tells_stops_and_refuses() {
         runtime.spawn(&key(2), config(), Sum::new(&switches)).map(|_| ()),
         Err(SpawnError::Lifecycle(_))
     ));
-    assert!(runtime.shutdown(Duration::ZERO, &mut never).stuck.is_empty(), "the second time does nothing");
+    assert!(
+        runtime.shutdown(Duration::ZERO, &mut never).stuck.is_empty(),
+        "the second time does nothing"
+    );
 }
 
 #[test]
@@ -347,20 +417,34 @@ fn a_wait_ends_at_its_deadline_and_at_a_signal() {
     let _entered = slot.try_enter().expect("free");
     let soon = Deadline::after(Duration::from_millis(10));
     assert_eq!(slot.enter(soon, &mut never).map(|_| ()), Err(EnterError::Timeout));
-    assert_eq!(slot.enter(Deadline::never(), &mut || true).map(|_| ()), Err(EnterError::Interrupted));
+    assert_eq!(
+        slot.enter(Deadline::never(), &mut || true).map(|_| ()),
+        Err(EnterError::Interrupted)
+    );
 }
 
 #[test]
 fn outputs_kept_are_bounded_and_the_export_says_where_they_begin() {
     let (runtime, switches) = runtime();
-    let options = DaemonHostConfig { outputs_max: 5, ..config() };
+    let options = DaemonHostConfig {
+        outputs_max: 5,
+        ..config()
+    };
     let slot = runtime.spawn(&key(1), options, Sum::new(&switches)).expect("fresh");
     for number in 1..=12 {
         send(&slot, 7, number, b"abc").expect("new");
     }
-    let exported = runtime.export(&mut slot.try_enter().expect("free")).expect("a whole key");
+    let exported = runtime
+        .export(&mut slot.try_enter().expect("free"))
+        .expect("a whole key");
     let events: Vec<_> = exported.events.iter().map(Sum::parts).collect();
-    let report = verify(&events, &exported.checkpoints, &exported.certificates, &exported.entity, &[]);
+    let report = verify(
+        &events,
+        &exported.checkpoints,
+        &exported.certificates,
+        &exported.entity,
+        &[],
+    );
     let report = report.expect("the first checkpoint vouches");
     assert_eq!((report.first_sequence, report.last_sequence, report.events), (8, 12, 5));
 }

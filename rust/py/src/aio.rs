@@ -1,5 +1,6 @@
 //! Coroutines of daemons: started on their loop, awaited from other threads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meshos_node::clock::Deadline;
@@ -15,13 +16,50 @@ use crate::daemon::PyDaemon;
 use crate::errors::{LoopClosed, ReentrantCallError};
 use crate::guard::{self, InUserCode};
 use crate::output::{self, Returned};
-use crate::user::UserError;
+use crate::user::{Ran, UserError};
 
 static GET_RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static INTERNAL_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static START: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static AWAITING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static COLLECT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// Loops on which coroutines of daemons run now, and how many on each.
+static BUSY: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+
+/// Counts one coroutine on a loop, as long as it lives.
+struct OnLoop(usize);
+
+impl OnLoop {
+    fn begin(event_loop: &Bound<'_, PyAny>) -> Self {
+        let address = event_loop.as_ptr() as usize;
+        *BUSY.lock().entry(address).or_default() += 1;
+        Self(address)
+    }
+}
+
+impl Drop for OnLoop {
+    fn drop(&mut self) {
+        let mut busy = BUSY.lock();
+        if let Some(count) = busy.get_mut(&self.0) {
+            *count -= 1;
+            if *count == 0 {
+                busy.remove(&self.0);
+            }
+        }
+    }
+}
+
+/// Refuses a wait on a thread whose loop runs coroutines of daemons: it would wait for itself.
+pub fn may_block(py: Python<'_>, call: &'static str) -> PyResult<()> {
+    if BUSY.lock().is_empty() {
+        return Ok(());
+    }
+    match current_loop(py)? {
+        Some(here) if BUSY.lock().contains_key(&(here.as_ptr() as usize)) => Err(ReentrantCallError::new_err((call,))),
+        _ => Ok(()),
+    }
+}
 
 /// How long an interrupted wait gives a cancelled coroutine to end.
 const CANCEL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
@@ -58,7 +96,9 @@ pub struct Loop {
 impl Loop {
     /// A loop the user chose, if they did.
     pub fn new(chosen: Option<Py<PyAny>>) -> Arc<Self> {
-        Arc::new(Self { chosen: Mutex::new(chosen) })
+        Arc::new(Self {
+            chosen: Mutex::new(chosen),
+        })
     }
 
     /// Chooses a loop, unless one is chosen already.
@@ -75,6 +115,14 @@ impl Loop {
         match chosen {
             Some(chosen) => Ok(chosen.into_bound(py)),
             None => INTERNAL_LOOP.import(py, "meshos._aio", "internal_loop")?.call0(),
+        }
+    }
+
+    /// Refuses a call that would wait, on the loop of an asynchronous daemon, for that daemon.
+    pub fn may_block(&self, py: Python<'_>, call: &'static str) -> PyResult<()> {
+        match current_loop(py)? {
+            Some(here) if self.get(py)?.is(&here) => Err(ReentrantCallError::new_err((call,))),
+            _ => Ok(()),
         }
     }
 
@@ -97,7 +145,11 @@ pub struct Later {
 impl Later {
     /// Takes over an awaitable, or an asynchronous iterable.
     pub fn new(awaitable: Py<PyAny>, is_iterable: bool, home: Arc<Loop>) -> Self {
-        Self { awaitable, is_iterable, home }
+        Self {
+            awaitable,
+            is_iterable,
+            home,
+        }
     }
 
     /// As a coroutine whose steps count as user code.
@@ -110,7 +162,12 @@ impl Later {
         } else {
             AWAITING.import(py, "meshos._aio", "awaiting")?.call1((awaitable,))?
         };
-        Bound::new(py, Stepper { coroutine: coroutine.unbind() })
+        Bound::new(
+            py,
+            Stepper {
+                coroutine: coroutine.unbind(),
+            },
+        )
     }
 
     /// Ends it without having run it, so that Python does not warn of a coroutine that was never awaited.
@@ -172,6 +229,7 @@ type Then = Box<dyn FnOnce(Python<'_>, Result<Bound<'_, PyAny>, UserError>) + Se
 pub struct Done {
     call: &'static str,
     then: Mutex<Option<Then>>,
+    on_loop: Mutex<Option<OnLoop>>,
     task: Mutex<Option<Py<PyAny>>>,
 }
 
@@ -180,7 +238,7 @@ impl Done {
     fn __call__(&self, task: &Bound<'_, PyAny>) {
         let py = task.py();
         let Some(then) = self.then.lock().take() else { return };
-        let ended = self.task.lock().take();
+        let ended = (self.task.lock().take(), self.on_loop.lock().take());
         drop(ended);
         let outcome = task.call_method0(intern!(py, "result"));
         then(py, outcome.map_err(|error| UserError::raised(py, self.call, error)));
@@ -205,7 +263,15 @@ impl Drop for Done {
 
 fn start<'py>(py: Python<'py>, later: Later, call: &'static str, then: Then) -> PyResult<Bound<'py, Done>> {
     let event_loop = later.home.get(py)?;
-    let done = Bound::new(py, Done { call, then: Mutex::new(Some(then)), task: Mutex::new(None) })?;
+    let done = Bound::new(
+        py,
+        Done {
+            call,
+            then: Mutex::new(Some(then)),
+            on_loop: Mutex::new(Some(OnLoop::begin(&event_loop))),
+            task: Mutex::new(None),
+        },
+    )?;
     let stepper = later.into_stepper(py)?;
     let begin = START.import(py, "meshos._aio", "start")?;
     let queued = event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (begin, &stepper, &done));
@@ -243,9 +309,9 @@ fn read(_py: Python<'_>, result: &Bound<'_, PyAny>) -> Outputs<PyDaemon> {
     let _inside = InUserCode::begin();
     match output::read(result)? {
         Returned::Outputs(outputs) => Ok(outputs),
-        Returned::Awaitable(_) | Returned::AsyncIterable(_) => {
-            Err(UserError::wrong_type("the coroutine of process gave another awaitable".to_owned()))
-        }
+        Returned::Awaitable(_) | Returned::AsyncIterable(_) => Err(UserError::wrong_type(
+            "the coroutine of process gave another awaitable".to_owned(),
+        )),
     }
 }
 
@@ -269,7 +335,7 @@ fn wait_on_thread(py: Python<'_>, later: Later, call: &'static str) -> Result<Py
     let event_loop = later.home.get(py).map_err(raised)?;
     if runs_here(&event_loop) {
         later.discard(py);
-        return Err(raised(ReentrantCallError::new_err((call,))));
+        return Err(UserError::refused(py, call, ReentrantCallError::new_err((call,))));
     }
     let slip: Slip = Arc::default();
     let filled = Arc::clone(&slip);
@@ -283,7 +349,13 @@ fn wait_on_thread(py: Python<'_>, later: Later, call: &'static str) -> Result<Py
     let ended = py.detach(|| await_slip(&slip, &done, &mut signal));
     match (ended, signal) {
         (Some(outcome), None) => outcome,
-        (ended, signal) => Err(UserError { still_runs: ended.is_none(), ..raised_by(py, call, signal) }),
+        (ended, signal) => {
+            let ran = if ended.is_some() { Ran::ToItsEnd } else { Ran::Still };
+            Err(UserError {
+                ran,
+                ..raised_by(py, call, signal)
+            })
+        }
     }
 }
 
@@ -295,11 +367,7 @@ fn raised_by(py: Python<'_>, call: &'static str, signal: Option<PyErr>) -> UserE
 }
 
 /// Waits until the slip is filled. A signal cancels the task, which then has a moment to end.
-fn await_slip(
-    slip: &Slip,
-    done: &Py<Done>,
-    signal: &mut Option<PyErr>,
-) -> Option<Result<Py<PyAny>, UserError>> {
+fn await_slip(slip: &Slip, done: &Py<Done>, signal: &mut Option<PyErr>) -> Option<Result<Py<PyAny>, UserError>> {
     let mut limit = Deadline::never();
     let mut cancelled = false;
     loop {
@@ -326,10 +394,13 @@ fn await_slip(
 fn cancel(py: Python<'_>, done: &Done) {
     let task = done.task.lock().as_ref().map(|task| task.clone_ref(py));
     if let Some(task) = task {
-        let asked = task.bind(py).call_method0(intern!(py, "get_loop")).and_then(|event_loop| {
-            let cancel = task.bind(py).getattr(intern!(py, "cancel"))?;
-            event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (cancel,))
-        });
+        let asked = task
+            .bind(py)
+            .call_method0(intern!(py, "get_loop"))
+            .and_then(|event_loop| {
+                let cancel = task.bind(py).getattr(intern!(py, "cancel"))?;
+                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (cancel,))
+            });
         // A loop that is closed has nothing left to cancel.
         drop(asked);
     }

@@ -3,16 +3,19 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshos_core::id::Origin;
+use pyo3::PyClass;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDateTime, PyDelta, PyInt, PyMemoryView, PyTzInfo};
-use pyo3::PyClass;
 
 use crate::errors::InvalidArgument;
 
 /// Says what was given instead of what was wanted.
 pub fn wrong_type(name: &str, wanted: &str, given: &Bound<'_, PyAny>) -> PyErr {
-    let class = given.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    let class = given
+        .get_type()
+        .name()
+        .map_or_else(|_| "?".to_owned(), |name| name.to_string());
     PyTypeError::new_err(format!("{name} must be {wanted}, not {class}"))
 }
 
@@ -76,11 +79,16 @@ pub fn instance<'a, 'py, T: PyClass>(
 
 /// A span of time, not negative; `None` stands for no end where `optional` says so.
 pub fn span(value: Option<&Bound<'_, PyAny>>, name: &'static str) -> PyResult<Option<Duration>> {
-    let Some(value) = value.filter(|value| !value.is_none()) else { return Ok(None) };
+    let Some(value) = value.filter(|value| !value.is_none()) else {
+        return Ok(None);
+    };
     if !value.is_instance_of::<PyDelta>() {
         return Err(wrong_type(name, "a timedelta or None", value));
     }
-    value.extract::<Duration>().map(Some).map_err(|_| InvalidArgument::new_err((name, "must not be negative")))
+    value
+        .extract::<Duration>()
+        .map(Some)
+        .map_err(|_| InvalidArgument::new_err((name, "must not be negative")))
 }
 
 /// Unix time in nanoseconds.

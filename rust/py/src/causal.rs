@@ -29,7 +29,12 @@ impl PyCausalEvent {
     #[inline]
     pub fn now(link: CausalLink, payload: Bound<'_, PyBytes>) -> Self {
         let len = payload.as_bytes().len();
-        Self { link, payload: payload.unbind(), len, received_ns: args::unix_ns() }
+        Self {
+            link,
+            payload: payload.unbind(),
+            len,
+            received_ns: args::unix_ns(),
+        }
     }
 
     /// Makes the Python object of an emitted event.
@@ -40,7 +45,15 @@ impl PyCausalEvent {
     /// An event from outside the mesh: no parent, no horizon.
     #[inline]
     pub fn outside(origin: Origin, sequence: u64, payload: Bound<'_, PyBytes>) -> Self {
-        Self::now(CausalLink { origin, horizon: 0, sequence, parent: 0 }, payload)
+        Self::now(
+            CausalLink {
+                origin,
+                horizon: 0,
+                sequence,
+                parent: 0,
+            },
+            payload,
+        )
     }
 }
 
@@ -65,7 +78,10 @@ impl PyCausalEvent {
         let origin = Origin::new(args::u64(origin_hash, "origin_hash")?);
         let number = args::u64(sequence, "sequence")?;
         if number == 0 {
-            return Err(InvalidArgument::new_err(("sequence", "an event's sequence begins at 1")));
+            return Err(InvalidArgument::new_err((
+                "sequence",
+                "an event's sequence begins at 1",
+            )));
         }
         Ok(Self::outside(origin, number, args::payload(payload, "payload")?))
     }
@@ -97,14 +113,22 @@ impl PyCausalEvent {
     }
 
     fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> Py<PyAny> {
-        let Ok(other) = other.cast::<Self>() else { return py.NotImplemented() };
+        let Ok(other) = other.cast::<Self>() else {
+            return py.NotImplemented();
+        };
         let other = other.get();
         let same = self.link == other.link && self.payload.as_bytes(py) == other.payload.as_bytes(py);
-        same.into_pyobject(py).map_or_else(|never| match never {}, |same| same.to_owned().into_any().unbind())
+        same.into_pyobject(py)
+            .map_or_else(|never| match never {}, |same| same.to_owned().into_any().unbind())
     }
 
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
-        (self.link.origin.get(), self.link.sequence, self.link.parent, self.payload.bind(py))
+        (
+            self.link.origin.get(),
+            self.link.sequence,
+            self.link.parent,
+            self.payload.bind(py),
+        )
             .into_pyobject(py)?
             .hash()
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
-use pyo3::intern;
 
 /// What a class promises.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Contract {
     pub reports_saturation: bool,
     /// `on_control` is overridden.
     pub takes_control: bool,
+    /// `process` is a coroutine function or an asynchronous generator.
+    pub asynchronous: bool,
     /// Address of the class: a subclass inherits the attribute that holds its parent's contract.
     class: usize,
 }
@@ -52,6 +54,7 @@ impl Contract {
             reports_health: made.getattr(intern!(py, "reports_health"))?.extract()?,
             reports_saturation: made.getattr(intern!(py, "reports_saturation"))?.extract()?,
             takes_control: made.getattr(intern!(py, "takes_control"))?.extract()?,
+            asynchronous: made.getattr(intern!(py, "asynchronous"))?.extract()?,
             class: class.as_ptr() as usize,
         });
         // A class that refuses attributes is asked again each time.

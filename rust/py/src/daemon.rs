@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use meshos_core::control::DaemonControl;
 use meshos_core::event::DaemonHealth;
-use meshos_core::ingress::EventKey;
 use meshos_core::ingress::DIRECT;
+use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
 use meshos_node::clock;
 use meshos_node::daemon::{Continuation, Daemon, Outputs, Process, Settled};
@@ -24,7 +24,7 @@ use crate::event;
 use crate::guard::InUserCode;
 use crate::output::{self, Returned};
 use crate::reply::{self, Reply};
-use crate::user::UserError;
+use crate::user::{Ran, UserError};
 
 /// State bytes: a whole `bytes` object, or a part of one.
 #[derive(Clone)]
@@ -37,12 +37,18 @@ impl PyState {
     /// All of an object.
     pub fn whole(bytes: PyBackedBytes) -> Self {
         let range = 0..bytes.len();
-        Self { bytes: Arc::new(bytes), range }
+        Self {
+            bytes: Arc::new(bytes),
+            range,
+        }
     }
 
     /// A part of an object, such as the state within an encoded snapshot.
     pub fn part(bytes: PyBackedBytes, range: Range<usize>) -> Self {
-        Self { bytes: Arc::new(bytes), range }
+        Self {
+            bytes: Arc::new(bytes),
+            range,
+        }
     }
 
     /// As `bytes`: the very object when it is whole.
@@ -79,6 +85,8 @@ pub struct PyDaemon {
     kind: Arc<str>,
     /// Makes another instance; without one this instance is all there is.
     factory: Option<Arc<Factory>>,
+    /// Its factory is in no table of kinds, which would show it to the collector.
+    owns_factory: bool,
     /// Where its coroutines run.
     home: Arc<Loop>,
 }
@@ -103,7 +111,22 @@ impl PyDaemon {
         let contract = Contract::of(&object.get_type())?;
         let process = object.getattr(intern!(py, "process"))?;
         let kind = kind.unwrap_or_else(|| Arc::clone(&contract.name));
-        Ok(Self { object: object.clone().unbind(), process: process.unbind(), contract, kind, factory, home })
+        let object = object.clone().unbind();
+        Ok(Self {
+            object,
+            process: process.unbind(),
+            contract,
+            kind,
+            factory,
+            owns_factory: false,
+            home,
+        })
+    }
+
+    /// Says that its factory is in no table of kinds.
+    pub fn with_own_factory(mut self) -> Self {
+        self.owns_factory = true;
+        self
     }
 
     /// The user's object.
@@ -114,21 +137,24 @@ impl PyDaemon {
     /// Shows what it holds to the collector.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.object)?;
-        visit.call(&self.process)
+        visit.call(&self.process)?;
+        match &self.factory {
+            Some(factory) if self.owns_factory => visit.call(&factory.callable),
+            _ => Ok(()),
+        }
     }
 
     fn call<'py>(&self, py: Python<'py>, method: &'static str) -> Result<Bound<'py, PyAny>, UserError> {
         let _inside = InUserCode::begin();
-        self.object.bind(py).call_method0(method).map_err(|error| UserError::raised(py, method, error))
+        self.object
+            .bind(py)
+            .call_method0(method)
+            .map_err(|error| UserError::raised(py, method, error))
     }
 }
 
 /// Reads the result of `process`, running a generator inside user code.
-fn returned(
-    result: PyResult<Bound<'_, PyAny>>,
-    py: Python<'_>,
-    home: &Arc<Loop>,
-) -> Process<PyDaemon> {
+fn returned(result: PyResult<Bound<'_, PyAny>>, py: Python<'_>, home: &Arc<Loop>) -> Process<PyDaemon> {
     let result = match result {
         Ok(result) => result,
         Err(error) => return Process::Done(Err(UserError::raised(py, "process", error))),
@@ -157,7 +183,11 @@ impl Daemon for PyDaemon {
     #[inline]
     fn key(event: &PyEvent) -> EventKey {
         let link = &event.0.get().link;
-        EventKey { origin: link.origin, stream: DIRECT, sequence: link.sequence }
+        EventKey {
+            origin: link.origin,
+            stream: DIRECT,
+            sequence: link.sequence,
+        }
     }
 
     #[inline]
@@ -193,7 +223,11 @@ impl Daemon for PyDaemon {
     }
 
     fn still_runs(error: &UserError) -> bool {
-        error.still_runs
+        error.ran == Ran::Still
+    }
+
+    fn never_ran(error: &UserError) -> bool {
+        error.ran == Ran::Nothing
     }
 
     fn is_abandoned(reply: &Reply) -> bool {
@@ -222,6 +256,10 @@ impl Daemon for PyDaemon {
 
     fn reports(&self) -> bool {
         self.contract.reports_health || self.contract.reports_saturation
+    }
+
+    fn is_async(&self) -> bool {
+        self.contract.asynchronous
     }
 
     fn takes_control(&self) -> bool {
@@ -255,7 +293,10 @@ impl Daemon for PyDaemon {
                 Some(Ok(copy)) => Ok(PyState::whole(PyBackedBytes::from(copy))),
                 Some(Err(error)) => Err(UserError::raised(py, "snapshot", error)),
                 None => {
-                    let class = state.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+                    let class = state
+                        .get_type()
+                        .name()
+                        .map_or_else(|_| "?".to_owned(), |name| name.to_string());
                     Err(UserError::wrong_type(format!(
                         "snapshot gave {class}, where bytes, bytearray or memoryview belong"
                     )))
@@ -271,7 +312,9 @@ impl Daemon for PyDaemon {
                 let message = format!("the state is of schema {schema}, the daemon knows {ours}");
                 return Err(UserError::other("newer_schema", message));
             }
-            let bytes = state.to_bytes(py).map_err(|error| UserError::raised(py, "restore", error))?;
+            let bytes = state
+                .to_bytes(py)
+                .map_err(|error| UserError::raised(py, "restore", error))?;
             let _inside = InUserCode::begin();
             let object = self.object.bind(py);
             let bytes = if schema < ours {
@@ -283,7 +326,9 @@ impl Daemon for PyDaemon {
                 bytes
             };
             let outcome = object.call_method1(intern!(py, "restore"), (bytes,));
-            outcome.map(|_| ()).map_err(|error| UserError::raised(py, "restore", error))
+            outcome
+                .map(|_| ())
+                .map_err(|error| UserError::raised(py, "restore", error))
         })
     }
 
@@ -292,11 +337,25 @@ impl Daemon for PyDaemon {
         Python::attach(|py| {
             let made = {
                 let _inside = InUserCode::begin();
-                factory.callable.bind(py).call0().map_err(|error| UserError::raised(py, "the factory", error))?
+                factory
+                    .callable
+                    .bind(py)
+                    .call0()
+                    .map_err(|error| UserError::raised(py, "the factory", error))?
             };
-            let daemon =
-                Self::new(&made, Some(Arc::clone(&self.kind)), Some(Arc::clone(factory)), Arc::clone(&self.home));
-            daemon.map(Some).map_err(|error| UserError::raised(py, "the factory", error))
+            let daemon = Self::new(
+                &made,
+                Some(Arc::clone(&self.kind)),
+                Some(Arc::clone(factory)),
+                Arc::clone(&self.home),
+            );
+            let daemon = daemon.map(|daemon| Self {
+                owns_factory: self.owns_factory,
+                ..daemon
+            });
+            daemon
+                .map(Some)
+                .map_err(|error| UserError::raised(py, "the factory", error))
         })
     }
 
@@ -317,7 +376,9 @@ impl Daemon for PyDaemon {
             let number = load.is_instance_of::<PyFloat>() || load.is_exact_instance_of::<PyInt>();
             match load.extract::<f64>() {
                 Ok(load) if number && !load.is_nan() => Ok((health, load)),
-                _ => Err(UserError::wrong_type("saturation gave something else than a number from 0 to 1".to_owned())),
+                _ => Err(UserError::wrong_type(
+                    "saturation gave something else than a number from 0 to 1".to_owned(),
+                )),
             }
         })
     }
@@ -338,7 +399,9 @@ impl Daemon for PyDaemon {
                 let later = Later::new(outcome.unbind(), false, Arc::clone(&self.home));
                 return aio::wait_for_none(later, "on_control");
             }
-            Err(UserError::wrong_type("on_control gave something else than None".to_owned()))
+            Err(UserError::wrong_type(
+                "on_control gave something else than None".to_owned(),
+            ))
         })
     }
 }

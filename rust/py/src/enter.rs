@@ -9,6 +9,7 @@ use meshos_node::slot::{EnterError, Entered, Slot};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
+use crate::aio;
 use crate::args;
 use crate::causal::PyCausalEvent;
 use crate::daemon::{PyDaemon, PyEvent};
@@ -36,14 +37,17 @@ fn enter_owned(py: Python<'_>, slot: Arc<Slot<PyDaemon>>) -> PyResult<Entered<Py
 
 #[cold]
 fn enter_later(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
+    aio::may_block(py, "a call that waits for a busy daemon")?;
     let mut signal = None;
     let outcome = py.detach(|| slot.enter(Deadline::after(WAIT), &mut || guard::interrupted(&mut signal)));
     match (outcome, signal) {
         (Ok(entered), None) => Ok(entered),
         (_, Some(signal)) => Err(signal),
-        (Err(EnterError::Timeout), None) => {
-            Err(errors::waited(&format!("daemon {}, which is busy", slot.origin()), WAIT, py))
-        }
+        (Err(EnterError::Timeout), None) => Err(errors::waited(
+            &format!("daemon {}, which is busy", slot.origin()),
+            WAIT,
+            py,
+        )),
         (Err(error), None) => Err(errors::enter(error, slot.origin(), py)),
     }
 }
@@ -82,7 +86,14 @@ fn failed(
     before: Option<Bound<'_, PyTuple>>,
 ) -> PyErr {
     let key = <PyDaemon as meshos_node::daemon::Daemon>::key(&PyEvent(event.clone().unbind()));
-    errors::deliver(error, slot.origin(), key, Some(event.clone().into_any().unbind()), before, py)
+    errors::deliver(
+        error,
+        slot.origin(),
+        key,
+        Some(event.clone().into_any().unbind()),
+        before,
+        py,
+    )
 }
 
 /// Delivers events in order on this thread, entering the daemon once.
@@ -95,7 +106,13 @@ pub fn deliver_many<'py>(
     let events: Vec<PyEvent> = events
         .try_iter()
         .map_err(|_| args::wrong_type("events", "a sequence of CausalEvent", events))?
-        .map(|event| Ok(PyEvent(args::instance::<PyCausalEvent>(&event?, "event", "CausalEvent")?.clone().unbind())))
+        .map(|event| {
+            Ok(PyEvent(
+                args::instance::<PyCausalEvent>(&event?, "event", "CausalEvent")?
+                    .clone()
+                    .unbind(),
+            ))
+        })
         .collect::<PyResult<_>>()?;
     let mut entered = enter(py, slot)?;
     let mut results: Vec<Bound<'py, PyList>> = Vec::with_capacity(events.len());

@@ -19,7 +19,7 @@ use pyo3::types::PyTuple;
 
 use crate::daemon::PyDaemon;
 use crate::identity::entity_id;
-use crate::user::UserError;
+use crate::user::{Ran, UserError};
 
 import_exception!(meshos.errors, ConfigError);
 import_exception!(meshos.errors, InvalidArgument);
@@ -82,7 +82,13 @@ pub fn config(error: &CoreConfigError) -> PyErr {
 /// A chain does not prove what it claims.
 pub fn chain(error: &ChainError) -> PyErr {
     match *error {
-        ChainError::Broken { kind, origin, sequence, expected, found } => {
+        ChainError::Broken {
+            kind,
+            origin,
+            sequence,
+            expected,
+            found,
+        } => {
             let kind = match kind {
                 BrokenKind::Gap => "gap",
                 BrokenKind::Altered => "altered",
@@ -95,9 +101,7 @@ pub fn chain(error: &ChainError) -> PyErr {
         ChainError::BadSignature { origin, sequence, what } => {
             BadSignature::new_err((origin.get(), sequence, what.to_owned()))
         }
-        ChainError::Exhausted { origin } => {
-            BrokenLink::new_err(("gap", origin.get(), u64::MAX, u64::MAX, u64::MAX))
-        }
+        ChainError::Exhausted { origin } => BrokenLink::new_err(("gap", origin.get(), u64::MAX, u64::MAX, u64::MAX)),
     }
 }
 
@@ -174,7 +178,10 @@ pub fn resume(error: ResumeError, origin: Origin, py: Python<'_>) -> PyErr {
         ResumeError::Identity { snapshot, identity } => {
             let made = entity_id(py, snapshot).and_then(|snapshot| {
                 let identity = entity_id(py, identity)?;
-                Ok(SnapshotIdentityMismatch::new_err((snapshot.unbind(), identity.unbind())))
+                Ok(SnapshotIdentityMismatch::new_err((
+                    snapshot.unbind(),
+                    identity.unbind(),
+                )))
             });
             made.unwrap_or_else(|error| error)
         }
@@ -203,7 +210,10 @@ pub fn spawn(error: SpawnError<PyDaemon>, origin: Origin, py: Python<'_>) -> PyE
         SpawnError::WrongKind { snapshot, daemon } => RestoreFailed::new_err((
             "wrong_kind",
             origin.get(),
-            format!("the snapshot is of kind {snapshot:?}, the daemon of kind {:?}", &*daemon),
+            format!(
+                "the snapshot is of kind {snapshot:?}, the daemon of kind {:?}",
+                &*daemon
+            ),
         )),
         SpawnError::Stateless { bytes } => RestoreFailed::new_err((
             "stateless",
@@ -222,9 +232,9 @@ pub fn passes_through(error: &PyErr, py: Python<'_>) -> bool {
 
 /// `error` with the user's exception as its cause, or that exception itself if it must pass through.
 fn caused(error: PyErr, user: UserError, py: Python<'_>) -> PyErr {
-    let UserError { cause, .. } = user;
+    let UserError { cause, ran, .. } = user;
     let Some(cause) = cause else { return error };
-    if passes_through(&cause, py) {
+    if ran == Ran::Nothing || passes_through(&cause, py) {
         return cause;
     }
     error.set_cause(py, Some(cause));
@@ -262,9 +272,7 @@ pub fn deliver(
         let message = format!("{}{note}", user.message);
         let ids = (origin.get(), key.origin.get(), key.sequence);
         let error = match &before {
-            Some(before) => {
-                ProcessFailed::new_err((user.kind, ids.0, ids.1, ids.2, message, before.clone().unbind()))
-            }
+            Some(before) => ProcessFailed::new_err((user.kind, ids.0, ids.1, ids.2, message, before.clone().unbind())),
             None => ProcessFailed::new_err((user.kind, ids.0, ids.1, ids.2, message)),
         };
         caused(error, user, py)
@@ -273,9 +281,10 @@ pub fn deliver(
         DeliverError::NoNumber => InvalidArgument::new_err(("event", "an event's sequence begins at 1")),
         DeliverError::Unknown { cursor } => DeliveryUnknown::new_err((origin.get(), event, cursor)),
         DeliverError::Raised(user) => failed(user, ""),
-        DeliverError::Lost { error, reason } => {
-            failed(error, &format!("; its state could not be rebuilt, and it takes no more events: {reason}"))
-        }
+        DeliverError::Lost { error, reason } => failed(
+            error,
+            &format!("; its state could not be rebuilt, and it takes no more events: {reason}"),
+        ),
         DeliverError::SnapshotFailed(user) => snapshot_failed(user, origin, py),
         DeliverError::Exhausted => ProcessFailed::new_err((
             "sequence_exhausted",

@@ -15,10 +15,9 @@ use crate::args;
 use crate::config::PyDaemonHostConfig;
 use crate::contract::Contract;
 use crate::daemon::{Factory, PyDaemon};
-use crate::errors::{
-    FactoryAlreadyRegistered, FactoryNotFound, InvalidArgument, InvalidDaemon, passes_through,
-};
+use crate::errors::{FactoryAlreadyRegistered, FactoryNotFound, InvalidArgument, InvalidDaemon, passes_through};
 use crate::guard::{Born, InUserCode, entry, may_wait};
+use crate::record::Reduced;
 
 /// Longest name of a kind, in UTF-8 bytes.
 const KIND_MAX: usize = 255;
@@ -52,9 +51,10 @@ impl PyFactoryEntry {
         Ok(format!("FactoryEntry({:?}, {config}, {has_key})", slf.get().kind))
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String, Bound<'py, PyAny>, bool))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let entry = slf.get();
-        Ok((slf.get_type().into_any(), (entry.kind.clone(), slf.getattr("config")?, entry.has_key)))
+        let arguments = (entry.kind.clone(), slf.getattr("config")?, entry.has_key).into_pyobject(slf.py())?;
+        Ok((slf.get_type().into_any(), arguments))
     }
 }
 
@@ -68,8 +68,12 @@ pub struct PyFactories {
 
 /// Checks the name of a kind.
 pub fn kind_name(kind: &Bound<'_, PyAny>) -> PyResult<String> {
-    let text = kind.cast::<PyString>().map_err(|_| args::wrong_type("kind", "a str", kind))?;
-    let text = text.to_str().map_err(|_| InvalidArgument::new_err(("kind", "must be valid Unicode")))?;
+    let text = kind
+        .cast::<PyString>()
+        .map_err(|_| args::wrong_type("kind", "a str", kind))?;
+    let text = text
+        .to_str()
+        .map_err(|_| InvalidArgument::new_err(("kind", "must be valid Unicode")))?;
     if text.is_empty() || text.len() > KIND_MAX {
         return Err(InvalidArgument::new_err(("kind", "must have 1 to 255 UTF-8 bytes")));
     }
@@ -81,13 +85,21 @@ pub fn check_factory(factory: &Bound<'_, PyAny>, name: &'static str) -> PyResult
     if let Ok(class) = factory.cast::<PyType>() {
         return Contract::of(class).map(|_| ());
     }
-    if factory.is_callable() { Ok(()) } else { Err(args::wrong_type(name, "a class or another callable", factory)) }
+    if factory.is_callable() {
+        Ok(())
+    } else {
+        Err(args::wrong_type(name, "a class or another callable", factory))
+    }
 }
 
 impl PyFactories {
     /// An empty table beside a registry of daemons.
     pub fn new(registry: Arc<Registry<PyDaemon>>) -> Self {
-        Self { kinds: Mutex::default(), registry, born: Born::now() }
+        Self {
+            kinds: Mutex::default(),
+            registry,
+            born: Born::now(),
+        }
     }
 
     /// The factory of a kind.
@@ -100,7 +112,10 @@ impl PyFactories {
     pub fn add(&self, kind: &Bound<'_, PyAny>, factory: &Bound<'_, PyAny>) -> PyResult<()> {
         let kind = kind_name(kind)?;
         check_factory(factory, "factory")?;
-        let made = Arc::new(Factory { kind: Arc::from(kind.as_str()), callable: factory.clone().unbind() });
+        let made = Arc::new(Factory {
+            kind: Arc::from(kind.as_str()),
+            callable: factory.clone().unbind(),
+        });
         let mut kinds = self.kinds.lock();
         if kinds.contains_key(&kind) {
             drop(kinds);

@@ -50,7 +50,11 @@ impl Born {
     /// Refuses use in a forked child.
     #[inline]
     pub fn check(self, what: &'static str) -> PyResult<()> {
-        if self.is_here() { Ok(()) } else { Err(ForkedProcessError::new_err((what,))) }
+        if self.is_here() {
+            Ok(())
+        } else {
+            Err(ForkedProcessError::new_err((what,)))
+        }
     }
 }
 
@@ -85,7 +89,11 @@ pub fn in_user_code() -> bool {
 /// Refuses a call that may wait, when it is made from inside user code of a daemon.
 #[inline]
 pub fn may_wait(call: &'static str) -> PyResult<()> {
-    if in_user_code() { Err(ReentrantCallError::new_err((call,))) } else { Ok(()) }
+    if in_user_code() {
+        Err(ReentrantCallError::new_err((call,)))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a signal handler raised on the main thread; the exception is kept in `raised`.

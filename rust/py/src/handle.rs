@@ -29,7 +29,11 @@ pub struct PyDaemonHandle {
 impl PyDaemonHandle {
     /// The handle of a daemon of a runtime.
     pub fn new(slot: Arc<Slot<PyDaemon>>, runtime: Arc<Runtime<PyDaemon>>) -> Self {
-        Self { slot, runtime, born: Born::now() }
+        Self {
+            slot,
+            runtime,
+            born: Born::now(),
+        }
     }
 }
 
@@ -53,7 +57,10 @@ impl PyDaemonHandle {
     #[getter]
     #[pyo3(name = "ref")]
     fn reference(&self) -> PyDaemonRef {
-        PyDaemonRef { id: self.slot.origin(), name: self.slot.name().to_string() }
+        PyDaemonRef {
+            id: self.slot.origin(),
+            name: self.slot.name().to_string(),
+        }
     }
 
     #[getter]
@@ -72,11 +79,15 @@ impl PyDaemonHandle {
     fn snapshot_async<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let call = slf.getattr(intern!(py, "snapshot"))?;
-        ON_LANE.import(py, "meshos._twins", "on_lane")?.call1(("DaemonHandle.snapshot_async", call))
+        ON_LANE
+            .import(py, "meshos._twins", "on_lane")?
+            .call1(("DaemonHandle.snapshot_async", call))
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.cast::<Self>().is_ok_and(|other| Arc::ptr_eq(&self.slot, &other.get().slot))
+        other
+            .cast::<Self>()
+            .is_ok_and(|other| Arc::ptr_eq(&self.slot, &other.get().slot))
     }
 
     fn __hash__(&self) -> u64 {
@@ -84,7 +95,11 @@ impl PyDaemonHandle {
     }
 
     fn __repr__(&self) -> String {
-        format!("DaemonHandle(kind={:?}, origin_hash=0x{})", &**self.slot.kind(), self.slot.origin())
+        format!(
+            "DaemonHandle(kind={:?}, origin_hash=0x{})",
+            &**self.slot.kind(),
+            self.slot.origin()
+        )
     }
 }
 

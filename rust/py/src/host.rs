@@ -42,14 +42,22 @@ pub struct PyDaemonHost {
 pub fn config_or_default(config: Option<&Bound<'_, PyAny>>) -> PyResult<DaemonHostConfig> {
     match config.filter(|config| !config.is_none()) {
         None => Ok(DaemonHostConfig::default()),
-        Some(config) => Ok(args::instance::<PyDaemonHostConfig>(config, "config", "a DaemonHostConfig")?.get().0),
+        Some(config) => Ok(
+            args::instance::<PyDaemonHostConfig>(config, "config", "a DaemonHostConfig")?
+                .get()
+                .0,
+        ),
     }
 }
 
 impl PyDaemonHost {
     /// A view of a slot that a registry holds.
     pub fn of(slot: Arc<Slot<PyDaemon>>) -> Self {
-        Self { slot, placed: AtomicBool::new(true), born: Born::now() }
+        Self {
+            slot,
+            placed: AtomicBool::new(true),
+            born: Born::now(),
+        }
     }
 
     fn make(
@@ -70,7 +78,11 @@ impl PyDaemonHost {
             deliver::snapshot(&mut inside).map_err(|error| errors::snapshot_failed(error, origin, py))?;
         }
         let slot = Slot::new(Arc::clone(&keypair.key), None, inside);
-        Ok(Self { slot, placed: AtomicBool::new(false), born: Born::now() })
+        Ok(Self {
+            slot,
+            placed: AtomicBool::new(false),
+            born: Born::now(),
+        })
     }
 
     fn check(&self, call: &'static str) -> PyResult<()> {
@@ -83,11 +95,7 @@ impl PyDaemonHost {
 impl PyDaemonHost {
     #[new]
     #[pyo3(signature = (daemon, keypair, config = None))]
-    fn new(
-        daemon: &Bound<'_, PyAny>,
-        keypair: &Bound<'_, PyAny>,
-        config: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
+    fn new(daemon: &Bound<'_, PyAny>, keypair: &Bound<'_, PyAny>, config: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         entry("DaemonHost", || {
             Self::make(daemon, keypair, config, |keypair, config, _| {
                 Ok(Host::new(keypair.key.lock().entity_id(), config))
@@ -104,12 +112,18 @@ impl PyDaemonHost {
         config: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         entry("DaemonHost.from_fork", || {
-            let chain = args::instance::<PyCausalChainBuilder>(chain, "chain", "a CausalChainBuilder")?.get().take();
+            let chain = args::instance::<PyCausalChainBuilder>(chain, "chain", "a CausalChainBuilder")?
+                .get()
+                .take();
             Self::make(daemon, keypair, config, |keypair, config, _| {
                 let entity = keypair.key.lock().entity_id();
                 if chain.entity() != entity {
                     let message = format!("the chain is of {}, the key of {entity}", chain.entity());
-                    return Err(errors::RestoreFailed::new_err(("wrong_chain", entity.origin().get(), message)));
+                    return Err(errors::RestoreFailed::new_err((
+                        "wrong_chain",
+                        entity.origin().get(),
+                        message,
+                    )));
                 }
                 Ok(Host::on_chain(chain, config))
             })
@@ -126,8 +140,11 @@ impl PyDaemonHost {
     ) -> PyResult<Self> {
         entry("DaemonHost.from_snapshot", || {
             let py = daemon.py();
-            let snapshot =
-                Arc::clone(&args::instance::<PyStateSnapshot>(snapshot, "snapshot", "a StateSnapshot")?.get().snapshot);
+            let snapshot = Arc::clone(
+                &args::instance::<PyStateSnapshot>(snapshot, "snapshot", "a StateSnapshot")?
+                    .get()
+                    .snapshot,
+            );
             Self::make(daemon, keypair, config, |keypair, config, daemon| {
                 let entity = keypair.key.lock().entity_id();
                 let origin = entity.origin();
@@ -242,7 +259,9 @@ impl PyDaemonHost {
 
     #[getter]
     fn keypair(&self) -> PyIdentity {
-        PyIdentity { key: Arc::clone(self.slot.key()) }
+        PyIdentity {
+            key: Arc::clone(self.slot.key()),
+        }
     }
 
     #[getter]
@@ -291,7 +310,9 @@ impl PyDaemonHost {
         if self.placed.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.slot.peek(|inside| inside.daemon.traverse(&visit)).unwrap_or(Ok(()))
+        self.slot
+            .peek(|inside| inside.daemon.traverse(&visit))
+            .unwrap_or(Ok(()))
     }
 
     fn __clear__(&self) {
@@ -309,9 +330,13 @@ pub fn adopt(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>, snapshot: &PyStateSnaps
     meshos_node::runtime::check_state(taken, &*entered.daemon).map_err(|error| errors::spawn(error, origin, py))?;
     // The machine first, on a copy: it is user code that cannot be undone.
     let mut host = entered.host.clone();
-    host.adopt(taken.meta.clone()).map_err(|error| errors::resume(error, origin, py))?;
+    host.adopt(taken.meta.clone())
+        .map_err(|error| errors::resume(error, origin, py))?;
     if entered.daemon.is_stateful() {
-        let before = entered.daemon.snapshot().map_err(|error| errors::snapshot_failed(error, origin, py))?;
+        let before = entered
+            .daemon
+            .snapshot()
+            .map_err(|error| errors::snapshot_failed(error, origin, py))?;
         if let Err(error) = entered.daemon.restore(&taken.state, taken.meta.schema) {
             // Half restored is neither: the state before comes back, or the daemon takes no more events.
             if let Err(worse) = entered.daemon.restore(&before, entered.daemon.schema()) {

@@ -89,7 +89,9 @@ mod _core {
     /// Tells the guard of every fork, so that objects of the parent refuse to work in the child.
     fn forget_in_children(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let os = module.py().import("os")?;
-        let Ok(register) = os.getattr("register_at_fork") else { return Ok(()) };
+        let Ok(register) = os.getattr("register_at_fork") else {
+            return Ok(());
+        };
         let options = pyo3::types::PyDict::new(module.py());
         options.set_item("after_in_child", module.getattr("_forked")?)?;
         register.call((), Some(&options)).map(|_| ())

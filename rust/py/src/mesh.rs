@@ -62,11 +62,20 @@ impl PyMesh {
                 None => keys::generate(),
                 Some(identity) => {
                     let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity or None")?;
-                    let seed = identity.get().key.lock().seed().map_err(|error| errors::identity(&error))?;
+                    let seed = identity
+                        .get()
+                        .key
+                        .lock()
+                        .seed()
+                        .map_err(|error| errors::identity(&error))?;
                     Keypair::from_seed(&seed)
                 }
             };
-            Ok(Self { node: Arc::new(node), born: Born::now(), state: Mutex::default() })
+            Ok(Self {
+                node: Arc::new(node),
+                born: Born::now(),
+                state: Mutex::default(),
+            })
         })
     }
 
@@ -90,7 +99,9 @@ impl PyMesh {
                 state.closed = true;
                 state.runtime.upgrade()
             };
-            runtime.map_or(Ok(()), |runtime| runtime::shut_down(py, &runtime, Duration::from_secs(5)))
+            runtime.map_or(Ok(()), |runtime| {
+                runtime::shut_down(py, &runtime, Duration::from_secs(5))
+            })
         })
     }
 

@@ -18,7 +18,9 @@ pub struct PyOutput {
 impl PyOutput {
     #[new]
     fn new(payload: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(Self { payload: args::payload(payload, "payload")?.unbind() })
+        Ok(Self {
+            payload: args::payload(payload, "payload")?.unbind(),
+        })
     }
 
     #[classattr]
@@ -33,7 +35,9 @@ impl PyOutput {
     }
 
     fn __eq__(&self, py: Python<'_>, other: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let Ok(other) = other.cast::<Self>() else { return Ok(py.NotImplemented()) };
+        let Ok(other) = other.cast::<Self>() else {
+            return Ok(py.NotImplemented());
+        };
         let same = self.payload.as_bytes(py) == other.get().payload.as_bytes(py);
         Ok(same.into_pyobject(py)?.to_owned().into_any().unbind())
     }
@@ -92,7 +96,9 @@ fn read_slowly<'py>(result: &Bound<'py, PyAny>) -> Result<Returned<'py>, UserErr
     if result.is_instance_of::<PyString>() {
         return Err(wrong(result));
     }
-    let Ok(items) = result.try_iter() else { return Err(wrong(result)) };
+    let Ok(items) = result.try_iter() else {
+        return Err(wrong(result));
+    };
     let mut outputs = Few::new();
     for item in items {
         let item = item.map_err(|error| UserError::raised(py, "process", error))?;
@@ -125,8 +131,13 @@ fn payload(item: &Bound<'_, PyAny>) -> Result<Option<PyBackedBytes>, UserError> 
 }
 
 fn wrong(item: &Bound<'_, PyAny>) -> UserError {
-    let class = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-    UserError::wrong_type(format!("process gave {class}, where bytes, bytearray, memoryview or Output belong"))
+    let class = item
+        .get_type()
+        .name()
+        .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    UserError::wrong_type(format!(
+        "process gave {class}, where bytes, bytearray, memoryview or Output belong"
+    ))
 }
 
 /// Adds the class to the module.

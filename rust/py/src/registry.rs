@@ -42,7 +42,9 @@ impl Observer for PyObserver {
         let called = Python::try_attach(|py| {
             let outcome = lifecycle_event(py, event)
                 .and_then(|event| self.0.bind(py).call_method1(intern!(py, "observe"), (event,)));
-            outcome.map_err(|error| log(py, "a lifecycle observer raised", error)).is_ok()
+            outcome
+                .map_err(|error| log(py, "a lifecycle observer raised", error))
+                .is_ok()
         });
         called.unwrap_or(false)
     }
@@ -51,7 +53,9 @@ impl Observer for PyObserver {
 /// Writes an error of a callback to the logger "meshos".
 pub fn log(py: Python<'_>, what: &str, error: PyErr) {
     let logged = py.import(intern!(py, "meshos._log")).and_then(|module| {
-        module.getattr(intern!(py, "callback_failed"))?.call1((what, error.into_value(py)))
+        module
+            .getattr(intern!(py, "callback_failed"))?
+            .call1((what, error.into_value(py)))
     });
     // A logger that raises has nobody to tell; the failure is counted by its caller.
     drop(logged);
@@ -60,12 +64,18 @@ pub fn log(py: Python<'_>, what: &str, error: PyErr) {
 impl PyRegistry {
     /// The Python object of a registry.
     pub fn of(registry: Arc<Registry<PyDaemon>>) -> Self {
-        Self { registry, observers: Mutex::default(), born: Born::now() }
+        Self {
+            registry,
+            observers: Mutex::default(),
+            born: Born::now(),
+        }
     }
 
     fn find(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Arc<Slot<PyDaemon>>> {
         let origin = args::origin(origin_hash)?;
-        self.registry.get(origin).ok_or_else(|| errors::reach(ReachError::NotFound(origin), origin_hash.py()))
+        self.registry
+            .get(origin)
+            .ok_or_else(|| errors::reach(ReachError::NotFound(origin), origin_hash.py()))
     }
 
     fn check(&self, call: &'static str) -> PyResult<()> {
@@ -78,7 +88,9 @@ impl PyRegistry {
 impl PyRegistry {
     #[new]
     fn new(py: Python<'_>) -> PyResult<Self> {
-        entry("DaemonRegistry", || Ok(Self::of(Arc::new(Registry::new(threads::daemon_lanes(py)?)))))
+        entry("DaemonRegistry", || {
+            Ok(Self::of(Arc::new(Registry::new(threads::daemon_lanes(py)?))))
+        })
     }
 
     fn register(&self, host: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -113,15 +125,13 @@ impl PyRegistry {
             self.born.check("DaemonRegistry")?;
             let origin = args::origin(origin_hash)?;
             let removed = self.registry.unregister(origin);
-            removed.map(drop).ok_or_else(|| DaemonNotFound::new_err((origin.get(),)))
+            removed
+                .map(drop)
+                .ok_or_else(|| DaemonNotFound::new_err((origin.get(),)))
         })
     }
 
-    fn deliver<'py>(
-        &self,
-        origin_hash: &Bound<'py, PyAny>,
-        event: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyList>> {
+    fn deliver<'py>(&self, origin_hash: &Bound<'py, PyAny>, event: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         entry("DaemonRegistry.deliver", || {
             self.check("DaemonRegistry.deliver")?;
             enter::deliver(event.py(), self.find(origin_hash)?, event)
@@ -203,7 +213,10 @@ impl PyRegistry {
         entry("DaemonRegistry.daemons", || {
             self.born.check("DaemonRegistry")?;
             let refs = self.registry.list();
-            let refs = refs.iter().map(|slot| PyDaemonRef { id: slot.origin(), name: slot.name().to_string() });
+            let refs = refs.iter().map(|slot| PyDaemonRef {
+                id: slot.origin(),
+                name: slot.name().to_string(),
+            });
             PyTuple::new(py, refs.map(|named| Py::new(py, named)).collect::<PyResult<Vec<_>>>()?)
         })
     }
@@ -221,10 +234,15 @@ impl PyRegistry {
     fn add_observer(&self, observer: &Bound<'_, PyAny>) -> PyResult<()> {
         entry("DaemonRegistry.add_observer", || {
             self.born.check("DaemonRegistry")?;
-            if !observer.getattr(intern!(observer.py(), "observe")).is_ok_and(|observe| observe.is_callable()) {
+            if !observer
+                .getattr(intern!(observer.py(), "observe"))
+                .is_ok_and(|observe| observe.is_callable())
+            {
                 return Err(args::wrong_type("observer", "a DaemonLifecycleObserver", observer));
             }
-            let id = self.registry.add_observer(Box::new(PyObserver(observer.clone().unbind())));
+            let id = self
+                .registry
+                .add_observer(Box::new(PyObserver(observer.clone().unbind())));
             self.observers.lock().push((id, observer.clone().unbind()));
             Ok(())
         })
@@ -233,8 +251,11 @@ impl PyRegistry {
     fn remove_observer(&self, observer: &Bound<'_, PyAny>) -> PyResult<()> {
         entry("DaemonRegistry.remove_observer", || {
             self.born.check("DaemonRegistry")?;
-            let removed: Vec<_> =
-                self.observers.lock().extract_if(.., |(_, known)| known.is(observer)).collect();
+            let removed: Vec<_> = self
+                .observers
+                .lock()
+                .extract_if(.., |(_, known)| known.is(observer))
+                .collect();
             for (id, _) in &removed {
                 self.registry.remove_observer(*id);
             }

@@ -7,7 +7,7 @@ use meshos_core::id::Origin;
 use meshos_core::ingress::EventKey;
 use meshos_node::clock::Deadline;
 use meshos_node::daemon::Settled;
-use meshos_node::deliver::{Delivered, DeliverError};
+use meshos_node::deliver::{DeliverError, Delivered};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -51,9 +51,12 @@ pub enum To {
     Tray(Arc<Tray>, usize),
 }
 
+/// The answers that are there, each in its place.
+pub type Places = Vec<Option<PyResult<Py<PyAny>>>>;
+
 /// Answers for a thread that waits.
 pub struct Tray {
-    state: Mutex<(Vec<Option<PyResult<Py<PyAny>>>>, usize)>,
+    state: Mutex<(Places, usize)>,
     bell: Condvar,
 }
 
@@ -62,7 +65,7 @@ pub enum Waited {
     /// All answers are there.
     Full(Vec<PyResult<Py<PyAny>>>),
     /// Time was up; the answers that are there.
-    TimedOut(Vec<Option<PyResult<Py<PyAny>>>>),
+    TimedOut(Places),
     /// A signal handler raised.
     Interrupted,
 }
@@ -71,7 +74,10 @@ impl Tray {
     /// A tray for so many answers.
     pub fn new(places: usize) -> Arc<Self> {
         let empty = std::iter::repeat_with(|| None).take(places).collect();
-        Arc::new(Self { state: Mutex::new((empty, places)), bell: Condvar::new() })
+        Arc::new(Self {
+            state: Mutex::new((empty, places)),
+            bell: Condvar::new(),
+        })
     }
 
     fn put(&self, place: usize, answer: PyResult<Py<PyAny>>) {
@@ -124,13 +130,17 @@ pub fn value(
     settled: Settled<PyDaemon>,
 ) -> PyResult<Py<PyAny>> {
     match settled {
-        Ok(Delivered { receipt: Some(receipt), duplicate, .. }) => {
+        Ok(Delivered {
+            receipt: Some(receipt),
+            duplicate,
+            ..
+        }) => {
             let receipt = PyReceipt::new(origin, key.origin, &receipt, duplicate);
             Ok(Py::new(py, receipt)?.into_any())
         }
-        Ok(Delivered { outputs, .. }) => {
-            Ok(PyList::new(py, outputs.into_iter().map(|output| output.0))?.into_any().unbind())
-        }
+        Ok(Delivered { outputs, .. }) => Ok(PyList::new(py, outputs.into_iter().map(|output| output.0))?
+            .into_any()
+            .unbind()),
         Err(error) => {
             let event = match (event, &error) {
                 (Some(event), DeliverError::Unknown { .. }) => Some(event.into_any()),
@@ -150,7 +160,9 @@ pub fn settle(replies: Vec<(Reply, EventKey, Settled<PyDaemon>)>) {
             match reply.to {
                 To::Tray(tray, place) => tray.put(place, answer),
                 To::Future { future, event_loop } => {
-                    let Ok(entry) = entry(py, &future, answer) else { continue };
+                    let Ok(entry) = entry(py, &future, answer) else {
+                        continue;
+                    };
                     match batches.iter_mut().find(|(known, _)| known.is(&event_loop)) {
                         Some((_, batch)) => batch.push(entry),
                         None => batches.push((event_loop, vec![entry])),
@@ -169,11 +181,7 @@ pub fn settle(replies: Vec<(Reply, EventKey, Settled<PyDaemon>)>) {
 }
 
 /// One future with its result or exception.
-pub fn entry<'py>(
-    py: Python<'py>,
-    future: &Py<PyAny>,
-    answer: PyResult<Py<PyAny>>,
-) -> PyResult<Bound<'py, PyTuple>> {
+pub fn entry<'py>(py: Python<'py>, future: &Py<PyAny>, answer: PyResult<Py<PyAny>>) -> PyResult<Bound<'py, PyTuple>> {
     let (result, error) = match answer {
         Ok(result) => (result, py.None()),
         Err(error) => (py.None(), error.into_value(py).into_any()),
@@ -185,5 +193,8 @@ pub fn entry<'py>(
 pub fn hand_over(py: Python<'_>, event_loop: &Py<PyAny>, batch: Vec<Bound<'_, PyTuple>>) -> PyResult<()> {
     let settle = SETTLE.import(py, "meshos._aio", "settle")?;
     let batch = PyList::new(py, batch)?;
-    event_loop.bind(py).call_method1(intern!(py, "call_soon_threadsafe"), (settle, batch)).map(|_| ())
+    event_loop
+        .bind(py)
+        .call_method1(intern!(py, "call_soon_threadsafe"), (settle, batch))
+        .map(|_| ())
 }

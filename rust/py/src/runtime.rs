@@ -73,7 +73,11 @@ pub fn shut_down(py: Python<'_>, runtime: &Runtime<PyDaemon>, timeout: Duration)
         return Ok(());
     }
     let names: Vec<String> = ended.stuck.iter().map(ToString::to_string).collect();
-    Err(errors::waited(&format!("the end of user code of {}", names.join(", ")), timeout, py))
+    Err(errors::waited(
+        &format!("the end of user code of {}", names.join(", ")),
+        timeout,
+        py,
+    ))
 }
 
 /// Takes a snapshot of a daemon of a runtime.
@@ -86,7 +90,9 @@ pub fn snapshot(
     may_wait(call)?;
     let slot = runtime.reach(origin).map_err(|error| errors::reach(error, py))?;
     let mut entered = enter(py, &slot)?;
-    let taken = runtime.snapshot(&mut entered).map_err(|error| errors::snapshot_failed(error, origin, py))?;
+    let taken = runtime
+        .snapshot(&mut entered)
+        .map_err(|error| errors::snapshot_failed(error, origin, py))?;
     Ok(taken.map(PyStateSnapshot::new))
 }
 
@@ -102,11 +108,27 @@ impl PyRuntime {
     #[inline]
     pub fn reach(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Arc<Slot<PyDaemon>>> {
         let origin = args::origin(origin_hash)?;
-        self.runtime.reach(origin).map_err(|error| errors::reach(error, origin_hash.py()))
+        self.runtime
+            .reach(origin)
+            .map_err(|error| errors::reach(error, origin_hash.py()))
+    }
+
+    /// Refuses a wait for a daemon on the loop that daemon needs.
+    pub fn may_block(&self, py: Python<'_>, slot: &Slot<PyDaemon>, call: &'static str) -> PyResult<()> {
+        if slot.is_async() {
+            self.home.may_block(py, call)
+        } else {
+            crate::aio::may_block(py, call)
+        }
     }
 
     fn instance(&self, object: &Bound<'_, PyAny>, factory: Arc<Factory>) -> PyResult<PyDaemon> {
-        PyDaemon::new(object, Some(Arc::clone(&factory.kind)), Some(factory), Arc::clone(&self.home))
+        PyDaemon::new(
+            object,
+            Some(Arc::clone(&factory.kind)),
+            Some(factory),
+            Arc::clone(&self.home),
+        )
     }
 
     fn made(&self, py: Python<'_>, kind: &Bound<'_, PyAny>) -> PyResult<PyDaemon> {
@@ -131,14 +153,19 @@ impl PyRuntime {
             Some(kind) => Arc::from(kind_name(kind)?),
             None => Arc::clone(&contract.name),
         };
-        self.instance(daemon, Arc::new(Factory { kind, callable: kind_factory.clone().unbind() }))
+        let factory = Arc::new(Factory {
+            kind,
+            callable: kind_factory.clone().unbind(),
+        });
+        self.instance(daemon, factory).map(PyDaemon::with_own_factory)
     }
 
     fn spawned(&self, py: Python<'_>, slot: Arc<Slot<PyDaemon>>) -> PyResult<PyDaemonHandle> {
         if slot.reports() && self.asking.get().is_none() {
             let pulse = threads::pulse(py)?;
             let lanes = self.runtime.lanes().clone();
-            self.asking.get_or_init(|| pulse.ask(self.runtime.registry(), self.poll_interval, lanes));
+            self.asking
+                .get_or_init(|| pulse.ask(self.runtime.registry(), self.poll_interval, lanes));
         }
         Ok(PyDaemonHandle::new(slot, Arc::clone(&self.runtime)))
     }
@@ -168,15 +195,21 @@ impl PyRuntime {
     ) -> PyResult<PyDaemonHandle> {
         let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity")?.get();
         let config = config_or_default(config)?;
-        let snapshot = &args::instance::<PyStateSnapshot>(snapshot, "snapshot", "a StateSnapshot")?.get().snapshot;
+        let snapshot = &args::instance::<PyStateSnapshot>(snapshot, "snapshot", "a StateSnapshot")?
+            .get()
+            .snapshot;
         let entity = identity.key.lock().entity_id();
         let origin = entity.origin();
         if snapshot.meta.entity != entity {
-            let mismatch = meshos_core::host::ResumeError::Identity { snapshot: snapshot.meta.entity, identity: entity };
+            let mismatch = meshos_core::host::ResumeError::Identity {
+                snapshot: snapshot.meta.entity,
+                identity: entity,
+            };
             return Err(errors::resume(mismatch, origin, py));
         }
-        let slot =
-            self.runtime.spawn_from_snapshot(&identity.key, Arc::clone(snapshot), config, daemon()?, rewind);
+        let slot = self
+            .runtime
+            .spawn_from_snapshot(&identity.key, Arc::clone(snapshot), config, daemon()?, rewind);
         self.spawned(py, slot.map_err(|error| errors::spawn(error, origin, py))?)
     }
 }
@@ -195,7 +228,10 @@ impl PyRuntime {
             let mesh = args::instance::<PyMesh>(mesh, "mesh", "a Mesh")?;
             let poll_interval = args::span(poll_interval, "poll_interval")?.unwrap_or(POLL_INTERVAL);
             if poll_interval < Duration::from_millis(1) {
-                return Err(InvalidArgument::new_err(("poll_interval", "must be at least one millisecond")));
+                return Err(InvalidArgument::new_err((
+                    "poll_interval",
+                    "must be at least one millisecond",
+                )));
             }
             let chosen = r#loop.filter(|chosen| !chosen.is_none());
             if let Some(chosen) = chosen
@@ -336,7 +372,9 @@ impl PyRuntime {
     ) -> PyResult<PyDaemonHandle> {
         entry("DaemonRuntime.spawn_from_snapshot_with_daemon", || {
             self.check("DaemonRuntime.spawn_from_snapshot_with_daemon")?;
-            self.start_after(py, identity, snapshot, Some(config), rewind, || self.given(daemon, kind_factory, kind))
+            self.start_after(py, identity, snapshot, Some(config), rewind, || {
+                self.given(daemon, kind_factory, kind)
+            })
         })
     }
 
@@ -380,7 +418,12 @@ impl PyRuntime {
     fn snapshot(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Option<PyStateSnapshot>> {
         entry("DaemonRuntime.snapshot", || {
             self.born.check("DaemonRuntime")?;
-            snapshot(origin_hash.py(), &self.runtime, args::origin(origin_hash)?, "DaemonRuntime.snapshot")
+            snapshot(
+                origin_hash.py(),
+                &self.runtime,
+                args::origin(origin_hash)?,
+                "DaemonRuntime.snapshot",
+            )
         })
     }
 
@@ -390,7 +433,10 @@ impl PyRuntime {
             self.check("DaemonRuntime.newest_snapshot")?;
             let slot = self.reach(origin_hash)?;
             let entered = enter(origin_hash.py(), &slot)?;
-            Ok(entered.newest.as_ref().map(|newest| PyStateSnapshot::new(Arc::clone(newest))))
+            Ok(entered
+                .newest
+                .as_ref()
+                .map(|newest| PyStateSnapshot::new(Arc::clone(newest))))
         })
     }
 
@@ -400,13 +446,28 @@ impl PyRuntime {
             let py = origin_hash.py();
             let slot = self.reach(origin_hash)?;
             let mut entered = enter(py, &slot)?;
-            let exported = self.runtime.export(&mut entered).map_err(|error| errors::identity(&error))?;
+            let exported = self
+                .runtime
+                .export(&mut entered)
+                .map_err(|error| errors::identity(&error))?;
             drop(entered);
             let events: Vec<_> = exported.events.iter().map(PyDaemon::parts).collect();
-            let report = verify(&events, &exported.checkpoints, &exported.certificates, &exported.entity, &[])
-                .map_err(|error| errors::chain(&error))?;
+            let report = verify(
+                &events,
+                &exported.checkpoints,
+                &exported.certificates,
+                &exported.entity,
+                &[],
+            )
+            .map_err(|error| errors::chain(&error))?;
             let (entity, certificates, checkpoints) = (exported.entity, exported.certificates, exported.checkpoints);
-            let bytes = ChainExport { entity, certificates, checkpoints, events }.encode();
+            let bytes = ChainExport {
+                entity,
+                certificates,
+                checkpoints,
+                events,
+            }
+            .encode();
             let bytes = bytes.map_err(|error| PyValueError::new_err(error.to_string()))?;
             py.detach(|| write_new(&file, &bytes))?;
             Ok(PyChainReport::new(report))
@@ -422,7 +483,9 @@ impl PyRuntime {
         entry("DaemonRuntime.with_daemon", || {
             self.check("DaemonRuntime.with_daemon")?;
             let py = origin_hash.py();
-            let class = daemon.cast::<PyType>().map_err(|_| args::wrong_type("daemon", "a class", daemon))?;
+            let class = daemon
+                .cast::<PyType>()
+                .map_err(|_| args::wrong_type("daemon", "a class", daemon))?;
             if !function.is_callable() {
                 return Err(args::wrong_type("function", "callable", function));
             }
@@ -446,11 +509,7 @@ impl PyRuntime {
         })
     }
 
-    fn deliver<'py>(
-        &self,
-        origin_hash: &Bound<'py, PyAny>,
-        event: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyList>> {
+    fn deliver<'py>(&self, origin_hash: &Bound<'py, PyAny>, event: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         entry("DaemonRuntime.deliver", || {
             self.check("DaemonRuntime.deliver")?;
             enter::deliver(event.py(), self.reach(origin_hash)?, event)
@@ -505,7 +564,9 @@ impl PyRuntime {
             this.check("DaemonRuntime.deliver_async")?;
             match crate::send::deliver_soon(this, origin_hash, event)? {
                 Some(reply) => Ok(reply),
-                None => LATER.import(slf.py(), "meshos._twins", "deliver_later")?.call1((slf, origin_hash, event)),
+                None => LATER
+                    .import(slf.py(), "meshos._twins", "deliver_later")?
+                    .call1((slf, origin_hash, event)),
             }
         })
     }
@@ -523,7 +584,11 @@ impl PyRuntime {
     }
 
     fn __repr__(&self) -> String {
-        format!("DaemonRuntime({:?}, <{} daemons>)", self.runtime.lifecycle(), self.runtime.registry().count())
+        format!(
+            "DaemonRuntime({:?}, <{} daemons>)",
+            self.runtime.lifecycle(),
+            self.runtime.registry().count()
+        )
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -10,11 +10,11 @@ use meshos_node::deliver::Want;
 use meshos_node::mailbox::{Letter, PostError};
 use meshos_node::slot::Slot;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTimeoutError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
-use pyo3::intern;
 
 use crate::aio;
 use crate::args;
@@ -70,7 +70,11 @@ impl<'py> Given<'py> {
             Ok(bytes) => Ok(Self::Payload(bytes.clone())),
             Err(_) => match args::copied(event) {
                 Some(copy) => Ok(Self::Payload(copy?)),
-                None => Err(args::wrong_type("event", "bytes, bytearray, memoryview or a CausalEvent", event)),
+                None => Err(args::wrong_type(
+                    "event",
+                    "bytes, bytearray, memoryview or a CausalEvent",
+                    event,
+                )),
             },
         }
     }
@@ -107,14 +111,19 @@ fn post(
     to: To,
     group: Option<Arc<AtomicBool>>,
 ) -> PyResult<u64> {
-    let reply = Reply { origin: slot.origin(), event: given.numbered_event(), to };
+    let reply = Reply {
+        origin: slot.origin(),
+        event: given.numbered_event(),
+        to,
+    };
     let node = &runtime.runtime;
     let letter = given.letter();
-    slot.post(node.lanes(), node.sender(), letter, want, reply, group).map_err(|(error, _reply)| match error {
-        PostError::Full => errors::backpressure(py),
-        PostError::Stale => StaleDaemon::new_err((slot.origin().get(),)),
-        PostError::Closed => LoopClosed::new_err(("the interpreter",)),
-    })
+    slot.post(node.lanes(), node.sender(), letter, want, reply, group)
+        .map_err(|(error, _reply)| match error {
+            PostError::Full => errors::backpressure(py),
+            PostError::Stale => StaleDaemon::new_err((slot.origin().get(),)),
+            PostError::Closed => LoopClosed::new_err(("the interpreter",)),
+        })
 }
 
 /// Sends one event and waits for its receipt.
@@ -127,9 +136,18 @@ pub fn one(
     let py = event.py();
     let given = Given::read(event)?;
     let slot = runtime.reach(origin_hash)?;
+    runtime.may_block(py, &slot, "DaemonRuntime.send")?;
     let deadline = timeout.deadline();
     let tray = Tray::new(1);
-    let sequence = post(py, runtime, &slot, &given, Want::Receipt, To::Tray(Arc::clone(&tray), 0), None)?;
+    let sequence = post(
+        py,
+        runtime,
+        &slot,
+        &given,
+        Want::Receipt,
+        To::Tray(Arc::clone(&tray), 0),
+        None,
+    )?;
     let mut signal = None;
     match py.detach(|| tray.wait(deadline, &mut signal)) {
         Waited::Full(mut answers) => answers.pop().unwrap_or_else(|| Err(lost())),
@@ -142,13 +160,7 @@ fn lost() -> PyErr {
     errors::PoisonedError::new_err(("send", "an answer was lost"))
 }
 
-fn timed_out(
-    py: Python<'_>,
-    runtime: &PyRuntime,
-    slot: &Slot<PyDaemon>,
-    given: &Given<'_>,
-    sequence: u64,
-) -> PyErr {
+fn timed_out(py: Python<'_>, runtime: &PyRuntime, slot: &Slot<PyDaemon>, given: &Given<'_>, sequence: u64) -> PyErr {
     match given.as_sent(py, runtime.runtime.sender().origin, sequence) {
         Ok(event) => SendTimeout::new_err((slot.origin().get(), event)),
         Err(error) => error,
@@ -169,6 +181,7 @@ pub fn many<'py>(
         .map(|event| Given::read(&event?))
         .collect::<PyResult<_>>()?;
     let slot = runtime.reach(origin_hash)?;
+    runtime.may_block(py, &slot, "DaemonRuntime.send_many")?;
     let deadline = timeout.deadline();
     let mut receipts = Vec::with_capacity(given.len());
     for window in given.chunks(WINDOW) {
@@ -215,11 +228,16 @@ pub fn many<'py>(
 
 /// Makes what stands for the answer to a mailed event, and where it goes; `None` when no loop runs on this thread.
 fn reply(py: Python<'_>) -> PyResult<Option<(Bound<'_, PyAny>, To)>> {
-    let Some(event_loop) = aio::current_loop(py)? else { return Ok(None) };
+    let Some(event_loop) = aio::current_loop(py)? else {
+        return Ok(None);
+    };
     let options = PyDict::new(py);
     options.set_item(intern!(py, "loop"), &event_loop)?;
     let reply = REPLY.import(py, "meshos._aio", "Reply")?.call((), Some(&options))?;
-    let to = To::Future { future: reply.clone().unbind(), event_loop: event_loop.unbind() };
+    let to = To::Future {
+        future: reply.clone().unbind(),
+        event_loop: event_loop.unbind(),
+    };
     Ok(Some((reply, to)))
 }
 

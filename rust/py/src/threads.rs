@@ -45,11 +45,15 @@ fn cell() -> &'static OnceLock<Threads> {
 fn threads(py: Python<'_>) -> PyResult<&'static Threads> {
     EXIT_REGISTERED.get_or_try_init(py, || {
         let threading = py.import(intern!(py, "threading"))?;
-        let at_exit = py.import(intern!(py, "meshos._core"))?.getattr(intern!(py, "_at_exit"))?;
+        let at_exit = py
+            .import(intern!(py, "meshos._core"))?
+            .getattr(intern!(py, "_at_exit"))?;
         // `atexit` comes after threads were joined, which is too late for a thread that waits for one of ours.
         match threading.getattr(intern!(py, "_register_atexit")) {
             Ok(register) => register.call1((at_exit,))?,
-            Err(_) => py.import(intern!(py, "atexit"))?.call_method1(intern!(py, "register"), (at_exit,))?,
+            Err(_) => py
+                .import(intern!(py, "atexit"))?
+                .call_method1(intern!(py, "register"), (at_exit,))?,
         };
         Ok::<_, PyErr>(())
     })?;
@@ -82,21 +86,36 @@ fn configure_lanes(threads_max: &Bound<'_, PyAny>) -> PyResult<()> {
             return Err(ConfigError::new_err(("threads_max", "must be from 1 to 1024")));
         }
         if cell().get().is_some() {
-            return Err(ConfigError::new_err(("threads_max", "must be set before the first runtime is made")));
+            return Err(ConfigError::new_err((
+                "threads_max",
+                "must be set before the first runtime is made",
+            )));
         }
         LANES_MAX.store(usize::try_from(wanted).expect("at most 1024"), Ordering::Relaxed);
         Ok(())
     })
 }
 
-struct Call {
-    callable: Mutex<Option<(Py<PyAny>, Py<PyAny>, Py<PyAny>)>>,
+/// A callable to be run once, the future of its result, and the future's loop.
+struct Request {
+    callable: Py<PyAny>,
+    future: Py<PyAny>,
+    event_loop: Py<PyAny>,
 }
+
+struct Call(Mutex<Option<Request>>);
 
 impl Job for Call {
     fn run(self: Arc<Self>) {
-        let taken = self.callable.lock().take();
-        let Some((callable, future, event_loop)) = taken else { return };
+        let taken = self.0.lock().take();
+        let Some(Request {
+            callable,
+            future,
+            event_loop,
+        }) = taken
+        else {
+            return;
+        };
         Python::attach(|py| {
             let cancelled = future.bind(py).call_method0(intern!(py, "cancelled"));
             if cancelled.and_then(|cancelled| cancelled.is_truthy()).unwrap_or(true) {
@@ -121,8 +140,12 @@ fn on_lane<'py>(py: Python<'py>, callable: Py<PyAny>, call: String) -> PyResult<
         }
         let event_loop = crate::aio::running_loop(py)?;
         let future = event_loop.call_method0(intern!(py, "create_future"))?;
-        let held = (callable, future.clone().unbind(), event_loop.unbind());
-        let job = Arc::new(Call { callable: Mutex::new(Some(held)) });
+        let request = Request {
+            callable,
+            future: future.clone().unbind(),
+            event_loop: event_loop.unbind(),
+        };
+        let job = Arc::new(Call(Mutex::new(Some(request))));
         if !threads(py)?.calls.submit(job) {
             return Err(LoopClosed::new_err(("the interpreter",)));
         }
@@ -156,7 +179,9 @@ fn forked() {
 #[pyo3(name = "_lane_stats")]
 fn lane_stats() -> (usize, usize, u64, u64) {
     let stats = cell().get().map(|threads| threads.daemons.stats());
-    stats.map_or((0, 0, 0, reply::lost()), |stats| (stats.threads, stats.waiting, stats.panics, reply::lost()))
+    stats.map_or((0, 0, 0, reply::lost()), |stats| {
+        (stats.threads, stats.waiting, stats.panics, reply::lost())
+    })
 }
 
 /// Adds the functions to the module.

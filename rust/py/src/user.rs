@@ -11,28 +11,71 @@ pub struct UserError {
     pub message: String,
     /// What it raised.
     pub cause: Option<PyErr>,
-    /// A coroutine was given up and did not end.
-    pub still_runs: bool,
+    /// How much of the call ran.
+    pub ran: Ran,
+}
+
+/// How much of a call ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// Nothing of it: it was refused.
+    Nothing,
+    /// All of it, or up to where it raised.
+    ToItsEnd,
+    /// It was given up, and its coroutine did not end.
+    Still,
 }
 
 impl UserError {
     /// It raised.
     pub fn raised(py: Python<'_>, call: &str, error: PyErr) -> Self {
-        let class = error.get_type(py).name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        let class = error
+            .get_type(py)
+            .name()
+            .map_or_else(|_| "?".to_owned(), |name| name.to_string());
         // A text that cannot be made is an error of the error.
-        let text = error.value(py).str().map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned());
-        let message =
-            if text.is_empty() { format!("{call} raised {class}") } else { format!("{call} raised {class}: {text}") };
-        Self { kind: "raised", message, cause: Some(error), still_runs: false }
+        let text = error
+            .value(py)
+            .str()
+            .map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned());
+        let message = if text.is_empty() {
+            format!("{call} raised {class}")
+        } else {
+            format!("{call} raised {class}: {text}")
+        };
+        Self {
+            kind: "raised",
+            message,
+            cause: Some(error),
+            ran: Ran::ToItsEnd,
+        }
+    }
+
+    /// It was refused before any of it ran.
+    pub fn refused(py: Python<'_>, call: &str, error: PyErr) -> Self {
+        Self {
+            ran: Ran::Nothing,
+            ..Self::raised(py, call, error)
+        }
     }
 
     /// It gave back something it must not.
     pub fn wrong_type(message: String) -> Self {
-        Self { kind: "wrong_type", message, cause: None, still_runs: false }
+        Self {
+            kind: "wrong_type",
+            message,
+            cause: None,
+            ran: Ran::ToItsEnd,
+        }
     }
 
     /// Another failure, with a kind of its own.
     pub fn other(kind: &'static str, message: String) -> Self {
-        Self { kind, message, cause: None, still_runs: false }
+        Self {
+            kind,
+            message,
+            cause: None,
+            ran: Ran::ToItsEnd,
+        }
     }
 }

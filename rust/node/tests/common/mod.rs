@@ -28,8 +28,16 @@ pub struct Event {
 
 impl Event {
     pub fn outside(origin: u64, sequence: u64, payload: &[u8]) -> Self {
-        let link = CausalLink { origin: Origin::new(origin), horizon: 0, sequence, parent: 0 };
-        Self { link, payload: Arc::new(payload.to_vec()) }
+        let link = CausalLink {
+            origin: Origin::new(origin),
+            horizon: 0,
+            sequence,
+            parent: 0,
+        };
+        Self {
+            link,
+            payload: Arc::new(payload.to_vec()),
+        }
     }
 }
 
@@ -66,11 +74,19 @@ impl std::fmt::Debug for Sum {
 
 impl Sum {
     pub fn new(switches: &Arc<Switches>) -> Self {
-        Self { total: AtomicU64::new(0), stateful: true, switches: Arc::clone(switches), kind: Arc::from("sum") }
+        Self {
+            total: AtomicU64::new(0),
+            stateful: true,
+            switches: Arc::clone(switches),
+            kind: Arc::from("sum"),
+        }
     }
 
     pub fn stateless(switches: &Arc<Switches>) -> Self {
-        Self { stateful: false, ..Self::new(switches) }
+        Self {
+            stateful: false,
+            ..Self::new(switches)
+        }
     }
 }
 
@@ -86,7 +102,11 @@ impl Daemon for Sum {
     type Reply = Reply;
 
     fn key(event: &Event) -> EventKey {
-        EventKey { origin: event.link.origin, stream: DIRECT, sequence: event.link.sequence }
+        EventKey {
+            origin: event.link.origin,
+            stream: DIRECT,
+            sequence: event.link.sequence,
+        }
     }
     fn payload_len(event: &Event) -> usize {
         event.payload.len()
@@ -95,7 +115,10 @@ impl Daemon for Sum {
         (event.link, &event.payload)
     }
     fn emitted(link: CausalLink, output: Vec<u8>, keep: bool) -> (Event, Option<Event>) {
-        let event = Event { link, payload: Arc::new(output) };
+        let event = Event {
+            link,
+            payload: Arc::new(output),
+        };
         let kept = keep.then(|| event.clone());
         (event, kept)
     }
@@ -104,6 +127,9 @@ impl Daemon for Sum {
     }
     fn describe(error: &String) -> String {
         error.clone()
+    }
+    fn never_ran(_error: &String) -> bool {
+        false
     }
     fn still_runs(_error: &String) -> bool {
         false
@@ -130,6 +156,9 @@ impl Daemon for Sum {
     }
     fn reports(&self) -> bool {
         true
+    }
+    fn is_async(&self) -> bool {
+        false
     }
     fn takes_control(&self) -> bool {
         true
@@ -173,7 +202,11 @@ impl Daemon for Sum {
         Ok(())
     }
     fn fresh(&self) -> Result<Option<Self>, String> {
-        Ok(Some(Self { total: AtomicU64::new(0), stateful: self.stateful, ..Self::new(&self.switches) }))
+        Ok(Some(Self {
+            total: AtomicU64::new(0),
+            stateful: self.stateful,
+            ..Self::new(&self.switches)
+        }))
     }
     fn report(&self) -> Result<(DaemonHealth, f64), String> {
         if self.switches.unhealthy.load(Ordering::SeqCst) {
