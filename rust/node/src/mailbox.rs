@@ -6,6 +6,7 @@
 //! * A lane works on one mailbox at a time, in batches, and answers a batch at once.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -269,7 +270,13 @@ impl<D: Daemon> Slot<D> {
 
 impl<D: Daemon> Job for Slot<D> {
     fn run(self: Arc<Self>) {
-        D::batch(|| self.turn());
+        // A bug of ours in one turn must not keep the mailbox from the next: those it was to answer reach their
+        // deadline, everybody else is served.
+        let turn = AssertUnwindSafe(|| D::batch(|| self.turn()));
+        if let Err(panic) = catch_unwind(turn) {
+            self.end_turn();
+            resume_unwind(panic);
+        }
     }
 }
 

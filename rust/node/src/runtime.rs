@@ -6,6 +6,7 @@
 //! * A refused spawn has no effect: not on the daemon that is there, nor on what is remembered.
 //! * No daemon continues below a position this node knows it reached, unless the caller says `rewind`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -100,6 +101,8 @@ pub struct Runtime<D: Daemon> {
     state: AtomicU8,
     registry: Arc<Registry<D>>,
     archive: Mutex<Archive<D>>,
+    /// Identities whose spawn is under way: user code may run in it for long.
+    starting: Mutex<BTreeSet<EntityId>>,
     sender: Sender,
     lanes: Lanes,
 }
@@ -113,6 +116,7 @@ impl<D: Daemon> Runtime<D> {
             state: AtomicU8::new(Lifecycle::Registering as u8),
             registry: Arc::new(Registry::new(lanes.clone())),
             archive: Mutex::default(),
+            starting: Mutex::default(),
             // A fresh sender at each start: its numbers begin at 1 and no receiver has seen them.
             sender: Sender::new(keys::generate().origin()),
             lanes,
@@ -191,7 +195,8 @@ impl<D: Daemon> Runtime<D> {
     /// # Errors
     /// [`SpawnError`]: nothing happened.
     pub fn spawn(&self, key: &SharedKey, config: DaemonHostConfig, daemon: D) -> Result<Arc<Slot<D>>, SpawnError<D>> {
-        let entity = self.admit(key)?;
+        let starting = self.admit(key)?;
+        let entity = starting.entity;
         let known = {
             let mut archive = self.archive.lock();
             match archive.get(&entity) {
@@ -235,7 +240,7 @@ impl<D: Daemon> Runtime<D> {
                 identity: entity,
             }));
         }
-        self.admit(key)?;
+        let _starting = self.admit(key)?;
         check_state(&snapshot, &daemon)?;
         let known = self
             .archive
@@ -259,13 +264,22 @@ impl<D: Daemon> Runtime<D> {
         self.place(key, inside)
     }
 
-    fn admit(&self, key: &SharedKey) -> Result<EntityId, SpawnError<D>> {
+    /// Reserves an identity for one spawn; another call for it is refused until the reservation ends.
+    fn admit(&self, key: &SharedKey) -> Result<Starting<'_>, SpawnError<D>> {
         self.allow(Call::Work).map_err(SpawnError::Lifecycle)?;
-        let key = key.lock();
-        if self.registry.get(key.origin()).is_some() {
-            return Err(SpawnError::Occupied(key.origin()));
+        let entity = key.lock().entity_id();
+        let reserved = self.starting.lock().insert(entity);
+        if !reserved {
+            return Err(SpawnError::Occupied(entity.origin()));
         }
-        Ok(key.entity_id())
+        let starting = Starting {
+            entity,
+            reserved: &self.starting,
+        };
+        if self.registry.get(entity.origin()).is_some() {
+            return Err(SpawnError::Occupied(entity.origin()));
+        }
+        Ok(starting)
     }
 
     fn check_key(&self, key: &SharedKey, host: &Host) -> Result<(), SpawnError<D>> {
@@ -413,6 +427,18 @@ impl<D: Daemon> Runtime<D> {
             }
         }
         Shutdown { stuck }
+    }
+}
+
+/// An identity reserved for one spawn.
+struct Starting<'a> {
+    entity: EntityId,
+    reserved: &'a Mutex<BTreeSet<EntityId>>,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.reserved.lock().remove(&self.entity);
     }
 }
 

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use meshos_node::runtime::Runtime;
 use meshos_node::slot::Slot;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::{PyTraverseError, PyVisit};
 
 use crate::daemon::PyDaemon;
 use crate::event::PyDaemonRef;
 use crate::guard::{Born, entry};
 use crate::identity::entity_id;
-use crate::runtime;
+use crate::runtime::{self, PyRuntime};
 use crate::snapshot::PyStateSnapshot;
 use crate::stats::PyDaemonStats;
 
@@ -22,16 +22,17 @@ static ON_LANE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 #[pyclass(frozen, name = "DaemonHandle", module = "meshos.daemon", weakref)]
 pub struct PyDaemonHandle {
     slot: Arc<Slot<PyDaemon>>,
-    runtime: Arc<Runtime<PyDaemon>>,
+    /// The Python object, so that the collector sees the way from here to the daemons.
+    runtime: Py<PyRuntime>,
     born: Born,
 }
 
 impl PyDaemonHandle {
     /// The handle of a daemon of a runtime.
-    pub fn new(slot: Arc<Slot<PyDaemon>>, runtime: Arc<Runtime<PyDaemon>>) -> Self {
+    pub fn new(slot: Arc<Slot<PyDaemon>>, runtime: &Bound<'_, PyRuntime>) -> Self {
         Self {
             slot,
-            runtime,
+            runtime: runtime.clone().unbind(),
             born: Born::now(),
         }
     }
@@ -72,7 +73,12 @@ impl PyDaemonHandle {
     fn snapshot(&self, py: Python<'_>) -> PyResult<Option<PyStateSnapshot>> {
         entry("DaemonHandle.snapshot", || {
             self.born.check("DaemonHandle")?;
-            runtime::snapshot(py, &self.runtime, self.slot.origin(), "DaemonHandle.snapshot")
+            runtime::snapshot(
+                py,
+                &self.runtime.get().runtime,
+                self.slot.origin(),
+                "DaemonHandle.snapshot",
+            )
         })
     }
 
@@ -82,6 +88,10 @@ impl PyDaemonHandle {
         ON_LANE
             .import(py, "meshos._twins", "on_lane")?
             .call1(("DaemonHandle.snapshot_async", call))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.runtime)
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {

@@ -31,11 +31,12 @@ use crate::threads;
 pub struct PyRegistry {
     /// The registry.
     pub registry: Arc<Registry<PyDaemon>>,
-    observers: Mutex<Vec<(u64, Py<PyAny>)>>,
+    observers: Mutex<Vec<(u64, Arc<Py<PyAny>>)>>,
     born: Born,
 }
 
-struct PyObserver(Py<PyAny>);
+/// Shares its one reference with the registry's Python object, which shows it to the collector.
+struct PyObserver(Arc<Py<PyAny>>);
 
 impl Observer for PyObserver {
     fn observe(&self, event: &DaemonLifecycleEvent) -> bool {
@@ -240,10 +241,9 @@ impl PyRegistry {
             {
                 return Err(args::wrong_type("observer", "a DaemonLifecycleObserver", observer));
             }
-            let id = self
-                .registry
-                .add_observer(Box::new(PyObserver(observer.clone().unbind())));
-            self.observers.lock().push((id, observer.clone().unbind()));
+            let held = Arc::new(observer.clone().unbind());
+            let id = self.registry.add_observer(Box::new(PyObserver(Arc::clone(&held))));
+            self.observers.lock().push((id, held));
             Ok(())
         })
     }
@@ -291,7 +291,7 @@ impl PyRegistry {
         outcome?;
         if let Some(observers) = self.observers.try_lock() {
             for (_, observer) in observers.iter() {
-                visit.call(observer)?;
+                visit.call(&**observer)?;
             }
         }
         Ok(())

@@ -82,7 +82,13 @@ impl Tray {
 
     fn put(&self, place: usize, answer: PyResult<Py<PyAny>>) {
         let mut state = self.state.lock();
-        state.0[place] = Some(answer);
+        // Nobody waits any more when the places are gone: time was up before this answer came.
+        let Some(empty) = state.0.get_mut(place) else {
+            drop(state);
+            drop(answer);
+            return;
+        };
+        *empty = Some(answer);
         state.1 -= 1;
         if state.1 == 0 {
             self.bell.notify_all();

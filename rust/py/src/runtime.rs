@@ -160,19 +160,19 @@ impl PyRuntime {
         self.instance(daemon, factory).map(PyDaemon::with_own_factory)
     }
 
-    fn spawned(&self, py: Python<'_>, slot: Arc<Slot<PyDaemon>>) -> PyResult<PyDaemonHandle> {
-        if slot.reports() && self.asking.get().is_none() {
-            let pulse = threads::pulse(py)?;
-            let lanes = self.runtime.lanes().clone();
-            self.asking
-                .get_or_init(|| pulse.ask(self.runtime.registry(), self.poll_interval, lanes));
+    fn spawned(slf: &Bound<'_, Self>, slot: Arc<Slot<PyDaemon>>) -> PyResult<PyDaemonHandle> {
+        let this = slf.get();
+        if slot.reports() && this.asking.get().is_none() {
+            let pulse = threads::pulse(slf.py())?;
+            let lanes = this.runtime.lanes().clone();
+            this.asking
+                .get_or_init(|| pulse.ask(this.runtime.registry(), this.poll_interval, lanes));
         }
-        Ok(PyDaemonHandle::new(slot, Arc::clone(&self.runtime)))
+        Ok(PyDaemonHandle::new(slot, slf))
     }
 
     fn start_fresh(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         identity: &Bound<'_, PyAny>,
         config: Option<&Bound<'_, PyAny>>,
         daemon: impl FnOnce() -> PyResult<PyDaemon>,
@@ -180,19 +180,20 @@ impl PyRuntime {
         let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity")?.get();
         let config = config_or_default(config)?;
         let origin = identity.key.lock().origin();
-        let slot = self.runtime.spawn(&identity.key, config, daemon()?);
-        self.spawned(py, slot.map_err(|error| errors::spawn(error, origin, py))?)
+        let py = slf.py();
+        let slot = slf.get().runtime.spawn(&identity.key, config, daemon()?);
+        Self::spawned(slf, slot.map_err(|error| errors::spawn(error, origin, py))?)
     }
 
     fn start_after(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         identity: &Bound<'_, PyAny>,
         snapshot: &Bound<'_, PyAny>,
         config: Option<&Bound<'_, PyAny>>,
         rewind: bool,
         daemon: impl FnOnce() -> PyResult<PyDaemon>,
     ) -> PyResult<PyDaemonHandle> {
+        let py = slf.py();
         let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity")?.get();
         let config = config_or_default(config)?;
         let snapshot = &args::instance::<PyStateSnapshot>(snapshot, "snapshot", "a StateSnapshot")?
@@ -207,10 +208,11 @@ impl PyRuntime {
             };
             return Err(errors::resume(mismatch, origin, py));
         }
-        let slot = self
-            .runtime
-            .spawn_from_snapshot(&identity.key, Arc::clone(snapshot), config, daemon()?, rewind);
-        self.spawned(py, slot.map_err(|error| errors::spawn(error, origin, py))?)
+        let slot =
+            slf.get()
+                .runtime
+                .spawn_from_snapshot(&identity.key, Arc::clone(snapshot), config, daemon()?, rewind);
+        Self::spawned(slf, slot.map_err(|error| errors::spawn(error, origin, py))?)
     }
 }
 
@@ -313,22 +315,20 @@ impl PyRuntime {
 
     #[pyo3(signature = (kind, identity, config = None))]
     fn spawn(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         kind: &Bound<'_, PyAny>,
         identity: &Bound<'_, PyAny>,
         config: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyDaemonHandle> {
         entry("DaemonRuntime.spawn", || {
-            self.check("DaemonRuntime.spawn")?;
-            self.start_fresh(py, identity, config, || self.made(py, kind))
+            slf.get().check("DaemonRuntime.spawn")?;
+            Self::start_fresh(slf, identity, config, || slf.get().made(slf.py(), kind))
         })
     }
 
     #[pyo3(signature = (identity, config, daemon, kind_factory, *, kind = None))]
     fn spawn_with_daemon(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         identity: &Bound<'_, PyAny>,
         config: &Bound<'_, PyAny>,
         daemon: &Bound<'_, PyAny>,
@@ -336,15 +336,16 @@ impl PyRuntime {
         kind: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<PyDaemonHandle> {
         entry("DaemonRuntime.spawn_with_daemon", || {
-            self.check("DaemonRuntime.spawn_with_daemon")?;
-            self.start_fresh(py, identity, Some(config), || self.given(daemon, kind_factory, kind))
+            slf.get().check("DaemonRuntime.spawn_with_daemon")?;
+            Self::start_fresh(slf, identity, Some(config), || {
+                slf.get().given(daemon, kind_factory, kind)
+            })
         })
     }
 
     #[pyo3(signature = (kind, identity, snapshot, config = None, *, rewind = false))]
     fn spawn_from_snapshot(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         kind: &Bound<'_, PyAny>,
         identity: &Bound<'_, PyAny>,
         snapshot: &Bound<'_, PyAny>,
@@ -352,16 +353,17 @@ impl PyRuntime {
         rewind: bool,
     ) -> PyResult<PyDaemonHandle> {
         entry("DaemonRuntime.spawn_from_snapshot", || {
-            self.check("DaemonRuntime.spawn_from_snapshot")?;
-            self.start_after(py, identity, snapshot, config, rewind, || self.made(py, kind))
+            slf.get().check("DaemonRuntime.spawn_from_snapshot")?;
+            Self::start_after(slf, identity, snapshot, config, rewind, || {
+                slf.get().made(slf.py(), kind)
+            })
         })
     }
 
     #[expect(clippy::too_many_arguments, reason = "the seed's signature")]
     #[pyo3(signature = (identity, snapshot, config, daemon, kind_factory, *, kind = None, rewind = false))]
     fn spawn_from_snapshot_with_daemon(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         identity: &Bound<'_, PyAny>,
         snapshot: &Bound<'_, PyAny>,
         config: &Bound<'_, PyAny>,
@@ -371,17 +373,18 @@ impl PyRuntime {
         rewind: bool,
     ) -> PyResult<PyDaemonHandle> {
         entry("DaemonRuntime.spawn_from_snapshot_with_daemon", || {
-            self.check("DaemonRuntime.spawn_from_snapshot_with_daemon")?;
-            self.start_after(py, identity, snapshot, Some(config), rewind, || {
-                self.given(daemon, kind_factory, kind)
+            slf.get().check("DaemonRuntime.spawn_from_snapshot_with_daemon")?;
+            Self::start_after(slf, identity, snapshot, Some(config), rewind, || {
+                slf.get().given(daemon, kind_factory, kind)
             })
         })
     }
 
-    fn find(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Option<PyDaemonHandle>> {
-        self.born.check("DaemonRuntime")?;
-        let slot = self.runtime.registry().get(args::origin(origin_hash)?);
-        Ok(slot.map(|slot| PyDaemonHandle::new(slot, Arc::clone(&self.runtime))))
+    fn find(slf: &Bound<'_, Self>, origin_hash: &Bound<'_, PyAny>) -> PyResult<Option<PyDaemonHandle>> {
+        let this = slf.get();
+        this.born.check("DaemonRuntime")?;
+        let slot = this.runtime.registry().get(args::origin(origin_hash)?);
+        Ok(slot.map(|slot| PyDaemonHandle::new(slot, slf)))
     }
 
     fn stop(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<()> {
