@@ -56,7 +56,7 @@ def kinds_of(cls: type[errors.MeshOsError]) -> list[str]:
     kind = vars(cls).get("kind")
     if not isinstance(kind, property) or kind.fget is None or cls is errors.MeshOsError:
         return []
-    return literals(get_type_hints(kind.fget, vars(errors))["return"])
+    return literals(get_type_hints(kind.fget, dict(vars(errors)))["return"])
 
 
 def literals(hint: object) -> list[str]:
