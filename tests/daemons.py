@@ -96,6 +96,16 @@ def witnessed(registry: DaemonRegistry) -> Witness:
     return witness
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what nothing signals: a counter that is raised after the call that it counts."""
+    clock = threading.Event()
+    for _ in range(int(PATIENCE * 1000)):
+        if condition():
+            return
+        clock.wait(0.001)
+    raise AssertionError("it never came true")
+
+
 @contextmanager
 def node(**factories: Callable[[], MeshDaemon]) -> Iterator[DaemonRuntime]:
     """Give a started runtime with these kinds, and shut it down."""
