@@ -250,13 +250,23 @@ impl Done {
     }
 }
 
+impl Done {
+    /// Tells that the coroutine will never end: its loop is closed.
+    fn give_up(&self, py: Python<'_>) {
+        let then = self.then.lock().take();
+        let on_loop = self.on_loop.lock().take();
+        drop(on_loop);
+        if let Some(then) = then {
+            let closed = LoopClosed::new_err(("the event loop of the daemon",));
+            then(py, Err(UserError::raised(py, self.call, closed)));
+        }
+    }
+}
+
 impl Drop for Done {
     fn drop(&mut self) {
-        if let Some(then) = self.then.get_mut().take() {
-            Python::attach(|py| {
-                let closed = LoopClosed::new_err(("the event loop of the daemon",));
-                then(py, Err(UserError::raised(py, self.call, closed)));
-            });
+        if self.then.get_mut().is_some() {
+            Python::attach(|py| self.give_up(py));
         }
     }
 }
@@ -277,10 +287,10 @@ fn start<'py>(py: Python<'py>, later: Later, call: &'static str, then: Then) -> 
     let queued = event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (begin, &stepper, &done));
     if let Err(error) = queued {
         stepper.get().close(py)?;
-        // A closed loop: `done` is dropped with its continuation, which hears of it.
         if !error.is_instance_of::<PyRuntimeError>(py) {
             return Err(error);
         }
+        done.get().give_up(py);
     }
     Ok(done)
 }
@@ -346,7 +356,8 @@ fn wait_on_thread(py: Python<'_>, later: Later, call: &'static str) -> Result<Py
     let done = start(py, later, call, then).map_err(raised)?;
     let done = done.unbind();
     let mut signal = None;
-    let ended = py.detach(|| await_slip(&slip, &done, &mut signal));
+    let event_loop = event_loop.unbind();
+    let ended = py.detach(|| await_slip(&slip, &done, &event_loop, &mut signal));
     match (ended, signal) {
         (Some(outcome), None) => outcome,
         (ended, signal) => {
@@ -367,7 +378,12 @@ fn raised_by(py: Python<'_>, call: &'static str, signal: Option<PyErr>) -> UserE
 }
 
 /// Waits until the slip is filled. A signal cancels the task, which then has a moment to end.
-fn await_slip(slip: &Slip, done: &Py<Done>, signal: &mut Option<PyErr>) -> Option<Result<Py<PyAny>, UserError>> {
+fn await_slip(
+    slip: &Slip,
+    done: &Py<Done>,
+    event_loop: &Py<PyAny>,
+    signal: &mut Option<PyErr>,
+) -> Option<Result<Py<PyAny>, UserError>> {
     let mut limit = Deadline::never();
     let mut cancelled = false;
     loop {
@@ -383,6 +399,16 @@ fn await_slip(slip: &Slip, done: &Py<Done>, signal: &mut Option<PyErr>) -> Optio
         if limit.passed() {
             return None;
         }
+        Python::attach(|py| {
+            if event_loop
+                .bind(py)
+                .call_method0(intern!(py, "is_closed"))
+                .and_then(|closed| closed.is_truthy())
+                .unwrap_or(true)
+            {
+                done.get().give_up(py);
+            }
+        });
         if !cancelled && guard::interrupted(signal) {
             cancelled = true;
             limit = Deadline::after(CANCEL_GRACE);
