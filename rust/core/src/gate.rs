@@ -21,8 +21,10 @@ pub enum Gate {
 /// What can happen to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Signal {
-    /// Somebody wants in.
+    /// Somebody wants in, to have user code called.
     Enter,
+    /// Somebody wants in, to look or to stop it, whatever became of user code.
+    Inspect,
     /// Who was inside leaves.
     Leave,
     /// Who was inside leaves, and the state of user code is lost.
@@ -47,7 +49,13 @@ pub enum Refusal {
 /// Every state, for tables.
 pub const GATES: [Gate; 5] = [Gate::Active, Gate::Busy, Gate::Stopping, Gate::Failed, Gate::Stopped];
 /// Every signal, for tables.
-pub const SIGNALS: [Signal; 4] = [Signal::Enter, Signal::Leave, Signal::LeaveFailed, Signal::Stop];
+pub const SIGNALS: [Signal; 5] = [
+    Signal::Enter,
+    Signal::Inspect,
+    Signal::Leave,
+    Signal::LeaveFailed,
+    Signal::Stop,
+];
 
 /// Decides one step.
 ///
@@ -55,11 +63,11 @@ pub const SIGNALS: [Signal; 4] = [Signal::Enter, Signal::Leave, Signal::LeaveFai
 /// [`Refusal`]: the signal changes nothing.
 pub fn step(gate: Gate, signal: Signal) -> Result<Gate, Refusal> {
     match (gate, signal) {
-        (Gate::Active, Signal::Enter) => Ok(Gate::Busy),
-        (Gate::Busy, Signal::Enter) => Err(Refusal::Busy),
+        (Gate::Active, Signal::Enter | Signal::Inspect) | (Gate::Failed, Signal::Inspect) => Ok(Gate::Busy),
+        (Gate::Busy, Signal::Enter | Signal::Inspect) => Err(Refusal::Busy),
         (Gate::Failed, Signal::Enter) => Err(Refusal::Failed),
         // Who waits while it stops would wait for nothing.
-        (Gate::Stopping | Gate::Stopped, Signal::Enter) => Err(Refusal::Stopped),
+        (Gate::Stopping | Gate::Stopped, Signal::Enter | Signal::Inspect) => Err(Refusal::Stopped),
         (Gate::Busy, Signal::Leave) => Ok(Gate::Active),
         (Gate::Busy, Signal::LeaveFailed) => Ok(Gate::Failed),
         (Gate::Stopping, Signal::Leave | Signal::LeaveFailed) => Ok(Gate::Stopped),
@@ -81,11 +89,35 @@ mod tests {
         use Gate::{Active, Busy, Failed, Stopped, Stopping};
         use Refusal::NobodyInside;
         let expected = [
-            [Ok(Busy), Err(NobodyInside), Err(NobodyInside), Ok(Stopped)],
-            [Err(Refusal::Busy), Ok(Active), Ok(Failed), Ok(Stopping)],
-            [Err(Refusal::Stopped), Ok(Stopped), Ok(Stopped), Ok(Stopping)],
-            [Err(Refusal::Failed), Err(NobodyInside), Err(NobodyInside), Ok(Stopped)],
-            [Err(Refusal::Stopped), Err(NobodyInside), Err(NobodyInside), Ok(Stopped)],
+            [Ok(Busy), Ok(Busy), Err(NobodyInside), Err(NobodyInside), Ok(Stopped)],
+            [
+                Err(Refusal::Busy),
+                Err(Refusal::Busy),
+                Ok(Active),
+                Ok(Failed),
+                Ok(Stopping),
+            ],
+            [
+                Err(Refusal::Stopped),
+                Err(Refusal::Stopped),
+                Ok(Stopped),
+                Ok(Stopped),
+                Ok(Stopping),
+            ],
+            [
+                Err(Refusal::Failed),
+                Ok(Busy),
+                Err(NobodyInside),
+                Err(NobodyInside),
+                Ok(Stopped),
+            ],
+            [
+                Err(Refusal::Stopped),
+                Err(Refusal::Stopped),
+                Err(NobodyInside),
+                Err(NobodyInside),
+                Ok(Stopped),
+            ],
         ];
         for (gate, row) in GATES.into_iter().zip(expected) {
             for (signal, outcome) in SIGNALS.into_iter().zip(row) {
@@ -99,6 +131,7 @@ mod tests {
         for gate in GATES {
             if matches!(gate, Gate::Busy | Gate::Stopping) {
                 assert!(step(gate, Signal::Enter).is_err());
+                assert!(step(gate, Signal::Inspect).is_err());
             }
         }
     }

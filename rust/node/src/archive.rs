@@ -5,11 +5,14 @@
 //!   older snapshot unnoticed.
 //! * The outputs remembered are bounded in bytes over all daemons; the longest stopped lose theirs first, counted.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::host::Host;
 use meshos_core::id::EntityId;
+
+use parking_lot::Mutex;
 
 use crate::daemon::Daemon;
 use crate::slot::{Inside, Outputs};
@@ -38,7 +41,12 @@ pub struct Archive<D: Daemon> {
     bytes: u64,
     stopped: u64,
     outputs_dropped: u64,
+    /// Daemons that were closed while somebody was inside: what is left of them comes when they leave.
+    leaving: BTreeSet<EntityId>,
 }
+
+/// An archive that slots hand their remains to.
+pub type SharedArchive<D> = Arc<Mutex<Archive<D>>>;
 
 impl<D: Daemon> Default for Archive<D> {
     fn default() -> Self {
@@ -48,6 +56,7 @@ impl<D: Daemon> Default for Archive<D> {
             bytes: 0,
             stopped: 0,
             outputs_dropped: 0,
+            leaving: BTreeSet::new(),
         }
     }
 }
@@ -57,8 +66,20 @@ fn cost<D: Daemon>(outputs: &Outputs<D>) -> u64 {
 }
 
 impl<D: Daemon> Archive<D> {
+    /// Expects the remains of a daemon that was closed.
+    pub fn expect(&mut self, entity: EntityId) {
+        self.leaving.insert(entity);
+    }
+
+    /// Whether a daemon was closed and somebody is still inside.
+    #[must_use]
+    pub fn is_leaving(&self, entity: &EntityId) -> bool {
+        self.leaving.contains(entity)
+    }
+
     /// Takes what is left of a daemon out of its slot. One that did nothing leaves nothing.
     pub fn remember(&mut self, inside: &mut Inside<D>) -> Vec<Outputs<D>> {
+        self.leaving.remove(&inside.host.entity());
         let position = inside.host.position();
         if position.sequence == 0 && position.processed == 0 && inside.host.lineage().is_empty() {
             return Vec::new();

@@ -15,6 +15,7 @@ use meshos_core::event::{self, DaemonHealth, DaemonLifecycleEvent, DaemonLifecyc
 use meshos_core::id::Origin;
 use parking_lot::RwLock;
 
+use crate::archive::SharedArchive;
 use crate::clock;
 use crate::daemon::Daemon;
 use crate::events::{Events, Observer, ObserverStats};
@@ -54,6 +55,7 @@ type Map<D> = HashMap<Origin, Entry<D>, BuildHasherDefault<OriginHasher>>;
 pub struct Registry<D: Daemon> {
     map: RwLock<Map<D>>,
     events: Arc<Events>,
+    archive: Option<SharedArchive<D>>,
     polls: AtomicU64,
 }
 
@@ -63,12 +65,13 @@ pub struct Registry<D: Daemon> {
 pub struct Occupied(pub Origin);
 
 impl<D: Daemon> Registry<D> {
-    /// Makes an empty registry whose observers run on `lanes`.
+    /// Makes an empty registry whose observers run on `lanes`. What is left of its daemons goes to `archive`.
     #[must_use]
-    pub fn new(lanes: Lanes) -> Self {
+    pub fn new(lanes: Lanes, archive: Option<SharedArchive<D>>) -> Self {
         Self {
             map: RwLock::default(),
             events: Arc::new(Events::new(lanes)),
+            archive,
             polls: AtomicU64::new(0),
         }
     }
@@ -79,7 +82,7 @@ impl<D: Daemon> Registry<D> {
     /// [`Occupied`]: one with that handle is there.
     pub fn register(&self, slot: Arc<Slot<D>>) -> Result<(), Occupied> {
         let mut map = self.map.write();
-        if map.contains_key(&slot.origin()) {
+        if map.contains_key(&slot.origin()) || self.would_start_over(&slot) {
             return Err(Occupied(slot.origin()));
         }
         self.insert(&mut map, slot);
@@ -91,6 +94,7 @@ impl<D: Daemon> Registry<D> {
         let mut map = self.map.write();
         let old = map.remove(&slot.origin()).map(|entry| entry.slot);
         if let Some(old) = &old {
+            self.expect_remains(old);
             self.events
                 .emit(old.origin(), old.name(), DaemonLifecycleSignal::Unregistered);
         }
@@ -104,6 +108,9 @@ impl<D: Daemon> Registry<D> {
 
     fn insert(&self, map: &mut Map<D>, slot: Arc<Slot<D>>) {
         slot.tell(Arc::clone(&self.events));
+        if let Some(archive) = &self.archive {
+            slot.bequeath(Arc::clone(archive));
+        }
         let number = self
             .events
             .emit(slot.origin(), slot.name(), DaemonLifecycleSignal::Registered);
@@ -129,9 +136,25 @@ impl<D: Daemon> Registry<D> {
             return None;
         }
         let removed = map.remove(&origin)?.slot;
+        self.expect_remains(&removed);
         self.events
             .emit(origin, removed.name(), DaemonLifecycleSignal::Unregistered);
         Some(removed)
+    }
+
+    /// Whether a host begins before the position at which this node knows its identity to have been.
+    fn would_start_over(&self, slot: &Slot<D>) -> bool {
+        let Some(archive) = &self.archive else { return false };
+        let archive = archive.lock();
+        let known = archive.get(&slot.entity()).map(|remains| remains.host.position());
+        archive.is_leaving(&slot.entity()) || known.is_some_and(|known| slot.position().reaches(&known).is_err())
+    }
+
+    /// Under the map's lock, so that no spawn falls between the removal and the remains.
+    fn expect_remains(&self, slot: &Slot<D>) {
+        if let Some(archive) = &self.archive {
+            archive.lock().expect(slot.entity());
+        }
     }
 
     /// Finds a daemon.

@@ -24,7 +24,7 @@ use meshos_core::snapshot::SnapshotMeta;
 use meshos_core::time::UnixMs;
 use parking_lot::Mutex;
 
-use crate::archive::{Archive, Remains};
+use crate::archive::{Remains, SharedArchive};
 use crate::clock::{self, Deadline};
 use crate::daemon::Daemon;
 use crate::deliver;
@@ -100,7 +100,7 @@ pub struct Runtime<D: Daemon> {
     node: Arc<Keypair>,
     state: AtomicU8,
     registry: Arc<Registry<D>>,
-    archive: Mutex<Archive<D>>,
+    archive: SharedArchive<D>,
     /// Identities whose spawn is under way: user code may run in it for long.
     starting: Mutex<BTreeSet<EntityId>>,
     sender: Sender,
@@ -111,11 +111,12 @@ impl<D: Daemon> Runtime<D> {
     /// Makes a runtime in the state Registering. `node` is the node's key, `lanes` run user code.
     #[must_use]
     pub fn new(node: Arc<Keypair>, lanes: Lanes) -> Self {
+        let archive = SharedArchive::<D>::default();
         Self {
             node,
             state: AtomicU8::new(Lifecycle::Registering as u8),
-            registry: Arc::new(Registry::new(lanes.clone())),
-            archive: Mutex::default(),
+            registry: Arc::new(Registry::new(lanes.clone(), Some(Arc::clone(&archive)))),
+            archive,
             starting: Mutex::default(),
             // A fresh sender at each start: its numbers begin at 1 and no receiver has seen them.
             sender: Sender::new(keys::generate().origin()),
@@ -276,7 +277,7 @@ impl<D: Daemon> Runtime<D> {
             entity,
             reserved: &self.starting,
         };
-        if self.registry.get(entity.origin()).is_some() {
+        if self.registry.get(entity.origin()).is_some() || self.archive.lock().is_leaving(&entity) {
             return Err(SpawnError::Occupied(entity.origin()));
         }
         Ok(starting)
@@ -377,7 +378,8 @@ impl<D: Daemon> Runtime<D> {
     /// raises on the way is told as an event, and stops all the same.
     pub fn stop(&self, mut entered: Entered<D>, deadline: UnixMs) {
         let slot = Arc::clone(entered.slot());
-        if slot.takes_control()
+        if entered.failure().is_none()
+            && slot.takes_control()
             && let Err(error) = entered.daemon.control(DaemonControl::Shutdown { deadline })
         {
             entered.host.raised();
@@ -389,9 +391,8 @@ impl<D: Daemon> Runtime<D> {
             let signed = deliver::checkpoint(&mut entered, &self.node);
             debug_assert!(signed.is_ok(), "the node's key is whole");
         }
-        if self.registry.remove_exactly(&slot) {
-            self.remember(&mut entered);
-        }
+        // What is left of it goes to the archive when it is left, here at the end.
+        self.registry.remove_exactly(&slot);
         slot.stop();
     }
 
@@ -407,7 +408,7 @@ impl<D: Daemon> Runtime<D> {
         let mut busy = Vec::new();
         D::batch(|| {
             for slot in self.registry.list() {
-                match slot.try_enter() {
+                match slot.inspect() {
                     Ok(entered) => self.stop(entered, until),
                     Err(EnterError::Busy) => busy.push(slot),
                     Err(_) => {

@@ -18,12 +18,13 @@ use meshos_core::config::DaemonHostConfig;
 use meshos_core::digest::Digest;
 use meshos_core::event::{DaemonHealth, DaemonLifecycleSignal};
 use meshos_core::gate::{self, Gate, Refusal, Signal};
-use meshos_core::host::{Host, HostView};
+use meshos_core::host::{Host, HostView, Position};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
 use meshos_core::snapshot::SnapshotMeta;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::archive::SharedArchive;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::events::Events;
@@ -174,6 +175,8 @@ pub struct Slot<D: Daemon> {
     is_async: bool,
     config: DaemonHostConfig,
     events: OnceLock<Arc<Events>>,
+    /// Where what is left of the daemon goes when the slot is closed.
+    archive: OnceLock<SharedArchive<D>>,
     /// The ledger as last published, so that reading it never waits; `None`: empty.
     ledger: Mutex<Option<Arc<DaemonBindings>>>,
     pub(crate) cell: Mutex<Cell<D>>,
@@ -197,6 +200,7 @@ impl<D: Daemon> Slot<D> {
             is_async: daemon.is_async(),
             config: *inside.host.config(),
             events: OnceLock::new(),
+            archive: OnceLock::new(),
             ledger: Mutex::new(published(inside.host.bindings())),
             cell: Mutex::new(Cell {
                 gate: Gate::Active,
@@ -298,6 +302,18 @@ impl<D: Daemon> Slot<D> {
         self.cell.lock().view
     }
 
+    /// How far it has come, as of the last time somebody left.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let view = self.view();
+        let (sequence, digest) = (view.head.sequence, view.digest);
+        Position {
+            sequence,
+            digest,
+            processed: view.stats.events_processed,
+        }
+    }
+
     /// State of the gate.
     #[must_use]
     pub fn gate(&self) -> Gate {
@@ -307,6 +323,11 @@ impl<D: Daemon> Slot<D> {
     /// Registers where its lifecycle events go; only the first call counts.
     pub(crate) fn tell(&self, events: Arc<Events>) {
         let _ = self.events.set(events);
+    }
+
+    /// Says where its remains go; only the first call counts.
+    pub(crate) fn bequeath(&self, archive: SharedArchive<D>) {
+        let _ = self.archive.set(archive);
     }
 
     /// Emits a lifecycle event, if it is in a registry.
@@ -398,6 +419,32 @@ impl<D: Daemon> Slot<D> {
         outcome
     }
 
+    /// Enters to look or to stop, also when user code is lost; the failure stays.
+    ///
+    /// # Errors
+    /// [`EnterError::Busy`] or [`EnterError::Stale`].
+    pub fn inspect(self: &Arc<Self>) -> Result<Entered<D>, EnterError> {
+        let mut cell = self.cell.lock();
+        let failure = if cell.gate == Gate::Failed {
+            cell.failure.clone()
+        } else {
+            None
+        };
+        match gate::step(cell.gate, Signal::Inspect) {
+            Ok(gate) => {
+                cell.gate = gate;
+                let inside = cell.inside.take();
+                Ok(Entered {
+                    slot: Arc::clone(self),
+                    inside,
+                    failure,
+                })
+            }
+            Err(Refusal::Busy) => Err(EnterError::Busy),
+            Err(Refusal::Failed | Refusal::Stopped | Refusal::NobodyInside) => Err(EnterError::Stale),
+        }
+    }
+
     fn admit(cell: &mut Cell<D>) -> Result<Box<Inside<D>>, EnterError> {
         match gate::step(cell.gate, Signal::Enter) {
             Ok(gate) => {
@@ -468,7 +515,10 @@ impl<D: Daemon> Slot<D> {
             self.schedule(&mut cell);
         }
         drop(cell);
-        drop(inside);
+        if let Some(mut inside) = inside {
+            let dropped = self.archive.get().map(|archive| archive.lock().remember(&mut inside));
+            drop(dropped);
+        }
     }
 }
 

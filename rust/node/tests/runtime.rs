@@ -448,3 +448,48 @@ fn outputs_kept_are_bounded_and_the_export_says_where_they_begin() {
     let report = report.expect("the first checkpoint vouches");
     assert_eq!((report.first_sequence, report.last_sequence, report.events), (8, 12, 5));
 }
+
+#[test]
+fn a_failed_daemon_leaves_its_history_when_it_is_stopped() {
+    let (runtime, switches) = runtime();
+    let options = DaemonHostConfig {
+        on_error: OnError::Restore,
+        ..config()
+    };
+    let slot = runtime.spawn(&key(1), options, Sum::new(&switches)).expect("fresh");
+    send(&slot, 7, 1, b"abc").expect("new");
+    switches.fail_restore.store(true, Ordering::SeqCst);
+    assert!(matches!(send(&slot, 7, 2, b"raise"), Err(DeliverError::Lost { .. })));
+
+    let exported = runtime
+        .export(&mut slot.inspect().expect("may be looked at"))
+        .expect("a whole key");
+    assert_eq!(exported.events.len(), 1);
+    assert!(
+        matches!(slot.try_enter(), Err(EnterError::Failed(_))),
+        "looking does not mend it"
+    );
+    runtime.stop(slot.inspect().expect("may be stopped"), UnixMs::new(0));
+
+    let refused = runtime.spawn(&key(1), config(), Sum::new(&switches));
+    assert!(matches!(refused.map(|_| ()), Err(SpawnError::Known(_))));
+}
+
+#[test]
+fn a_daemon_unregistered_behind_the_runtimes_back_leaves_its_history() {
+    let (runtime, switches) = runtime();
+    let slot = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");
+    send(&slot, 7, 1, b"abc").expect("new");
+
+    let entered = slot.try_enter().expect("free");
+    runtime.registry().unregister(slot.origin());
+    let refused = runtime.spawn(&key(1), config(), Sum::new(&switches));
+    assert!(
+        matches!(refused.map(|_| ()), Err(SpawnError::Occupied(_))),
+        "somebody is still inside"
+    );
+    drop(entered);
+
+    let refused = runtime.spawn(&key(1), config(), Sum::new(&switches));
+    assert!(matches!(refused.map(|_| ()), Err(SpawnError::Known(_))));
+}

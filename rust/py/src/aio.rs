@@ -25,14 +25,14 @@ static AWAITING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static COLLECT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Loops on which coroutines of daemons run now, and how many on each.
-static BUSY: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+static BUSY: Mutex<BTreeMap<(u32, usize), usize>> = Mutex::new(BTreeMap::new());
 
 /// Counts one coroutine on a loop, as long as it lives.
-struct OnLoop(usize);
+struct OnLoop((u32, usize));
 
 impl OnLoop {
     fn begin(event_loop: &Bound<'_, PyAny>) -> Self {
-        let address = event_loop.as_ptr() as usize;
+        let address = (guard::generation(), event_loop.as_ptr() as usize);
         *BUSY.lock().entry(address).or_default() += 1;
         Self(address)
     }
@@ -56,7 +56,9 @@ pub fn may_block(py: Python<'_>, call: &'static str) -> PyResult<()> {
         return Ok(());
     }
     match current_loop(py)? {
-        Some(here) if BUSY.lock().contains_key(&(here.as_ptr() as usize)) => Err(ReentrantCallError::new_err((call,))),
+        Some(here) if BUSY.lock().contains_key(&(guard::generation(), here.as_ptr() as usize)) => {
+            Err(ReentrantCallError::new_err((call,)))
+        }
         _ => Ok(()),
     }
 }
@@ -400,13 +402,15 @@ fn await_slip(
             return None;
         }
         Python::attach(|py| {
-            if event_loop
+            let closed = event_loop
                 .bind(py)
                 .call_method0(intern!(py, "is_closed"))
-                .and_then(|closed| closed.is_truthy())
-                .unwrap_or(true)
-            {
-                done.get().give_up(py);
+                .and_then(|closed| closed.is_truthy());
+            match closed {
+                Ok(false) => {}
+                Ok(true) => done.get().give_up(py),
+                // The call runs Python code, and with it the handler of a signal: what that raised ends the wait below.
+                Err(error) => *signal = signal.take().or(Some(error)),
             }
         });
         if !cancelled && guard::interrupted(signal) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshos_core::gate::Gate;
 use meshos_node::clock::Deadline;
 use meshos_node::deliver::{self, Want};
 use meshos_node::slot::{EnterError, Entered, Slot};
@@ -23,6 +24,21 @@ pub const WAIT: Duration = Duration::from_secs(30);
 #[inline]
 pub fn enter(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
     enter_owned(py, Arc::clone(slot))
+}
+
+/// Enters to look or to stop, also when user code is lost.
+pub fn inspect(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
+    match slot.inspect() {
+        Ok(entered) => Ok(entered),
+        Err(EnterError::Busy) => match enter_later(py, slot) {
+            // It was lost while this call waited.
+            Err(_) if slot.gate() == Gate::Failed => {
+                slot.inspect().map_err(|error| errors::enter(error, slot.origin(), py))
+            }
+            outcome => outcome,
+        },
+        Err(error) => Err(errors::enter(error, slot.origin(), py)),
+    }
 }
 
 /// As [`enter`], with the caller's own reference.

@@ -90,7 +90,7 @@ impl PyRegistry {
     #[new]
     fn new(py: Python<'_>) -> PyResult<Self> {
         entry("DaemonRegistry", || {
-            Ok(Self::of(Arc::new(Registry::new(threads::daemon_lanes(py)?))))
+            Ok(Self::of(Arc::new(Registry::new(threads::daemon_lanes(py)?, None))))
         })
     }
 

@@ -13,7 +13,7 @@ use meshos_node::clock;
 use meshos_node::daemon::Daemon;
 use meshos_node::pulse::Asking;
 use meshos_node::runtime::{ReachError, Runtime};
-use meshos_node::slot::{EnterError, Slot};
+use meshos_node::slot::Slot;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -399,22 +399,9 @@ impl PyRuntime {
                 }
                 return Err(errors::reach(ReachError::NotFound(origin), py));
             };
-            match slot.try_enter() {
-                // Nothing of a failed daemon can be told or signed any more.
-                Err(EnterError::Failed(_)) => {
-                    self.runtime.registry().unregister(origin);
-                    Ok(())
-                }
-                Ok(entered) => {
-                    self.runtime.stop(entered, clock::unix_ms());
-                    Ok(())
-                }
-                Err(_) => {
-                    let entered = enter(py, &slot)?;
-                    self.runtime.stop(entered, clock::unix_ms());
-                    Ok(())
-                }
-            }
+            let entered = enter::inspect(py, &slot)?;
+            self.runtime.stop(entered, clock::unix_ms());
+            Ok(())
         })
     }
 
@@ -435,7 +422,7 @@ impl PyRuntime {
         entry("DaemonRuntime.newest_snapshot", || {
             self.check("DaemonRuntime.newest_snapshot")?;
             let slot = self.reach(origin_hash)?;
-            let entered = enter(origin_hash.py(), &slot)?;
+            let entered = enter::inspect(origin_hash.py(), &slot)?;
             Ok(entered
                 .newest
                 .as_ref()
@@ -448,7 +435,7 @@ impl PyRuntime {
             self.check("DaemonRuntime.export_chain")?;
             let py = origin_hash.py();
             let slot = self.reach(origin_hash)?;
-            let mut entered = enter(py, &slot)?;
+            let mut entered = enter::inspect(py, &slot)?;
             let exported = self
                 .runtime
                 .export(&mut entered)

@@ -157,6 +157,7 @@ fn on_lane<'py>(py: Python<'py>, callable: Py<PyAny>, call: String) -> PyResult<
 #[pyfunction]
 #[pyo3(name = "_at_exit")]
 fn at_exit(py: Python<'_>) {
+    of_loaded_aio(py, "stop_internal_loop");
     if let Some(threads) = cell().get() {
         py.detach(|| {
             threads.pulse.stop();
@@ -170,8 +171,26 @@ fn at_exit(py: Python<'_>) {
 /// Called in a child right after a fork.
 #[pyfunction]
 #[pyo3(name = "_forked")]
-fn forked() {
+fn forked(py: Python<'_>) {
     guard::forked();
+    of_loaded_aio(py, "forget_internal_loop");
+}
+
+/// Calls a function of `meshos._aio` if that was ever loaded.
+fn of_loaded_aio(py: Python<'_>, function: &str) {
+    let called = py
+        .import(intern!(py, "sys"))
+        .and_then(|sys| sys.getattr(intern!(py, "modules")))
+        .and_then(|modules| modules.call_method1(intern!(py, "get"), ("meshos._aio",)))
+        .and_then(|module| {
+            if module.is_none() {
+                Ok(module)
+            } else {
+                module.call_method0(function)
+            }
+        });
+    // At a fork and at the exit there is nobody to tell, and nothing depends on it.
+    drop(called);
 }
 
 /// Counters of the lanes on which daemons run: threads alive, mailboxes waiting, bugs caught.
