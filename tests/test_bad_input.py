@@ -196,7 +196,7 @@ def everything(instances):
                     walk(f"{module.__name__}.{name}", value)
                 for method in surface(value):
                     raw = inspect.getattr_static(value, method, None)
-                    made_by_class = type(raw).__name__ == "builtin_function_or_method"
+                    made_by_class = type(raw).__name__ in ("builtin_function_or_method", "classmethod_descriptor")
                     if made_by_class or isinstance(raw, (staticmethod, classmethod)):
                         walk(f"{name}.{method}", getattr(value, method))
             elif getattr(value, "__module__", "").startswith("meshos") and name != "configure_lanes":
