@@ -23,6 +23,7 @@ from meshos import (
 )
 from meshos.compute import FactoryEntry
 from meshos.control import Resume
+from meshos.daemon import DaemonHost
 from meshos.errors import (
     AlreadyRegistered,
     AlreadyStored,
@@ -520,6 +521,34 @@ def test_inputs_without_outputs_are_counted_too() -> None:
             runtime.spawn_from_snapshot("silent", identity, old)
 
         assert (refused.value.snapshot, refused.value.known, refused.value.counted) == (1, 2, "inputs")
+
+
+@pytest.mark.parametrize("how", ["unregister", "replace"])
+def test_a_daemon_taken_out_of_the_registry_is_not_begun_anew(how: str) -> None:
+    identity = Identity.generate()
+    with node(counter=Counter, echo=Echo) as runtime:
+        registry = runtime.daemon_registry()
+        origin = runtime.spawn("counter", identity).origin_hash
+        runtime.send_many(origin, [one(), one()])
+        if how == "replace":
+            registry.replace(DaemonHost(Counter(), identity))
+        registry.unregister(origin)
+
+        with pytest.raises(AlreadyStored):
+            runtime.spawn("counter", identity)
+
+        assert runtime.daemon_count() == 0
+
+
+def test_a_daemon_taken_out_of_the_registry_continues_its_chain() -> None:
+    identity = Identity.generate()
+    with node(echo=Echo) as runtime:
+        origin = runtime.spawn("echo", identity).origin_hash
+        runtime.send_many(origin, [b"one", b"two"])
+        runtime.daemon_registry().unregister(origin)
+
+        assert runtime.spawn("echo", identity).stats.events_processed == 2
+        assert runtime.send(origin, b"three").sequence == 3
 
 
 def test_a_refused_spawn_does_not_forget_the_past() -> None:
