@@ -390,6 +390,41 @@ print("fine")
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 
+@forks
+def test_a_fork_while_daemons_work_harms_neither_side() -> None:
+    done = ended(
+        FORK
+        + """
+stop = threading.Event()
+
+def load(number):
+    turn = 0
+    while not stop.is_set():
+        turn += 1
+        runtime.send(origin, numbered(turn, origin=number))
+
+loaders = [threading.Thread(target=load, args=(number,)) for number in range(100, 103)]
+for loader in loaders:
+    loader.start()
+
+def work():
+    with DaemonRuntime(Mesh.local()) as own:
+        own.start()
+        assert own.send(spawned(own, Echo()), b"").processed == 1
+
+for _ in range(5):
+    assert child(work) == 0
+stop.set()
+for loader in loaders:
+    loader.join(10)
+runtime.shutdown()
+print("fine")
+"""
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
 # ---------------------------------------------------------------- exit
 
 EXITS = {
