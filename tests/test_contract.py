@@ -73,6 +73,7 @@ def test_a_class_with_process_alone_promises_nothing_else() -> None:
         reports_saturation=False,
         takes_control=False,
         upgrades=False,
+        asynchronous=False,
     )
 
 
@@ -85,6 +86,7 @@ def test_what_is_overridden_is_promised() -> None:
         reports_saturation=True,
         takes_control=True,
         upgrades=True,
+        asynchronous=True,
     )
 
 

@@ -1111,7 +1111,7 @@ class RuntimeCore:
         """Name a class; raises `FactoryAlreadyRegistered`, `InvalidDaemon`, `ShuttingDown`."""
     def start(self) -> None:
         """Become Ready; does nothing the second time. Raises `ShuttingDown`."""
-    def shutdown(self, *, timeout: timedelta | None = None) -> None:
+    def shutdown(self, *, timeout: timedelta = ...) -> None:
         """Tell every daemon, sign its checkpoint and stop it, within `timeout`, 5 s; does nothing the second time.
 
         Raises `WaitTimeout` naming the daemons whose user code did not return in time; they are closed to everybody else.

@@ -12,7 +12,7 @@ use meshos_core::checkpoint::Checkpoint;
 use meshos_core::host::Host;
 use meshos_core::id::EntityId;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::daemon::Daemon;
 use crate::slot::{Inside, Outputs};

@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sync::Mutex;
 use meshos_core::event::{DaemonLifecycleEvent, DaemonLifecycleSignal};
 use meshos_core::id::Origin;
-use parking_lot::Mutex;
 
 use crate::clock;
 use crate::lane::{Job, Lanes};

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::clock::Deadline;
 
@@ -125,7 +125,7 @@ impl Lanes {
         let dropped = std::mem::take(&mut state.queue);
         self.shared.work.notify_all();
         while state.threads > 0 && !deadline.passed() {
-            self.shared.ended.wait_until(&mut state, deadline.slice());
+            state = self.shared.ended.wait_until(state, deadline.slice());
         }
         let ended = state.threads == 0;
         drop(state);
@@ -165,7 +165,7 @@ impl Shared {
                 return Some(job);
             }
             state.idle += 1;
-            self.work.wait(&mut state);
+            state = self.work.wait(state);
             state.idle -= 1;
         }
     }

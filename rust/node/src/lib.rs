@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod sync;
 pub mod clock;
 pub mod keys;
 pub mod daemon;

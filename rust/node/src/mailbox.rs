@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::sync::Mutex;
 use meshos_core::config::OnError;
 use meshos_core::gate::{self, Gate, Refusal, Signal};
 use meshos_core::id::Origin;
 use meshos_core::ingress::{DIRECT, EventKey};
-use parking_lot::Mutex;
 
 use crate::daemon::{Daemon, Outputs, Settled};
 use crate::deliver::{self, Begun, DeliverError, Want};

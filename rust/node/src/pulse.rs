@@ -5,7 +5,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::daemon::Daemon;
 use crate::lane::{Job, Lanes};
@@ -118,9 +118,11 @@ fn run(shared: &(Mutex<State>, Condvar)) {
             let Some(next) = state.beats.iter().map(|beat| beat.due).min() else {
                 break;
             };
-            shared.1.wait_until(&mut state, next);
+            state = shared.1.wait_until(state, next);
         } else {
-            parking_lot::MutexGuard::unlocked(&mut state, || due.into_iter().for_each(Asked::ask));
+            drop(state);
+            due.into_iter().for_each(Asked::ask);
+            state = shared.0.lock();
         }
     }
     state.running = false;

@@ -11,9 +11,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sync::RwLock;
 use meshos_core::event::{self, DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
 use meshos_core::id::Origin;
-use parking_lot::RwLock;
 
 use crate::archive::SharedArchive;
 use crate::clock;

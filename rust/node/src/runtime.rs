@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use crate::sync::Mutex;
 use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::config::{DaemonHostConfig, OnError};
@@ -22,7 +23,6 @@ use meshos_core::identity::{IdentityError, Keypair};
 use meshos_core::lifecycle::{self, Call, Lifecycle, LifecycleError};
 use meshos_core::snapshot::SnapshotMeta;
 use meshos_core::time::UnixMs;
-use parking_lot::Mutex;
 
 use crate::archive::{Remains, SharedArchive};
 use crate::clock::{self, Deadline};

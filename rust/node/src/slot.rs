@@ -9,9 +9,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::sync::{Condvar, Mutex};
 use meshos_core::bindings::DaemonBindings;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::config::DaemonHostConfig;
@@ -22,7 +23,6 @@ use meshos_core::host::{Host, HostView, Position};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
 use meshos_core::snapshot::SnapshotMeta;
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::archive::SharedArchive;
 use crate::clock::Deadline;
@@ -386,14 +386,18 @@ impl<D: Daemon> Slot<D> {
         let me = Arc::new(Waiter::default());
         cell.waiters.push_back((Instant::now(), Arc::clone(&me)));
         loop {
-            me.bell.wait_until(&mut cell, deadline.slice());
+            cell = me.bell.wait_until(cell, deadline.slice());
             me.woken.store(false, Ordering::Relaxed);
             let outcome = Self::wake(&mut cell, &me);
             if !matches!(outcome, Err(EnterError::Busy)) {
                 return outcome.map(entered);
             }
+            // Signal handlers are user code: they run with nothing locked.
+            drop(cell);
             let timed_out = deadline.passed();
-            if timed_out || MutexGuard::unlocked(&mut cell, &mut *interrupted) {
+            let give_up = timed_out || interrupted();
+            cell = self.cell.lock();
+            if give_up {
                 // The gate may have been handed over in the meantime: then it must be passed on.
                 let outcome = Self::wake(&mut cell, &me);
                 cell.waiters.retain(|(_, waiter)| !Arc::ptr_eq(waiter, &me));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use meshos_node::clock::Deadline;
 use meshos_node::daemon::{Continuation, Outputs};
-use parking_lot::{Condvar, Mutex};
+use meshos_node::sync::{Condvar, Mutex};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -392,7 +392,7 @@ fn await_slip(
         {
             let mut outcome = slip.0.lock();
             if outcome.is_none() {
-                slip.1.wait_until(&mut outcome, limit.slice());
+                outcome = slip.1.wait_until(outcome, limit.slice());
             }
             if let Some(outcome) = outcome.take() {
                 return Some(outcome);

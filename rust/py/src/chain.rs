@@ -1,7 +1,7 @@
 //! `CausalChainBuilder`: appends to one chain.
 
 use meshos_core::chain::CausalChainBuilder;
-use parking_lot::Mutex;
+use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 

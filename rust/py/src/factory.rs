@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use meshos_core::id::Origin;
 use meshos_node::registry::Registry;
-use parking_lot::Mutex;
+use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyFrozenSet, PyString, PyType};
 use pyo3::{PyTraverseError, PyVisit};

@@ -2,7 +2,7 @@
 
 use meshos_core::horizon::ObservedHorizon;
 use meshos_core::id::Origin;
-use parking_lot::Mutex;
+use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyMappingProxy};
 

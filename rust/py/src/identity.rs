@@ -6,7 +6,7 @@ use meshos_core::id::EntityId;
 use meshos_core::identity::{self, Keypair};
 use meshos_node::keys;
 use meshos_node::slot::SharedKey;
-use parking_lot::Mutex;
+use meshos_node::sync::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;

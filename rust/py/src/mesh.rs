@@ -6,7 +6,7 @@ use std::time::Duration;
 use meshos_core::identity::Keypair;
 use meshos_node::keys;
 use meshos_node::runtime::Runtime;
-use parking_lot::Mutex;
+use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
 
 use crate::args;

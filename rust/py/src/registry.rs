@@ -8,7 +8,7 @@ use meshos_node::events::Observer;
 use meshos_node::registry::Registry;
 use meshos_node::runtime::ReachError;
 use meshos_node::slot::Slot;
-use parking_lot::Mutex;
+use meshos_node::sync::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};

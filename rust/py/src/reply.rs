@@ -8,7 +8,7 @@ use meshos_core::ingress::EventKey;
 use meshos_node::clock::Deadline;
 use meshos_node::daemon::Settled;
 use meshos_node::deliver::{DeliverError, Delivered};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use meshos_node::sync::{Condvar, Mutex};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -105,9 +105,14 @@ impl Tray {
             if deadline.passed() {
                 return Waited::TimedOut(std::mem::take(&mut state.0));
             }
-            self.bell.wait_until(&mut state, deadline.slice());
-            if state.1 > 0 && MutexGuard::unlocked(&mut state, || guard::interrupted(signal)) {
-                return Waited::Interrupted;
+            state = self.bell.wait_until(state, deadline.slice());
+            if state.1 > 0 {
+                // A signal handler is user code: it runs with nothing locked.
+                drop(state);
+                if guard::interrupted(signal) {
+                    return Waited::Interrupted;
+                }
+                state = self.state.lock();
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meshos_node::lane::{Job, Lanes};
 use meshos_node::pulse::Pulse;
-use parking_lot::Mutex;
+use meshos_node::sync::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -18,7 +18,7 @@ use meshos_node::keys;
 use meshos_node::lane::Lanes;
 use meshos_node::runtime::Runtime;
 use meshos_node::slot::SharedKey;
-use parking_lot::Mutex;
+use meshos_node::sync::Mutex;
 
 #[derive(Clone)]
 pub struct Event {
