@@ -447,6 +447,22 @@ try:
 except SendTimeout:
     assert daemon.entered.wait(10)
 """,
+    "with a daemon that spins on a lane": """
+class Spins(MeshDaemon):
+    entered = threading.Event()
+
+    def process(self, event):
+        self.entered.set()
+        while True:
+            pass
+
+daemon = Spins()
+origin = spawned(runtime, daemon)
+try:
+    runtime.send(origin, b"", timeout=__import__("datetime").timedelta(milliseconds=50))
+except SendTimeout:
+    assert daemon.entered.wait(10)
+""",
     "with queued sends": """
 daemon = Gated()
 origin = spawned(runtime, daemon)

@@ -14,7 +14,7 @@ _tasks: set[asyncio.Task[object]] = set()
 
 
 def internal_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop on which coroutines of daemons run when the user has chosen none; started when first asked for."""
+    """Return the loop on which coroutines of daemons run when the user chose none; starts when first asked for."""
     global _internal
     with _lock:
         if _internal is None:

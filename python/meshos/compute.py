@@ -31,8 +31,6 @@ __all__ = ["DaemonFactoryRegistry", "DaemonRuntime", "FactoryEntry", "Receipt", 
 SEND_TIMEOUT = timedelta(seconds=30)
 """How long `send` and `send_many` wait unless told otherwise."""
 _SEND_SECONDS = SEND_TIMEOUT.total_seconds()
-SHUTDOWN_TIMEOUT = timedelta(seconds=5)
-"""How long `shutdown` waits unless told otherwise."""
 
 
 @final
@@ -51,7 +49,7 @@ class DaemonRuntime(RuntimeCore):
 
         self._start_on(get_running_loop())
 
-    async def shutdown_async(self, *, timeout: timedelta = SHUTDOWN_TIMEOUT) -> None:
+    async def shutdown_async(self, *, timeout: timedelta | None = None) -> None:
         """Twin of `shutdown`."""
         from meshos._twins import on_lane
 
@@ -221,7 +219,7 @@ class DaemonRuntime(RuntimeCore):
         await self.shutdown_async()
 
 
-def _seconds(timeout: timedelta | None) -> float | None:
+def _seconds(timeout: object) -> float | None:
     """Check a timeout before anything is sent."""
     if timeout is SEND_TIMEOUT:
         return _SEND_SECONDS

@@ -8,7 +8,7 @@ from meshos._core import Identity as Identity
 __all__ = ["EntityId", "EntityKeypair", "Identity", "NodeId", "OriginHash"]
 
 OriginHash: TypeAlias = int
-"""First 8 bytes, little endian, of BLAKE3 over an entity id, in its own domain: the handle of a daemon that users see."""
+"""First 8 bytes, little endian, of BLAKE3 over an entity id, in its own domain: the handle of a daemon."""
 NodeId: TypeAlias = int
 """The same over a node's key, in another domain."""
 EntityKeypair: TypeAlias = Identity

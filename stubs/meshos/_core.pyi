@@ -8,14 +8,14 @@ from types import TracebackType
 from typing import ClassVar, Final, Literal, Self, TypeAlias, TypeVar, final
 
 from nacl.signing import SigningKey, VerifyKey
-
 from typing_extensions import disjoint_base
 
 from meshos._aio import Reply
+from meshos.chain import BytesLike
 from meshos.channel import ChannelName
 from meshos.control import DaemonControl
 from meshos.daemon import DaemonLifecycleObserver, MeshDaemon
-from meshos.identity import EntityId
+from meshos.identity import EntityId, OriginHash
 
 __version__: str
 
@@ -33,6 +33,7 @@ def entity_id_origin_hash(entity_id: EntityId) -> _OriginHash: ...
 def entity_id_node_id(entity_id: EntityId) -> _NodeId: ...
 def channel_name_text(name: str) -> str: ...
 def channel_name_is_prefix_of(name: str, other: str) -> bool: ...
+
 @final
 class Identity:
     """A key pair, or its public half alone. The secret is in no repr, pickle, log or error.
@@ -462,9 +463,7 @@ def verify(
     Raises `ChainError` naming the first bad event.
     """
 
-def verify_chain(
-    file: str | PathLike[str], entity_id: EntityId, *, receipts: Iterable[Receipt] = ()
-) -> ChainReport:
+def verify_chain(file: str | PathLike[str], entity_id: EntityId, *, receipts: Iterable[Receipt] = ()) -> ChainReport:
     """Check a file of `export_chain` with the public key alone, and that the receipts fit.
 
     Raises `ChainError` naming the first bad event, and `OSError` when the file cannot be read.
@@ -681,7 +680,7 @@ class DaemonStats:
         """Events that had taken effect before, and changed nothing."""
     @property
     def errors(self) -> int:
-        """Calls of `process` that failed."""
+        """Failures of user code: in `process`, `snapshot`, `health`, `saturation` or `on_control`."""
     @property
     def snapshots_taken(self) -> int:
         """Snapshots taken."""
@@ -947,7 +946,9 @@ class Mesh:
     def close(self) -> None:
         """Leave: shuts down the runtime of this node, within 5 s. Does nothing the second time."""
     def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 @final
 class FactoryEntry:
@@ -1111,7 +1112,7 @@ class RuntimeCore:
         """Name a class; raises `FactoryAlreadyRegistered`, `InvalidDaemon`, `ShuttingDown`."""
     def start(self) -> None:
         """Become Ready; does nothing the second time. Raises `ShuttingDown`."""
-    def shutdown(self, *, timeout: timedelta = ...) -> None:
+    def shutdown(self, *, timeout: timedelta | None = None) -> None:
         """Tell every daemon, sign its checkpoint and stop it, within `timeout`, 5 s; does nothing the second time.
 
         Raises `WaitTimeout` naming the daemons whose user code did not return in time; they are closed to everybody else.
@@ -1158,53 +1159,57 @@ class RuntimeCore:
         rewind: bool = False,
     ) -> DaemonHandle:
         """Restore into an instance made by the caller; raises as `spawn_from_snapshot`."""
-    def find(self, origin_hash: int) -> DaemonHandle | None:
+    def find(self, origin_hash: OriginHash) -> DaemonHandle | None:
         """Return the handle of a daemon that is live here."""
-    def stop(self, origin_hash: int) -> None:
+    def stop(self, origin_hash: OriginHash) -> None:
         """Let it finish its event, tell it, sign a checkpoint, and stop; raises `DaemonNotFound`."""
-    def snapshot(self, origin_hash: int) -> StateSnapshot | None:
+    def snapshot(self, origin_hash: OriginHash) -> StateSnapshot | None:
         """Take a snapshot between two events, `None` of a daemon without state; raises `SnapshotFailed`, `DaemonNotFound`."""
-    def newest_snapshot(self, origin_hash: int) -> StateSnapshot | None:
+    def newest_snapshot(self, origin_hash: OriginHash) -> StateSnapshot | None:
         """Return the newest snapshot that was taken here, or that the daemon started from; calls no user code."""
-    def export_chain(self, origin_hash: int, file: str | PathLike[str]) -> ChainReport:
+    def export_chain(self, origin_hash: OriginHash, file: str | PathLike[str]) -> ChainReport:
         """Sign a checkpoint at the head, and write the kept outputs to a new file for `verify_chain`.
 
         Raises `FileExistsError`, and every other `OSError` of writing a file.
         """
-    def with_daemon(self, origin_hash: int, daemon: type[_D], function: Callable[[_D], _R]) -> _R:
+    def with_daemon(self, origin_hash: OriginHash, daemon: type[_D], function: Callable[[_D], _R]) -> _R:
         """Look at the live object between two events; for tests. Raises `TypeError` for another class."""
-    def control(self, origin_hash: int, control: DaemonControl) -> None:
+    def control(self, origin_hash: OriginHash, control: DaemonControl) -> None:
         """Give a daemon a control, between two events; raises `CallbackFailed`, `DaemonNotFound`."""
-    def deliver(self, origin_hash: int, event: CausalEvent) -> list[CausalEvent]:
+    def deliver(self, origin_hash: OriginHash, event: CausalEvent) -> list[CausalEvent]:
         """Process one event on this thread; `[]` for a duplicate. Raises `ProcessFailed`, `DaemonNotFound`.
 
         Waits up to 30 s for a daemon that is busy with others, then raises `WaitTimeout`.
         """
-    def deliver_async(self, origin_hash: int, event: CausalEvent) -> Coroutine[object, None, list[CausalEvent]]:
+    def deliver_async(self, origin_hash: OriginHash, event: CausalEvent) -> Coroutine[object, None, list[CausalEvent]]:
         """Twin of `deliver`, on a lane; cancelled before the daemon took the event it has no effect, later it has.
 
         The event is mailed by the call itself, when a loop runs on this thread; what is returned stands for its answer.
         """
-    def deliver_many(self, origin_hash: int, events: Iterable[CausalEvent]) -> list[list[CausalEvent]]:
+    def deliver_many(self, origin_hash: OriginHash, events: Iterable[CausalEvent]) -> list[list[CausalEvent]]:
         """Process events in order, one list of outputs an event; `ProcessFailed` carries the outputs of those before it."""
-    def send(self, origin_hash: int, event: _BytesLike | CausalEvent, *, timeout: timedelta | None = ...) -> Receipt:
+    def send(
+        self, origin_hash: OriginHash, event: BytesLike | CausalEvent, *, timeout: timedelta | None = ...
+    ) -> Receipt:
         """Have it processed once, on a lane, within 30 s; a payload is numbered, an event keeps its number.
 
         Raises `ProcessFailed`, `SendTimeout`, `Backpressure`, `DeliveryUnknown`, `DaemonNotFound`.
         """
     def send_many(
-        self, origin_hash: int, events: Iterable[_BytesLike | CausalEvent], *, timeout: timedelta | None = ...
+        self, origin_hash: OriginHash, events: Iterable[BytesLike | CausalEvent], *, timeout: timedelta | None = ...
     ) -> list[Receipt]:
         """Send in order, up to 64 under way; raises as `send` for the first that failed, and none after it takes effect."""
     def _start_on(self, event_loop: AbstractEventLoop) -> None: ...
-    def _send_soon(self, origin_hash: int, event: _BytesLike | CausalEvent) -> tuple[Reply[Receipt], int, int] | None: ...
+    def _send_soon(
+        self, origin_hash: OriginHash, event: BytesLike | CausalEvent
+    ) -> tuple[Reply[Receipt], int, int] | None: ...
 
 # ---------------------------------------------------------------- threads
 
 def configure_lanes(threads_max: int) -> None:
     """Set how many threads may run user code, 1 to 1024, 32 by default; raises `ConfigError` once a runtime was made."""
 
-def _on_lane(callable: Callable[[], _R], call: str) -> Future[_R]: ...
+def _on_lane(function: Callable[[], _R], call: str) -> Future[_R]: ...
 def _at_exit() -> None: ...
 def _forked() -> None: ...
 def _lane_stats() -> tuple[int, int, int, int]: ...

@@ -67,7 +67,7 @@ impl PyDaemonStats {
         self.0.duplicates
     }
 
-    /// Calls of `process` that failed.
+    /// Failures of user code: in `process`, `snapshot`, `health`, `saturation` or `on_control`.
     #[getter]
     fn errors(&self) -> u64 {
         self.0.errors

@@ -1,5 +1,7 @@
 //! The threads of the process: lanes for daemons, lanes for calls, the pulse. One set a process, forgotten in a child.
 
+use std::collections::BTreeSet;
+use std::ffi::c_ulong;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use meshos_node::lane::{Job, Lanes};
 use meshos_node::pulse::Pulse;
 use meshos_node::sync::Mutex;
+use pyo3::exceptions::PySystemExit;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -18,6 +22,8 @@ use crate::reply;
 
 /// How long the lanes have to end before the interpreter goes away.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long they have once they were interrupted.
+const INTERRUPT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Forks within forks that are supported.
 const GENERATIONS: usize = 64;
 
@@ -29,13 +35,50 @@ struct Threads {
 
 // A lock that another thread held at a fork stays locked in the child, so each generation has its own cell.
 static THREADS: [OnceLock<Threads>; GENERATIONS] = [const { OnceLock::new() }; GENERATIONS];
+/// Idents of the lanes' threads, as Python knows them, by generation.
+static ALIVE: Mutex<BTreeSet<(u32, c_ulong)>> = Mutex::new(BTreeSet::new());
 static LANES_MAX: AtomicUsize = AtomicUsize::new(32);
 static EXIT_REGISTERED: PyOnceLock<()> = PyOnceLock::new();
 
 /// Attaches a lane's thread once for its whole life: the interpreter keeps its thread state.
 fn surround(body: &mut (dyn FnMut() + Send)) {
     // `None`: the interpreter is going away, and no more user code runs.
-    let _ = Python::try_attach(|py| py.detach(&mut *body));
+    let _ = Python::try_attach(|py| {
+        let ident = py
+            .import(intern!(py, "threading"))
+            .and_then(|threading| threading.call_method0(intern!(py, "get_ident")))
+            .and_then(|ident| ident.extract::<c_ulong>());
+        if let Ok(ident) = ident {
+            ALIVE.lock().insert((guard::generation(), ident));
+        }
+        py.detach(&mut *body);
+        if let Ok(ident) = ident {
+            ALIVE.lock().remove(&(guard::generation(), ident));
+        }
+    });
+}
+
+/// Raises `SystemExit` in the lanes that still run Python code.
+///
+/// An interpreter that goes away ends such threads where they stand, in the middle of our frames, and that aborts the
+/// process. One that waits in C code, for a lock or in a sleep, does not hear of it, and is left to the interpreter.
+#[allow(unsafe_code)]
+fn interrupt_lanes(py: Python<'_>) {
+    let here = guard::generation();
+    let alive: Vec<c_ulong> = ALIVE
+        .lock()
+        .iter()
+        .filter(|(made, _)| *made == here)
+        .map(|(_, ident)| *ident)
+        .collect();
+    let exit = py.get_type::<PySystemExit>();
+    for ident in alive {
+        // SAFETY: the interpreter is attached, `exit` is alive, and an ident that is gone is no error.
+        #[allow(clippy::cast_possible_wrap, reason = "some platforms declare the ident signed")]
+        unsafe {
+            ffi::PyThreadState_SetAsyncExc(ident as _, exit.as_ptr());
+        }
+    }
 }
 
 fn cell() -> &'static OnceLock<Threads> {
@@ -133,7 +176,7 @@ impl Job for Call {
 /// Runs a callable on a lane; returns a future of the running loop.
 #[pyfunction]
 #[pyo3(name = "_on_lane")]
-fn on_lane<'py>(py: Python<'py>, callable: Py<PyAny>, call: String) -> PyResult<Bound<'py, PyAny>> {
+fn on_lane<'py>(py: Python<'py>, function: Py<PyAny>, call: String) -> PyResult<Bound<'py, PyAny>> {
     entry("_on_lane", || {
         if guard::in_user_code() {
             return Err(ReentrantCallError::new_err((call,)));
@@ -141,7 +184,7 @@ fn on_lane<'py>(py: Python<'py>, callable: Py<PyAny>, call: String) -> PyResult<
         let event_loop = crate::aio::running_loop(py)?;
         let future = event_loop.call_method0(intern!(py, "create_future"))?;
         let request = Request {
-            callable,
+            callable: function,
             future: future.clone().unbind(),
             event_loop: event_loop.unbind(),
         };
@@ -159,12 +202,18 @@ fn on_lane<'py>(py: Python<'py>, callable: Py<PyAny>, call: String) -> PyResult<
 fn at_exit(py: Python<'_>) {
     of_loaded_aio(py, "stop_internal_loop");
     if let Some(threads) = cell().get() {
-        py.detach(|| {
+        let ended = py.detach(|| {
             threads.pulse.stop();
-            // Lanes still in user code after that are left to it: they never attach again.
-            threads.calls.stop(EXIT_TIMEOUT);
-            threads.daemons.stop(EXIT_TIMEOUT);
+            let calls = threads.calls.stop(EXIT_TIMEOUT);
+            threads.daemons.stop(EXIT_TIMEOUT) && calls
         });
+        if !ended {
+            interrupt_lanes(py);
+            py.detach(|| {
+                threads.calls.stop(INTERRUPT_TIMEOUT);
+                threads.daemons.stop(INTERRUPT_TIMEOUT);
+            });
+        }
     }
 }
 
