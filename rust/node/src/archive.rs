@@ -15,7 +15,7 @@ use meshos_core::id::EntityId;
 use crate::sync::Mutex;
 
 use crate::daemon::Daemon;
-use crate::slot::{Inside, Outputs};
+use crate::inside::{Inside, Outputs};
 
 /// Payload bytes remembered of all stopped daemons together.
 pub const BYTES_MAX: u64 = 64 << 20;

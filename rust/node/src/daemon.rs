@@ -7,12 +7,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use meshos_core::control::DaemonControl;
+use meshos_core::cursors::Receipt;
 use meshos_core::event::DaemonHealth;
 use meshos_core::host::Few;
 use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
-
-use crate::deliver::{DeliverError, Delivered};
 
 /// What `process` gave back.
 pub type Outputs<D> = Result<Few<<D as Daemon>::Output>, <D as Daemon>::Error>;
@@ -29,6 +28,47 @@ pub enum Process<D: Daemon> {
     Done(Outputs<D>),
     /// It is a coroutine, and runs on its loop.
     Later(D::Later),
+}
+
+/// What came of an event.
+pub struct Delivered<D: Daemon> {
+    /// What it emitted, linked; empty for a duplicate.
+    pub outputs: Few<D::Event>,
+    /// The acknowledgement, when one was asked for.
+    pub receipt: Option<Receipt>,
+    /// Whether it took effect at an earlier try.
+    pub duplicate: bool,
+}
+
+/// Why an event did not take effect.
+#[derive(Debug)]
+pub enum DeliverError<D: Daemon> {
+    /// Its number is 0.
+    NoNumber,
+    /// It is at or below the cursor, and its receipt is not kept: whether it took effect cannot be told.
+    Unknown {
+        /// Highest number applied of its origin.
+        cursor: u64,
+    },
+    /// User code raised.
+    Raised(D::Error),
+    /// User code raised, and its state could not be rebuilt: it takes no more events.
+    Lost {
+        /// What `process` raised.
+        error: D::Error,
+        /// Why the rebuilding failed, in one line.
+        reason: Arc<str>,
+    },
+    /// A snapshot had to be taken first, and user code raised in it.
+    SnapshotFailed(D::Error),
+    /// The chain has no numbers left.
+    Exhausted,
+    /// The daemon was removed or replaced before it took the event.
+    Stale,
+    /// User code was lost earlier; the reason in one line.
+    Failed(Arc<str>),
+    /// An event before it in the same batch failed.
+    Skipped,
 }
 
 /// User code, as a node sees it. Every method may be called on any thread, with no lock held.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::config::OnError;
-use meshos_core::cursors::Receipt;
 use meshos_core::event::DaemonLifecycleSignal;
 use meshos_core::host::Few;
 use meshos_core::id::EntityId;
@@ -12,52 +11,12 @@ use meshos_core::identity::Keypair;
 use meshos_core::ingress::{Admission, EventKey};
 
 use crate::clock;
-use crate::daemon::{Daemon, Outputs, Process};
-use crate::slot::{Entered, Inside, Snapshot};
+use crate::daemon::{Daemon, DeliverError, Delivered, Outputs, Process};
+use crate::inside::{Inside, Snapshot};
+use crate::slot::Entered;
 
 /// Checkpoints kept of one daemon; older ones are dropped.
 pub const CHECKPOINTS_MAX: usize = 256;
-
-/// What came of an event.
-pub struct Delivered<D: Daemon> {
-    /// What it emitted, linked; empty for a duplicate.
-    pub outputs: Few<D::Event>,
-    /// The acknowledgement, when one was asked for.
-    pub receipt: Option<Receipt>,
-    /// Whether it took effect at an earlier try.
-    pub duplicate: bool,
-}
-
-/// Why an event did not take effect.
-#[derive(Debug)]
-pub enum DeliverError<D: Daemon> {
-    /// Its number is 0.
-    NoNumber,
-    /// It is at or below the cursor, and its receipt is not kept: whether it took effect cannot be told.
-    Unknown {
-        /// Highest number applied of its origin.
-        cursor: u64,
-    },
-    /// User code raised.
-    Raised(D::Error),
-    /// User code raised, and its state could not be rebuilt: it takes no more events.
-    Lost {
-        /// What `process` raised.
-        error: D::Error,
-        /// Why the rebuilding failed, in one line.
-        reason: Arc<str>,
-    },
-    /// A snapshot had to be taken first, and user code raised in it.
-    SnapshotFailed(D::Error),
-    /// The chain has no numbers left.
-    Exhausted,
-    /// The daemon was removed or replaced before it took the event.
-    Stale,
-    /// User code was lost earlier; the reason in one line.
-    Failed(Arc<str>),
-    /// An event before it in the same batch failed.
-    Skipped,
-}
 
 /// What an event's caller wants back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

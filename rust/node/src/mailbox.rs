@@ -17,8 +17,9 @@ use meshos_core::gate::{self, Gate, Refusal, Signal};
 use meshos_core::id::Origin;
 use meshos_core::ingress::{DIRECT, EventKey};
 
+use crate::daemon::DeliverError;
 use crate::daemon::{Daemon, Outputs, Settled};
-use crate::deliver::{self, Begun, DeliverError, Want};
+use crate::deliver::{self, Begun, Want};
 use crate::lane::{Job, Lanes};
 use crate::slot::{Cell, EnterError, Entered, Slot};
 

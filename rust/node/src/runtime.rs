@@ -28,11 +28,12 @@ use crate::archive::{Remains, SharedArchive};
 use crate::clock::{self, Deadline};
 use crate::daemon::Daemon;
 use crate::deliver;
+use crate::inside::{Inside, Snapshot};
 use crate::keys;
 use crate::lane::Lanes;
 use crate::mailbox::Sender;
 use crate::registry::Registry;
-use crate::slot::{EnterError, Entered, Inside, SharedKey, Slot, Snapshot};
+use crate::slot::{EnterError, Entered, SharedKey, Slot};
 
 /// Why a daemon was not started.
 #[derive(Debug)]

@@ -15,7 +15,8 @@ use meshos_core::time::UnixMs;
 use meshos_node::clock::Deadline;
 use meshos_node::deliver::{self, Want};
 use meshos_node::events::Observer;
-use meshos_node::slot::{Inside, Slot};
+use meshos_node::inside::Inside;
+use meshos_node::slot::Slot;
 
 struct Tell(mpsc::Sender<DaemonLifecycleEvent>);
 

@@ -98,7 +98,7 @@ fn failed(
     py: Python<'_>,
     slot: &Slot<PyDaemon>,
     event: &Bound<'_, PyCausalEvent>,
-    error: deliver::DeliverError<PyDaemon>,
+    error: meshos_node::daemon::DeliverError<PyDaemon>,
     before: Option<Bound<'_, PyTuple>>,
 ) -> PyErr {
     let key = <PyDaemon as meshos_node::daemon::Daemon>::key(&PyEvent(event.clone().unbind()));

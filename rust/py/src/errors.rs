@@ -9,7 +9,7 @@ use meshos_core::identity::IdentityError as CoreIdentityError;
 use meshos_core::ingress::EventKey;
 use meshos_core::lifecycle::LifecycleError;
 use meshos_core::name::NameError;
-use meshos_node::deliver::DeliverError;
+use meshos_node::daemon::DeliverError;
 use meshos_node::runtime::{ReachError, SpawnError};
 use meshos_node::slot::EnterError;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};

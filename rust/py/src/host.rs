@@ -8,7 +8,8 @@ use meshos_core::host::Host;
 use meshos_core::id::NodeId;
 use meshos_node::daemon::Daemon;
 use meshos_node::deliver;
-use meshos_node::slot::{Inside, Slot};
+use meshos_node::inside::Inside;
+use meshos_node::slot::Slot;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 use pyo3::{PyTraverseError, PyVisit};
@@ -350,7 +351,7 @@ pub fn adopt(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>, snapshot: &PyStateSnaps
     entered.host = host;
     if moved {
         let position = entered.host.position();
-        entered.outputs = meshos_node::slot::Outputs::after(position.sequence, position.digest);
+        entered.outputs = meshos_node::inside::Outputs::after(position.sequence, position.digest);
     }
     entered.newest = Some(Arc::clone(taken));
     entered.log.clear();

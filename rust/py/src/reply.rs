@@ -7,7 +7,7 @@ use meshos_core::id::Origin;
 use meshos_core::ingress::EventKey;
 use meshos_node::clock::Deadline;
 use meshos_node::daemon::Settled;
-use meshos_node::deliver::{DeliverError, Delivered};
+use meshos_node::daemon::{DeliverError, Delivered};
 use meshos_node::sync::{Condvar, Mutex};
 use pyo3::intern;
 use pyo3::prelude::*;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use meshos_core::ingress::DIRECT;
 use meshos_core::snapshot;
-use meshos_node::slot::Snapshot;
+use meshos_node::inside::Snapshot;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyMappingProxy, PyType};

@@ -1,0 +1,100 @@
+//! What is in a slot, owned by who is inside: the machine, user code, and what is kept of both.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use meshos_core::checkpoint::Checkpoint;
+use meshos_core::digest::Digest;
+use meshos_core::event::DaemonHealth;
+use meshos_core::host::Host;
+use meshos_core::snapshot::SnapshotMeta;
+
+use crate::daemon::Daemon;
+
+/// A snapshot with the state as user code gave it.
+pub struct Snapshot<D: Daemon> {
+    /// Everything but the state.
+    pub meta: SnapshotMeta,
+    /// The state.
+    pub state: D::State,
+}
+
+/// An output kept for export.
+pub struct Kept<D: Daemon> {
+    /// The event.
+    pub event: D::Event,
+    /// Digest of the chain up to it.
+    pub digest: Digest,
+}
+
+/// The outputs kept for export, oldest first, and where they begin.
+pub struct Outputs<D: Daemon> {
+    /// The events.
+    pub kept: VecDeque<Kept<D>>,
+    /// Payload bytes in `kept`.
+    pub bytes: u64,
+    /// Sequence before the first kept.
+    pub base_sequence: u64,
+    /// Digest before the first kept.
+    pub base_digest: Digest,
+}
+
+impl<D: Daemon> Outputs<D> {
+    /// Nothing yet, after this position.
+    #[must_use]
+    pub fn after(sequence: u64, digest: Digest) -> Self {
+        Self {
+            kept: VecDeque::new(),
+            bytes: 0,
+            base_sequence: sequence,
+            base_digest: digest,
+        }
+    }
+
+    /// Keeps one more, and drops the oldest beyond the bounds.
+    pub fn push(&mut self, event: D::Event, digest: Digest, outputs_max: u32, bytes_max: u64) {
+        self.bytes += D::payload_len(&event) as u64;
+        self.kept.push_back(Kept { event, digest });
+        while self.kept.len() > outputs_max as usize || self.bytes > bytes_max {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.bytes -= D::payload_len(&oldest.event) as u64;
+            self.base_sequence = D::parts(&oldest.event).0.sequence;
+            self.base_digest = oldest.digest;
+        }
+    }
+}
+
+/// What is in a slot, owned by who is inside.
+pub struct Inside<D: Daemon> {
+    /// The machine.
+    pub host: Host,
+    /// User code.
+    pub daemon: Arc<D>,
+    /// Outputs for export.
+    pub outputs: Outputs<D>,
+    /// Inputs since `newest`, when `on_error` is `Restore`.
+    pub log: Vec<D::Event>,
+    /// The newest snapshot taken here or started from.
+    pub newest: Option<Arc<Snapshot<D>>>,
+    /// Checkpoints in the order they were signed.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Health and load as last told.
+    pub told: (DaemonHealth, f64),
+}
+
+impl<D: Daemon> Inside<D> {
+    /// A daemon that has told and kept nothing yet.
+    #[must_use]
+    pub fn new(host: Host, daemon: Arc<D>, newest: Option<Arc<Snapshot<D>>>) -> Self {
+        let position = host.position();
+        Self {
+            host,
+            daemon,
+            outputs: Outputs::after(position.sequence, position.digest),
+            log: Vec::new(),
+            newest,
+            checkpoints: Vec::new(),
+            told: (DaemonHealth::Healthy, 0.0),
+        }
+    }
+}
