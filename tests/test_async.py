@@ -377,7 +377,9 @@ def test_a_call_cancelled_before_the_daemon_took_it_has_no_effect(call: str) -> 
             blocking = asyncio.create_task(runtime.send_async(origin, b"block"))
             await until(daemon.entered)
             if call == "send":
-                waiting: asyncio.Future[object] = asyncio.ensure_future(runtime.send_async(origin, b"never"))
+                waiting: asyncio.Future[Receipt] | asyncio.Future[list[CausalEvent]] = asyncio.ensure_future(
+                    runtime.send_async(origin, b"never")
+                )
             else:
                 waiting = asyncio.ensure_future(runtime.deliver_async(origin, event(1, b"never")))
             await asyncio.sleep(0)
@@ -401,7 +403,9 @@ def test_a_call_cancelled_after_the_daemon_took_it_has_its_effect(call: str) -> 
         async with async_node() as runtime:
             origin = spawned(runtime, daemon)
             if call == "send":
-                waiting: asyncio.Future[object] = asyncio.create_task(runtime.send_async(origin, b"block"))
+                waiting: asyncio.Future[Receipt] | asyncio.Future[list[CausalEvent]] = asyncio.create_task(
+                    runtime.send_async(origin, b"block")
+                )
             else:
                 waiting = asyncio.ensure_future(runtime.deliver_async(origin, event(1, b"block")))
             await until(daemon.entered)

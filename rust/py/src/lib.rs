@@ -38,6 +38,7 @@ mod reply;
 mod runtime;
 mod send;
 mod snapshot;
+mod spawn;
 mod stats;
 mod threads;
 mod user;
