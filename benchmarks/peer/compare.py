@@ -24,12 +24,21 @@ MEASURED = {"samples", "median", "min", "max", "n", "ops", "value", "MB_per_s", 
 Key = tuple[tuple[str, Any], ...]
 
 
+TRIES = 3
+"""How often a script is run before its failure ends the comparison."""
+
+
 def run(python: str, adapter: str, script: str, extra: list[str], timeout_s: float) -> list[dict[str, Any]]:
     """Run one script once, and return its cells."""
     command = [python, str(HERE / f"{script}.py"), *extra]
     env = {**os.environ, "BENCH_ADAPTER": adapter}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
-    if done.returncode != 0:
+    for _ in range(TRIES):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        if done.returncode == 0:
+            break
+        # The peer ends with a signal now and then; what it measured before is lost, so the round is run again.
+        print(f"{script} under {python}: exit {done.returncode}, run again", file=sys.stderr)
+    else:
         raise SystemExit(f"{script} failed under {python}:\n{done.stderr[-2000:]}")
     cells: list[dict[str, Any]] = json.loads(done.stdout)["results"]
     return cells
