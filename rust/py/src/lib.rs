@@ -44,8 +44,8 @@ mod threads;
 mod user;
 mod verify;
 
-/// The compiled module.
-#[pymodule]
+/// The compiled module. Not tried without the interpreter lock yet, so a free-threaded interpreter turns the lock on.
+#[pymodule(gil_used = true)]
 mod _core {
     use super::*;
 
