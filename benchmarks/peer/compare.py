@@ -36,7 +36,7 @@ def run(python: str, adapter: str, script: str, extra: list[str], timeout_s: flo
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
         if done.returncode == 0:
             break
-        # The peer ends with a signal now and then; what it measured before is lost, so the round is run again.
+        # The peer was seen to fail without a word; what it measured before is lost, so the round is run again.
         print(f"{script} under {python}: exit {done.returncode}, run again", file=sys.stderr)
     else:
         raise SystemExit(f"{script} failed under {python}:\n{done.stderr[-2000:]}")
