@@ -1,5 +1,7 @@
 //! What happens to daemons, as their registry tells it.
 
+use std::sync::Arc;
+
 use crate::id::Origin;
 use crate::time::UnixMs;
 
@@ -19,6 +21,19 @@ pub enum DaemonHealth {
         /// What is wrong; may be empty.
         reason: String,
     },
+}
+
+/// Why a daemon crashed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Crash {
+    /// In one line.
+    pub reason: Arc<str>,
+    /// Class name of the exception; empty when there was none.
+    pub exception: Arc<str>,
+    /// Its text.
+    pub message: Arc<str>,
+    /// Origin and number of the event it failed on, if it was one.
+    pub event: Option<(Origin, u64)>,
 }
 
 /// What happened to a daemon.

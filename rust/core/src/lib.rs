@@ -14,6 +14,7 @@ pub mod time;
 pub mod digest;
 pub mod codec;
 pub mod name;
+pub mod finite;
 
 // Records.
 pub mod identity;
@@ -33,12 +34,20 @@ pub mod export;
 pub mod event;
 pub mod control;
 pub mod config;
+pub mod peer;
+pub mod command;
+pub mod maintenance_state;
+pub mod signal;
+pub mod action;
+pub mod loop_config;
 
 // Decisions.
 pub mod ingress;
 pub mod gate;
 pub mod host;
 pub mod lifecycle;
+pub mod supervision;
+pub mod status;
 
 #[cfg(feature = "testing")]
 pub mod testing;
