@@ -1,0 +1,217 @@
+//! Scorers: user code that says how good a node is for a copy of a chain.
+//!
+//! Invariants
+//! * What a scorer raises, and a number that is not finite, is no opinion.
+//! * A pass keeps the scorer it began with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::sync::Mutex;
+use meshos_core::command::ChainId;
+use meshos_core::finite::Finite;
+use meshos_core::id::NodeId;
+use meshos_core::signal::Scored;
+
+use crate::callback::{CallFailed, Callback};
+
+/// What moving a copy would cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MigrationCost {
+    /// Time to copy.
+    pub state_transfer: Duration,
+    /// Time in which the copy is of no use.
+    pub disruption: Duration,
+    /// Weight of both; one that is not positive and finite counts as 1.
+    pub reliability_factor: f64,
+}
+
+impl Default for MigrationCost {
+    fn default() -> Self {
+        Self {
+            state_transfer: Duration::ZERO,
+            disruption: Duration::ZERO,
+            reliability_factor: 1.0,
+        }
+    }
+}
+
+impl MigrationCost {
+    /// The cost as a score, when a second costs `cost_per_sec`.
+    #[must_use]
+    pub fn score_equivalent(&self, cost_per_sec: Finite) -> Finite {
+        let weight = self.reliability_factor;
+        let weight = if weight.is_finite() && weight > 0.0 {
+            weight
+        } else {
+            1.0
+        };
+        let seconds = self.state_transfer.as_secs_f64() + self.disruption.as_secs_f64();
+        let cost = Finite::new(cost_per_sec.get() * seconds * weight);
+        cost.unwrap_or_else(|| Finite::new(f64::MAX).expect("a literal"))
+    }
+}
+
+/// Scores nodes for chains, 0 to 1. `None` is no opinion.
+pub trait PlacementScorer: Send + Sync {
+    /// How good a node is for a chain.
+    ///
+    /// # Errors
+    /// What it raised.
+    fn score(&self, chain: ChainId, node: NodeId) -> Result<Option<f64>, CallFailed>;
+
+    /// The best node that is not excluded, and its score.
+    ///
+    /// # Errors
+    /// What it raised.
+    fn best_alternative(&self, chain: ChainId, exclude: &[NodeId]) -> Result<Option<(NodeId, f64)>, CallFailed>;
+
+    /// The score without any cache.
+    ///
+    /// # Errors
+    /// What it raised.
+    fn live_score(&self, chain: ChainId, node: NodeId) -> Result<Option<f64>, CallFailed> {
+        self.score(chain, node)
+    }
+
+    /// A number that changes with whatever the score of a node depends on. `None`: it may have changed.
+    ///
+    /// # Errors
+    /// What it raised.
+    fn node_fingerprint(&self, _node: NodeId) -> Result<Option<u64>, CallFailed> {
+        Ok(None)
+    }
+
+    /// What moving a copy to `target` would cost.
+    ///
+    /// # Errors
+    /// What it raised.
+    fn migration_cost(&self, _chain: ChainId, _target: NodeId) -> Result<Option<MigrationCost>, CallFailed> {
+        Ok(None)
+    }
+
+    /// Its name, for people.
+    fn name(&self) -> &str;
+}
+
+/// The slot of the active scorer; a clone is the same slot.
+#[derive(Clone, Default)]
+pub struct SchedulerRegistry {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    scorer: Mutex<Option<Arc<dyn PlacementScorer>>>,
+    changes: AtomicU64,
+}
+
+impl SchedulerRegistry {
+    /// An empty slot.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Uses `scorer` from the next pass on; returns the one before.
+    pub fn install(&self, scorer: Arc<dyn PlacementScorer>) -> Option<Arc<dyn PlacementScorer>> {
+        self.replace(Some(scorer))
+    }
+
+    /// Empties the slot; returns what was in it.
+    pub fn take(&self) -> Option<Arc<dyn PlacementScorer>> {
+        self.replace(None)
+    }
+
+    fn replace(&self, scorer: Option<Arc<dyn PlacementScorer>>) -> Option<Arc<dyn PlacementScorer>> {
+        let previous = std::mem::replace(&mut *self.shared.scorer.lock(), scorer);
+        self.shared.changes.fetch_add(1, Ordering::Relaxed);
+        previous
+    }
+
+    /// The active scorer.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<dyn PlacementScorer>> {
+        self.shared.scorer.lock().clone()
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_scorer(&self) -> bool {
+        self.shared.scorer.lock().is_some()
+    }
+
+    /// Rises when another scorer was installed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.shared.changes.load(Ordering::Relaxed)
+    }
+}
+
+/// A question to a scorer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ScoreRequest {
+    /// Which chain.
+    pub chain: ChainId,
+    /// Who holds a copy, ascending.
+    pub holders: Vec<NodeId>,
+    /// Who must not be the best alternative, ascending.
+    pub exclude: Vec<NodeId>,
+    /// Whether to ask without any cache.
+    pub live: bool,
+    /// What a second of moving costs, as a score.
+    pub cost_per_sec: Finite,
+}
+
+/// Asks a scorer, on this thread; each of its calls has the budget.
+#[must_use]
+pub fn score(scorer: &dyn PlacementScorer, callback: &Callback, budget: Duration, request: &ScoreRequest) -> Scored {
+    let chain = request.chain;
+    let of_holder = |node: &NodeId| {
+        let score = ask(callback, budget, || {
+            if request.live {
+                scorer.live_score(chain, *node)
+            } else {
+                scorer.score(chain, *node)
+            }
+        });
+        Some((*node, Finite::new(score?)?))
+    };
+    let holders = request.holders.iter().filter_map(of_holder).collect();
+    let best = ask(callback, budget, || {
+        let best = scorer.best_alternative(chain, &request.exclude)?;
+        match best {
+            Some((node, _)) if request.exclude.contains(&node) => Err(CallFailed::new(format!(
+                "best_alternative gave node {}, which is excluded",
+                node.get()
+            ))),
+            best => Ok(best),
+        }
+    });
+    let best = best.and_then(|(node, score)| Some((node, Finite::new(score)?)));
+    let cost = best.and_then(|(target, _)| ask(callback, budget, || scorer.migration_cost(chain, target)));
+    Scored {
+        chain,
+        holders,
+        best,
+        cost: cost.map(|cost| cost.score_equivalent(request.cost_per_sec)),
+        live: request.live,
+    }
+}
+
+/// Asks a scorer whether nodes changed, on this thread; each of its calls has the budget.
+#[must_use]
+pub fn fingerprints(
+    scorer: &dyn PlacementScorer,
+    callback: &Callback,
+    budget: Duration,
+    nodes: &[NodeId],
+) -> Vec<(NodeId, Option<u64>)> {
+    let of_node = |node: &NodeId| (*node, ask(callback, budget, || scorer.node_fingerprint(*node)));
+    nodes.iter().map(of_node).collect()
+}
+
+fn ask<R>(callback: &Callback, budget: Duration, body: impl FnOnce() -> Result<Option<R>, CallFailed>) -> Option<R> {
+    callback.run(Instant::now(), budget, body)?.ok().flatten()
+}
