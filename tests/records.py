@@ -17,6 +17,7 @@ import meshos.control
 import meshos.daemon
 import meshos.events
 import meshos.identity
+import meshos.runtime
 from meshos.errors import InvalidArgument
 
 MODULES = (
@@ -28,6 +29,7 @@ MODULES = (
     meshos.daemon,
     meshos.events,
     meshos.identity,
+    meshos.runtime,
 )
 UTC = datetime.UTC
 NOON = datetime.datetime(2026, 11, 21, 12, 0, 0, 123_000, tzinfo=UTC)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from meshos import events as events
     from meshos import identity as identity
     from meshos import mesh as mesh
+    from meshos import runtime as runtime
     from meshos import snapshot as snapshot
     from meshos._core import __version__ as __version__
     from meshos.chain import CausalEvent as CausalEvent
@@ -46,9 +47,12 @@ if TYPE_CHECKING:
     from meshos.identity import EntityId as EntityId
     from meshos.identity import Identity as Identity
     from meshos.mesh import Mesh as Mesh
+    from meshos.runtime import BackoffConfig as BackoffConfig
+    from meshos.runtime import MeshOsConfig as MeshOsConfig
     from meshos.snapshot import StateSnapshot as StateSnapshot
 
 __all__ = [
+    "BackoffConfig",
     "Backpressure",
     "BackpressureOff",
     "BackpressureOn",
@@ -68,6 +72,7 @@ __all__ = [
     "Identity",
     "Mesh",
     "MeshDaemon",
+    "MeshOsConfig",
     "MeshOsError",
     "Output",
     "ProcessFailed",
@@ -82,7 +87,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "__version__": "_core",
+    "BackoffConfig": "runtime",
     "Backpressure": "errors",
     "BackpressureOff": "control",
     "BackpressureOn": "control",
@@ -102,6 +107,7 @@ _HOME = {
     "Identity": "identity",
     "Mesh": "mesh",
     "MeshDaemon": "daemon",
+    "MeshOsConfig": "runtime",
     "MeshOsError": "errors",
     "Output": "daemon",
     "ProcessFailed": "errors",
@@ -111,6 +117,7 @@ _HOME = {
     "Shutdown": "control",
     "StateSnapshot": "snapshot",
     "WaitTimeout": "errors",
+    "__version__": "_core",
     "verify_chain": "chain",
 }
 _MODULES = frozenset(
@@ -125,6 +132,7 @@ _MODULES = frozenset(
         "events",
         "identity",
         "mesh",
+        "runtime",
         "snapshot",
     )
 )

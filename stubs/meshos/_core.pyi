@@ -1204,6 +1204,231 @@ class RuntimeCore:
         self, origin_hash: OriginHash, event: BytesLike | CausalEvent
     ) -> tuple[Reply[Receipt], int, int] | None: ...
 
+# ---------------------------------------------------------------- the behaviour loop: options
+
+@final
+class BackpressureConfig:
+    """How fast actions are admitted. Raises `ConfigError`."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        pull_cooldown: timedelta = ...,
+        drain_rate_per_zone_per_sec: int = 10,
+        replica_stabilization_window: timedelta = ...,
+        cluster_backpressure_threshold: int = 1000,
+        cluster_backpressure_release: int = 200,
+        max_defer_count: int = 16,
+    ) -> Self: ...
+    @property
+    def pull_cooldown(self) -> timedelta:
+        """Time between two pulls of any chains; 250 ms."""
+    @property
+    def drain_rate_per_zone_per_sec(self) -> int:
+        """Drains a second; at least 1."""
+    @property
+    def replica_stabilization_window(self) -> timedelta:
+        """Time in which a chain that was pulled or dropped is left alone; 60 s."""
+    @property
+    def cluster_backpressure_threshold(self) -> int:
+        """Waiting actions at which back-pressure is asserted."""
+    @property
+    def cluster_backpressure_release(self) -> int:
+        """Waiting actions at which it is released; below the threshold."""
+    @property
+    def max_defer_count(self) -> int:
+        """Retries of one action; at least 1."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class LocalityConfig:
+    """When a slow peer is avoided, and for how long. Raises `ConfigError`."""
+
+    __match_args__: Final = ()
+    def __new__(cls, *, degraded_rtt_threshold: timedelta = ..., avoid_ttl: timedelta = ...) -> Self: ...
+    @property
+    def degraded_rtt_threshold(self) -> timedelta:
+        """A smoothed round trip above it is slow; it is no longer slow below four fifths of it. 250 ms."""
+    @property
+    def avoid_ttl(self) -> timedelta:
+        """How long a slow peer is avoided; 5 min."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MaintenanceConfig:
+    """Deadlines of maintenance. Raises `ConfigError`."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        default_drain_deadline: timedelta = ...,
+        exit_deadline: timedelta = ...,
+        recovery_ramp_window: timedelta = ...,
+        stop_grace: timedelta = ...,
+    ) -> Self: ...
+    @property
+    def default_drain_deadline(self) -> timedelta:
+        """How long draining may take when the command does not say; 10 min."""
+    @property
+    def exit_deadline(self) -> timedelta:
+        """How long daemons may take to start again, 10 min; then the node goes on, and says which did not."""
+    @property
+    def recovery_ramp_window(self) -> timedelta:
+        """Time in which a node that came back takes nothing new; 5 min."""
+    @property
+    def stop_grace(self) -> timedelta:
+        """How long a daemon may take to stop, 30 s; after it, it is stopped by force."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class SchedulerConfig:
+    """When replicas are moved to better nodes. Raises `ConfigError`."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        score_floor: float = 0.5,
+        hysteresis_gap: float = 0.2,
+        cooldown: timedelta = ...,
+        decision_interval: timedelta = ...,
+        cost_per_sec: float = 0.1,
+        moves_in_flight_max: int = 4,
+    ) -> Self: ...
+    @property
+    def score_floor(self) -> float:
+        """A holder that scores so much is good enough; 0 to 1."""
+    @property
+    def hysteresis_gap(self) -> float:
+        """A move must gain more than this."""
+    @property
+    def cooldown(self) -> timedelta:
+        """Time between two moves of one chain; 5 min."""
+    @property
+    def decision_interval(self) -> timedelta:
+        """Time after which scores are asked for anew though nothing seems to have changed; 30 s."""
+    @property
+    def cost_per_sec(self) -> float:
+        """What a second of moving costs, as a score."""
+    @property
+    def moves_in_flight_max(self) -> int:
+        """Moves that this node has under way at once; at least 1."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class BackoffConfig:
+    """How long a crashed daemon waits. Raises `ConfigError`."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        initial: timedelta = ...,
+        factor: float = 2.0,
+        maximum: timedelta = ...,
+        jitter: float = 0.2,
+        crash_loop_threshold: int = 5,
+        crash_loop_window: timedelta = ...,
+        crash_loop_cooldown: timedelta = ...,
+        stable_run_threshold: timedelta = ...,
+    ) -> Self: ...
+    @property
+    def initial(self) -> timedelta:
+        """After the first crash; 500 ms."""
+    @property
+    def factor(self) -> float:
+        """Each crash waits so many times longer than the one before; at least 1."""
+    @property
+    def maximum(self) -> timedelta:
+        """Longest wait; 60 s."""
+    @property
+    def jitter(self) -> float:
+        """The wait is shortened by up to this share, so that restarts spread out; 0 to 1."""
+    @property
+    def crash_loop_threshold(self) -> int:
+        """So many crashes within the window are a crash loop; 1 to 1000."""
+    @property
+    def crash_loop_window(self) -> timedelta:
+        """Window of the crash loop; 60 s."""
+    @property
+    def crash_loop_cooldown(self) -> timedelta:
+        """Wait after a crash loop; 5 min."""
+    @property
+    def stable_run_threshold(self) -> timedelta:
+        """Who ran so long without a crash starts over with `initial`; 60 s."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MeshOsConfig:
+    """Options of a behaviour loop. Raises `ConfigError` naming the field."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        this_node: _NodeId | None = None,
+        tick_interval: timedelta = ...,
+        event_queue_capacity: int = 1024,
+        action_queue_capacity: int = 1024,
+        callback_budget: float = 0.2,
+        authority: Literal["verified", "open"] = "verified",
+        audit: Literal["best_effort", "required"] = "best_effort",
+        seed: int | None = None,
+        backpressure: BackpressureConfig = ...,
+        locality: LocalityConfig = ...,
+        maintenance: MaintenanceConfig = ...,
+        scheduler: SchedulerConfig = ...,
+        backoff: BackoffConfig = ...,
+    ) -> Self: ...
+    @property
+    def this_node(self) -> _NodeId | None:
+        """The node it acts for; `None`: that of the dispatcher's mesh."""
+    @property
+    def tick_interval(self) -> timedelta:
+        """How long nothing may happen before everything is looked at; a change is acted on at once. 500 ms."""
+    @property
+    def event_queue_capacity(self) -> int:
+        """Events that may wait; 1 to 16,777,216."""
+    @property
+    def action_queue_capacity(self) -> int:
+        """Actions that may wait; 1 to 16,777,216."""
+    @property
+    def callback_budget(self) -> float:
+        """Share of a tick that user code may take before its answer counts as late; above 0, up to 1."""
+    @property
+    def authority(self) -> Literal["verified", "open"]:
+        """Without a verifier: "verified" refuses every command, "open" obeys (development; every snapshot shows it)."""
+    @property
+    def audit(self) -> Literal["best_effort", "required"]:
+        """ "required": a command that the audit appender could not keep is refused."""
+    @property
+    def seed(self) -> int | None:
+        """Seed of jitter; `None`: from the operating system."""
+    @property
+    def backpressure(self) -> BackpressureConfig:
+        """How fast actions are admitted."""
+    @property
+    def locality(self) -> LocalityConfig:
+        """When a slow peer is avoided."""
+    @property
+    def maintenance(self) -> MaintenanceConfig:
+        """Deadlines of maintenance."""
+    @property
+    def scheduler(self) -> SchedulerConfig:
+        """When replicas are moved."""
+    @property
+    def backoff(self) -> BackoffConfig:
+        """How long a crashed daemon waits."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
 # ---------------------------------------------------------------- threads
 
 def configure_lanes(threads_max: int) -> None:

@@ -28,6 +28,7 @@ mod horizon;
 mod host;
 mod identity;
 mod link;
+mod loop_config;
 mod mesh;
 mod name;
 mod output;
@@ -71,6 +72,7 @@ mod _core {
             event::register,
             control::register,
             config::register,
+            loop_config::register,
             output::register,
             threads::register,
             mesh::register,

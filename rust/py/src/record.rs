@@ -7,11 +7,17 @@
 
 pub mod field;
 pub mod moment;
+pub mod options;
+pub mod union;
+pub mod word;
 
 use pyo3::PyClass;
 use pyo3::prelude::*;
+use pyo3::pyclass::boolean_struct::True;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
+
+use crate::args;
 
 /// What `__reduce__` gives: a callable, and its arguments.
 pub type Reduced<'py> = (Bound<'py, PyAny>, Bound<'py, PyTuple>);
@@ -22,6 +28,8 @@ pub trait Record: PyClass {
     const FIELDS: &'static [&'static str];
     /// Whether its constructor takes them by keyword only.
     const BY_KEYWORD: bool = false;
+    /// More fields, by keyword only, which are not compared.
+    const BESIDE: &'static [&'static str] = &[];
 }
 
 /// `__match_args__`: the fields that may be matched by position.
@@ -32,7 +40,7 @@ pub fn match_args<R: Record>(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
 /// `__repr__`: the call that makes an equal record.
 pub fn repr<R: Record>(record: &Bound<'_, R>) -> PyResult<String> {
     let mut text = format!("{}(", record.as_any().get_type().name()?);
-    for (index, name) in R::FIELDS.iter().enumerate() {
+    for (index, name) in R::FIELDS.iter().chain(R::BESIDE).enumerate() {
         let separator = if index == 0 { "" } else { ", " };
         let value = record.as_any().getattr(*name)?.repr()?;
         text.push_str(&format!("{separator}{name}={}", value.to_string_lossy()));
@@ -51,17 +59,22 @@ pub fn hash<R: Record>(record: &Bound<'_, R>) -> PyResult<isize> {
 /// `__reduce__`: pickling and copying call the constructor.
 pub fn reduce<'py, R: Record>(record: &Bound<'py, R>) -> PyResult<Reduced<'py>> {
     let class = record.as_any().get_type();
-    if !R::BY_KEYWORD {
-        return Ok((class.into_any(), values(record)?));
+    let py = record.py();
+    let (by_position, by_keyword) = if R::BY_KEYWORD {
+        (PyTuple::empty(py), R::FIELDS)
+    } else {
+        (values(record)?, R::BESIDE)
+    };
+    if !R::BY_KEYWORD && by_keyword.is_empty() {
+        return Ok((class.into_any(), by_position));
     }
     static BY_KEYWORD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = record.py();
     let fields = PyDict::new(py);
-    for name in R::FIELDS {
+    for name in by_keyword {
         fields.set_item(name, record.as_any().getattr(*name)?)?;
     }
     let new = BY_KEYWORD.import(py, "copyreg", "__newobj_ex__")?;
-    Ok((new.clone(), (class, PyTuple::empty(py), fields).into_pyobject(py)?))
+    Ok((new.clone(), (class, by_position, fields).into_pyobject(py)?))
 }
 
 /// `__reduce__` of a class that is read back from its bytes.
@@ -72,6 +85,42 @@ pub fn reduce_bytes<'py, T: PyClass>(object: &Bound<'py, T>, bytes: Bound<'py, P
     ))
 }
 
+/// A value of a record that is not compared.
+#[derive(Debug, Clone, Default)]
+pub struct Beside<T>(pub T);
+
+impl<T> PartialEq for Beside<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T: field::Field> field::Field for Beside<T> {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        T::from_python(value, name).map(Self)
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.0.to_python(py)
+    }
+}
+
+/// Reads a record of one class.
+pub fn copied<R: PyClass<Frozen = True> + Sync + Clone>(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<R> {
+    match value.cast::<R>() {
+        Ok(record) => Ok(record.get().clone()),
+        Err(_) => {
+            let class = value.py().get_type::<R>().name()?.to_string();
+            let article = if class.starts_with(['A', 'E', 'I', 'O', 'U']) {
+                "an"
+            } else {
+                "a"
+            };
+            Err(args::wrong_type(name, &format!("{article} {class}"), value))
+        }
+    }
+}
+
 fn values<'py, R: Record>(record: &Bound<'py, R>) -> PyResult<Bound<'py, PyTuple>> {
     let values: Vec<_> = R::FIELDS
         .iter()
@@ -80,57 +129,96 @@ fn values<'py, R: Record>(record: &Bound<'py, R>) -> PyResult<Bound<'py, PyTuple
     PyTuple::new(record.py(), values)
 }
 
-/// Declares a record that is nothing but its fields, each of a type that is a [`field::Field`].
+/// Declares a record that is nothing but its fields, each of a type that is a [`field::Field`], and is one itself.
 ///
-/// `kind` is a class attribute that tells the records of a union apart; `by keyword` makes a record of options.
+/// `kind` is a class attribute that tells the records of a union apart; `by keyword` makes a record of options. A field
+/// may have a default; `signature` shows it. A field under `beside` is given by keyword only and not compared.
 macro_rules! record {
     (
         $(#[$meta:meta])*
-        pub struct $class:ident in $module:literal as $name:literal $(, kind $kind:literal)? {
-            $($(#[$doc:meta])* $field:ident: $type:ty,)*
+        pub struct $class:ident in $module:literal as $name:literal, by keyword $(, signature $text:literal)? {
+            $($(#[$doc:meta])* $field:ident: $type:ty $(= $default:expr)?,)*
         }
     ) => {
-        $crate::record::record! { @declare [$($field),*] false
-            $(#[$meta])* $class $module $name [$($kind)?] { $($(#[$doc])* $field: $type,)* } }
+        $crate::record::record! { @declare
+            [*, $($field $(= $crate::record::absent!($default))?),*] true [$($text)?]
+            $(#[$meta])* $class $module $name []
+            { $($(#[$doc])* $field: $type [$($default)?],)* } {} }
     };
     (
         $(#[$meta:meta])*
-        pub struct $class:ident in $module:literal as $name:literal, by keyword {
-            $($(#[$doc:meta])* $field:ident: $type:ty,)*
+        pub struct $class:ident in $module:literal as $name:literal
+        $(, kind $kind:literal)? $(, signature $text:literal)? {
+            $($(#[$doc:meta])* $field:ident: $type:ty $(= $default:expr)?,)*
         }
+        $(beside {
+            $($(#[$beside_doc:meta])* $beside:ident: $beside_type:ty = $beside_default:expr,)*
+        })?
     ) => {
-        $crate::record::record! { @declare [*, $($field),*] true
-            $(#[$meta])* $class $module $name [] { $($(#[$doc])* $field: $type,)* } }
+        $crate::record::record! { @declare
+            [
+                $($field $(= $crate::record::absent!($default))?),*
+                $(, *, $($beside = $crate::record::absent!($beside_default)),*)?
+            ] false [$($text)?]
+            $(#[$meta])* $class $module $name [$($kind)?]
+            { $($(#[$doc])* $field: $type [$($default)?],)* }
+            { $($($(#[$beside_doc])* $beside: $beside_type [$beside_default],)*)? } }
     };
-    (@declare [$($signature:tt)*] $by_keyword:literal
+    (@declare [$($signature:tt)*] $by_keyword:literal [$($text:literal)?]
         $(#[$meta:meta])* $class:ident $module:literal $name:literal [$($kind:literal)?]
-        { $($(#[$doc:meta])* $field:ident: $type:ty,)* }
+        { $($(#[$doc:meta])* $field:ident: $type:ty [$($default:expr)?],)* }
+        { $($(#[$beside_doc:meta])* $beside:ident: $beside_type:ty [$beside_default:expr],)* }
     ) => {
         $(#[$meta])*
         #[pyo3::pyclass(frozen, eq, name = $name, module = $module)]
         #[derive(Debug, Clone, PartialEq)]
         pub struct $class {
             $($(#[$doc])* pub $field: $type,)*
+            $($(#[$beside_doc])* pub $beside: $crate::record::Beside<$beside_type>,)*
         }
 
         impl $crate::record::Record for $class {
             const FIELDS: &'static [&'static str] = &[$(stringify!($field)),*];
             const BY_KEYWORD: bool = $by_keyword;
+            const BESIDE: &'static [&'static str] = &[$(stringify!($beside)),*];
+        }
+
+        impl $crate::record::field::Field for $class {
+            fn from_python(value: &pyo3::Bound<'_, pyo3::PyAny>, name: &'static str) -> pyo3::PyResult<Self> {
+                $crate::record::copied(value, name)
+            }
+
+            fn to_python<'py>(&self, py: pyo3::Python<'py>) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
+                Ok(pyo3::Bound::new(py, self.clone())?.into_any())
+            }
         }
 
         #[pyo3::pymethods]
         impl $class {
             #[new]
-            #[pyo3(signature = ($($signature)*))]
-            fn py_new($($field: &pyo3::Bound<'_, pyo3::PyAny>),*) -> pyo3::PyResult<Self> {
+            #[pyo3(signature = ($($signature)*) $(, text_signature = $text)?)]
+            fn py_new(
+                $($field: $crate::record::field::Given<'_>,)*
+                $($beside: $crate::record::field::Given<'_>,)*
+            ) -> pyo3::PyResult<Self> {
                 $crate::guard::entry($name, || {
-                    Ok(Self { $($field: $crate::record::field::Field::from_python($field, stringify!($field))?,)* })
+                    Ok(Self {
+                        $($field: $crate::record::given!($field [$($default)?]),)*
+                        $($beside: $crate::record::given!($beside [$crate::record::Beside($beside_default)]),)*
+                    })
                 })
             }
 
-            $(#[getter]
+            $($(#[$doc])*
+            #[getter]
             fn $field<'py>(&self, py: pyo3::Python<'py>) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
                 $crate::record::field::Field::to_python(&self.$field, py)
+            })*
+
+            $($(#[$beside_doc])*
+            #[getter]
+            fn $beside<'py>(&self, py: pyo3::Python<'py>) -> pyo3::PyResult<pyo3::Bound<'py, pyo3::PyAny>> {
+                $crate::record::field::Field::to_python(&self.$beside, py)
             })*
 
             $(#[classattr]
@@ -158,3 +246,22 @@ macro_rules! record {
     };
 }
 pub(crate) use record;
+
+/// Stands for an argument that was not given, whose default is found where it is read.
+macro_rules! absent {
+    ($default:expr) => {
+        $crate::record::field::Given::Not
+    };
+}
+pub(crate) use absent;
+
+/// Reads an argument as the field of its name, or takes the default.
+macro_rules! given {
+    ($field:ident []) => {
+        $field.read(stringify!($field))?
+    };
+    ($field:ident [$default:expr]) => {
+        $field.read_or_else(stringify!($field), || $default)?
+    };
+}
+pub(crate) use given;

@@ -3,8 +3,10 @@
 //! A value of the wrong type is a `TypeError`, one out of range an `InvalidArgument`; both name the field.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use meshos_core::digest::Digest;
+use meshos_core::finite::{self, Finite};
 use meshos_core::id::{NodeId, Origin};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -53,6 +55,22 @@ impl<'py> Given<'py> {
         }
     }
 
+    /// Reads it as a field that has no default.
+    pub fn read<T: Field>(&self, name: &'static str) -> PyResult<T> {
+        match self {
+            Self::Not => Err(PyTypeError::new_err(format!("{name} is missing"))),
+            Self::This(value) => T::from_python(value, name),
+        }
+    }
+
+    /// Reads it as a field, or makes the default.
+    pub fn read_or_else<T: Field>(&self, name: &'static str, default: impl FnOnce() -> T) -> PyResult<T> {
+        match self {
+            Self::Not => Ok(default()),
+            Self::This(value) => T::from_python(value, name),
+        }
+    }
+
     /// Reads it as a field, or takes the default.
     pub fn read_or<T: Field>(&self, name: &'static str, default: T) -> PyResult<T> {
         self.map_or(default, |value| T::from_python(value, name))
@@ -69,6 +87,21 @@ fn shown<'py, T: IntoPyObject<'py>>(value: T, py: Python<'py>) -> PyResult<Bound
 impl Field for u64 {
     fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
         args::u64(value, name)
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        shown(*self, py)
+    }
+}
+
+impl Field for u32 {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        let out_of_range = || InvalidArgument::new_err((name, "must be from 0 to 2^32 - 1"));
+        match args::u64(value, name) {
+            Ok(number) => Self::try_from(number).map_err(|_| out_of_range()),
+            Err(error) if error.is_instance_of::<InvalidArgument>(value.py()) => Err(out_of_range()),
+            Err(error) => Err(error),
+        }
     }
 
     fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -104,6 +137,17 @@ impl Field for String {
     }
 }
 
+/// A text that is shared, not copied.
+impl Field for Arc<str> {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        String::from_python(value, name).map(Self::from)
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        shown(&**self, py)
+    }
+}
+
 /// A whole number or a fraction; `bool` is neither.
 pub fn number(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<f64> {
     let is_number =
@@ -136,6 +180,41 @@ impl Field for Share {
 
     fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         shown(self.0, py)
+    }
+}
+
+/// A finite number.
+impl Field for Finite {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        let number = number(value, name)?;
+        Self::new(number).ok_or_else(|| InvalidArgument::new_err((name, "must be a finite number")))
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        shown(self.get(), py)
+    }
+}
+
+/// A share in the steps in which the loop counts.
+impl Field for finite::Share {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        Share::from_python(value, name).map(Self::from)
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        shown(self.get(), py)
+    }
+}
+
+impl From<Share> for finite::Share {
+    fn from(share: Share) -> Self {
+        Self::new(share.0).expect("a share is finite")
+    }
+}
+
+impl From<finite::Share> for Share {
+    fn from(share: finite::Share) -> Self {
+        Self(share.get())
     }
 }
 
