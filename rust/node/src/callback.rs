@@ -306,3 +306,132 @@ impl Callbacks {
         self.changes.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET: Duration = Duration::from_secs(60);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn fail(callback: &Callback, now: Instant) -> bool {
+        let ran = callback.run(now, BUDGET, || Err::<(), _>(CallFailed::new("no")));
+        ran.is_some()
+    }
+
+    fn succeed(callback: &Callback, now: Instant) -> bool {
+        callback.run(now, BUDGET, || Ok(())).is_some()
+    }
+
+    #[test]
+    fn what_is_raised_is_counted_and_shown() {
+        let callback = Callback::new("probe", Part::Probe);
+        let now = Instant::now();
+        assert!(succeed(&callback, now));
+        assert!(fail(&callback, now));
+        let status = callback.status(now, BUDGET);
+        assert_eq!((status.calls, status.failures, status.late), (2, 1, 0));
+        assert_eq!(status.last_error.as_deref(), Some("no"));
+        assert!(!status.disabled);
+    }
+
+    #[test]
+    fn a_panic_is_a_failure() {
+        let callback = Callback::new("probe", Part::Probe);
+        let outcome: Option<Result<(), _>> = callback.run(Instant::now(), BUDGET, || {
+            std::panic::resume_unwind(Box::new("on purpose"));
+        });
+        assert_eq!(outcome, Some(Err(CallFailed::new("panicked: on purpose"))));
+        assert_eq!(callback.status(Instant::now(), BUDGET).failures, 1);
+    }
+
+    #[test]
+    fn five_failures_in_a_row_disable_and_a_success_starts_over() {
+        let callback = Callback::new("probe", Part::Probe);
+        let now = Instant::now();
+        for _ in 0..4 {
+            assert!(fail(&callback, now));
+        }
+        assert!(succeed(&callback, now));
+        for _ in 0..5 {
+            assert!(!callback.status(now, BUDGET).disabled);
+            assert!(fail(&callback, now));
+        }
+        assert!(callback.status(now, BUDGET).disabled);
+        assert!(!succeed(&callback, now));
+        assert!(!succeed(&callback, now + 29 * SECOND));
+    }
+
+    #[test]
+    fn each_failed_try_doubles_the_rest_up_to_ten_minutes() {
+        let callback = Callback::new("probe", Part::Probe);
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            fail(&callback, now);
+        }
+        for rest in [30, 60, 120, 240, 480, 600, 600] {
+            assert!(!fail(&callback, now + (rest - 1) * SECOND), "{rest} s");
+            now += (rest + 1) * SECOND;
+            assert!(fail(&callback, now), "{rest} s");
+        }
+        assert!(succeed(&callback, now + 601 * SECOND));
+        assert!(!callback.status(now, BUDGET).disabled);
+        // The next rest is the shortest again.
+        for _ in 0..5 {
+            assert!(fail(&callback, now));
+        }
+        assert!(succeed(&callback, now + 31 * SECOND));
+    }
+
+    #[test]
+    fn only_one_call_tries() {
+        let callback = Callback::new("probe", Part::Probe);
+        let now = Instant::now();
+        for _ in 0..5 {
+            fail(&callback, now);
+        }
+        let later = now + 31 * SECOND;
+        let outcome = callback.run(later, BUDGET, || Ok(succeed(&callback, later)));
+        assert_eq!(outcome, Some(Ok(false)));
+        assert!(succeed(&callback, later));
+    }
+
+    #[test]
+    fn a_call_that_is_out_too_long_is_late_once() {
+        let callback = Callback::new("probe", Part::Probe);
+        let now = Instant::now();
+        let long_ago = now.checked_sub(2 * BUDGET).expect("the clock began earlier");
+        callback.run(long_ago, BUDGET, || {
+            assert_eq!(callback.status(now, BUDGET).late, 1);
+            assert_eq!(callback.status(now, BUDGET).late, 1);
+            Ok(())
+        });
+        assert_eq!(callback.status(now, BUDGET).late, 1);
+        callback.run(now, Duration::ZERO, || Ok(()));
+        assert_eq!(callback.status(now, BUDGET).late, 2);
+    }
+
+    #[test]
+    fn names_are_numbered_and_changes_are_told() {
+        let callbacks = Callbacks::new();
+        let names: Vec<_> = (0..3).map(|_| callbacks.add("Pings", Part::Probe)).collect();
+        let names: Vec<_> = names.iter().map(|callback| callback.name().to_string()).collect();
+        assert_eq!(names, ["Pings", "Pings-2", "Pings-3"]);
+        let known = callbacks.changes();
+        let now = Instant::now();
+        let callback = callbacks.add("Beats", Part::Probe);
+        assert_eq!(callbacks.changes(), known + 1);
+        succeed(&callback, now);
+        assert_eq!(callbacks.changes(), known + 1);
+        fail(&callback, now);
+        assert_eq!(callbacks.changes(), known + 2);
+        assert_eq!(callbacks.statuses(now, BUDGET)["Beats"].failures, 1);
+        callbacks.remove(&callback);
+        assert_eq!(callbacks.changes(), known + 3);
+        assert!(!callbacks.statuses(now, BUDGET).contains_key("Beats"));
+        // Another of that name stays when the old one is removed again.
+        callbacks.add("Beats", Part::Probe);
+        callbacks.remove(&callback);
+        assert!(callbacks.statuses(now, BUDGET).contains_key("Beats"));
+    }
+}

@@ -87,3 +87,41 @@ pub trait MigrationSnapshotSource: Send + Sync {
     /// Its name, for people.
     fn name(&self) -> &str;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshos_core::action::CauseKind;
+    use meshos_core::id::NodeId;
+
+    struct Panics;
+
+    impl ActionDispatcher for Panics {
+        fn dispatch(&self, _id: u64, _action: &MeshOsAction, _cause: &Cause) -> Outcome {
+            std::panic::resume_unwind(Box::new("on purpose"))
+        }
+
+        fn name(&self) -> &'static str {
+            "Panics"
+        }
+    }
+
+    #[test]
+    fn a_panic_of_a_dispatcher_is_a_raise() {
+        let action = MeshOsAction::PullReplica {
+            chain: Origin::new(1),
+            source: NodeId::new(2),
+        };
+        let cause = Cause {
+            kind: CauseKind::Event,
+            detail: Arc::from(""),
+            envelope_id: None,
+        };
+        let outcome = Outcome::Raised {
+            reason: Arc::from("panicked: on purpose"),
+            traceback: None,
+        };
+        assert_eq!(dispatch(&Panics, 1, &action, &cause), outcome);
+        assert!(!Panics.commits_maintenance());
+    }
+}

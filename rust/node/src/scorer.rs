@@ -215,3 +215,162 @@ pub fn fingerprints(
 fn ask<R>(callback: &Callback, budget: Duration, body: impl FnOnce() -> Result<Option<R>, CallFailed>) -> Option<R> {
     callback.run(Instant::now(), budget, body)?.ok().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshos_core::status::Part;
+
+    const BUDGET: Duration = Duration::from_secs(60);
+
+    fn finite(value: f64) -> Finite {
+        Finite::new(value).expect("finite")
+    }
+
+    fn node(raw: u64) -> NodeId {
+        NodeId::new(raw)
+    }
+
+    /// Scores node 1 with 0.25, node 2 not, node 3 with a number that is none, node 4 without end; raises for others.
+    struct Table;
+
+    impl PlacementScorer for Table {
+        fn score(&self, _chain: ChainId, node: NodeId) -> Result<Option<f64>, CallFailed> {
+            match node.get() {
+                1 => Ok(Some(0.25)),
+                2 => Ok(None),
+                3 => Ok(Some(f64::NAN)),
+                4 => Ok(Some(f64::INFINITY)),
+                _ => Err(CallFailed::new("not known")),
+            }
+        }
+
+        fn best_alternative(&self, chain: ChainId, exclude: &[NodeId]) -> Result<Option<(NodeId, f64)>, CallFailed> {
+            let best = if chain.get() == 1 { node(9) } else { exclude[0] };
+            Ok(Some((best, 0.75)))
+        }
+
+        fn live_score(&self, _chain: ChainId, _node: NodeId) -> Result<Option<f64>, CallFailed> {
+            Ok(Some(1.0))
+        }
+
+        fn node_fingerprint(&self, node: NodeId) -> Result<Option<u64>, CallFailed> {
+            match node.get() {
+                1 => Ok(Some(7)),
+                2 => Ok(None),
+                _ => std::panic::resume_unwind(Box::new("on purpose")),
+            }
+        }
+
+        fn migration_cost(&self, _chain: ChainId, _target: NodeId) -> Result<Option<MigrationCost>, CallFailed> {
+            let state_transfer = Duration::from_secs(5);
+            Ok(Some(MigrationCost {
+                state_transfer,
+                ..MigrationCost::default()
+            }))
+        }
+
+        fn name(&self) -> &'static str {
+            "Table"
+        }
+    }
+
+    fn request(chain: u64, live: bool) -> ScoreRequest {
+        ScoreRequest {
+            chain: ChainId::new(chain),
+            holders: (1..=5).map(node).collect(),
+            exclude: (1..=5).map(node).collect(),
+            live,
+            cost_per_sec: finite(0.1),
+        }
+    }
+
+    #[test]
+    fn what_is_raised_or_not_finite_is_no_opinion() {
+        let callback = Callback::new("Table", Part::Callback);
+        let scored = score(&Table, &callback, BUDGET, &request(1, false));
+        assert_eq!(scored.holders, [(node(1), finite(0.25))]);
+        assert_eq!(scored.best, Some((node(9), finite(0.75))));
+        assert_eq!(scored.cost, Some(finite(0.5)));
+        assert_eq!(callback.status(Instant::now(), BUDGET).failures, 1);
+    }
+
+    #[test]
+    fn a_best_alternative_that_is_excluded_is_none() {
+        let callback = Callback::new("Table", Part::Callback);
+        let scored = score(&Table, &callback, BUDGET, &request(2, false));
+        assert_eq!((scored.best, scored.cost), (None, None));
+        let error = callback.status(Instant::now(), BUDGET).last_error;
+        assert_eq!(
+            error.as_deref(),
+            Some("best_alternative gave node 1, which is excluded")
+        );
+    }
+
+    #[test]
+    fn a_live_question_asks_for_live_scores() {
+        let callback = Callback::new("Table", Part::Callback);
+        let scored = score(&Table, &callback, BUDGET, &request(1, true));
+        assert!(scored.live);
+        assert_eq!(scored.holders.len(), 5);
+    }
+
+    #[test]
+    fn a_fingerprint_that_panics_is_none() {
+        let callback = Callback::new("Table", Part::Callback);
+        let nodes = [node(1), node(2), node(3)];
+        let said = fingerprints(&Table, &callback, BUDGET, &nodes);
+        assert_eq!(said, [(node(1), Some(7)), (node(2), None), (node(3), None)]);
+    }
+
+    #[test]
+    fn the_cost_rises_with_each_of_its_parts() {
+        let second = Duration::from_secs(1);
+        let cost = |state_transfer, disruption, reliability_factor, per_sec| {
+            let cost = MigrationCost {
+                state_transfer,
+                disruption,
+                reliability_factor,
+            };
+            cost.score_equivalent(finite(per_sec)).get()
+        };
+        assert!((cost(2 * second, 3 * second, 1.0, 0.1) - 0.5).abs() < 1e-12);
+        assert!(cost(3 * second, 3 * second, 1.0, 0.1) > cost(2 * second, 3 * second, 1.0, 0.1));
+        assert!(cost(2 * second, 4 * second, 1.0, 0.1) > cost(2 * second, 3 * second, 1.0, 0.1));
+        assert!(cost(2 * second, 3 * second, 1.5, 0.1) > cost(2 * second, 3 * second, 1.0, 0.1));
+        assert!(cost(2 * second, 3 * second, 1.0, 0.2) > cost(2 * second, 3 * second, 1.0, 0.1));
+    }
+
+    #[test]
+    fn a_weight_that_makes_no_sense_is_one() {
+        let cost = |reliability_factor| {
+            let cost = MigrationCost {
+                state_transfer: Duration::from_secs(1),
+                reliability_factor,
+                ..MigrationCost::default()
+            };
+            cost.score_equivalent(finite(0.5))
+        };
+        for weight in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(cost(weight), finite(0.5), "{weight}");
+        }
+        assert_eq!(cost(f64::MAX).get(), f64::MAX / 2.0);
+        assert!((MigrationCost::default().reliability_factor - 1.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn the_slot_gives_back_what_was_in_it() {
+        let registry = SchedulerRegistry::new();
+        let same = registry.clone();
+        assert!(!registry.has_scorer());
+        let first: Arc<dyn PlacementScorer> = Arc::new(Table);
+        assert!(registry.install(Arc::clone(&first)).is_none());
+        let known = same.changes();
+        assert!(same.has_scorer());
+        let previous = registry.install(Arc::new(Table)).expect("the first");
+        assert!(Arc::ptr_eq(&previous, &first));
+        assert!(same.changes() > known);
+        assert!(same.take().is_some());
+        assert!(registry.current().is_none());
+    }
+}
