@@ -38,7 +38,7 @@ impl Appender<Number> for Kept {
             inside.wait();
             go_on.wait();
         }
-        if self.refuses.is_some_and(|refuses| record.0 % refuses == 0) {
+        if self.refuses.is_some_and(|refuses| record.0.is_multiple_of(refuses)) {
             return Err(CallFailed::new("no"));
         }
         assert_eq!(self.closed.load(Ordering::SeqCst), 0, "appended after the end");
