@@ -15,6 +15,7 @@ pub mod digest;
 pub mod codec;
 pub mod name;
 pub mod finite;
+pub mod mix;
 
 // Records.
 pub mod identity;

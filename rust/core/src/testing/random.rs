@@ -2,6 +2,8 @@
 //!
 //! Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014 (SplitMix64).
 
+use crate::mix;
+
 /// A stream of numbers that is the same for the same seed.
 #[derive(Debug, Clone)]
 pub struct SplitMix64(u64);
@@ -15,11 +17,9 @@ impl SplitMix64 {
 
     /// The next number.
     pub const fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        let number = mix::of_stream(self.0, 0);
+        self.0 = self.0.wrapping_add(mix::STEP);
+        number
     }
 
     /// A number below `bound`; 0 for a bound of 0. Slightly uneven for bounds near 2^64.

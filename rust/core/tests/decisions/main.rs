@@ -1,0 +1,3 @@
+//! Decisions of the behaviour loop: each is a table, and every cell of it is visited.
+
+mod supervision;
