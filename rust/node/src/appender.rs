@@ -68,6 +68,11 @@ pub trait Appender<R>: Send + Sync {
         Ok(())
     }
 
+    /// Calls `turn`, which appends several records, so that what they share is done once.
+    fn batch(&self, turn: &mut dyn FnMut()) {
+        turn();
+    }
+
     /// Its name, for people.
     fn name(&self) -> &str;
 }
@@ -262,11 +267,13 @@ impl<R: Numbered + Send + 'static> Shared<R> {
 
     /// Appends a batch; returns whether there is more to do, or the appender is still to be closed.
     fn turn(&self) -> bool {
-        for _ in 0..BATCH {
-            let Some(record) = self.next() else { break };
-            self.append(&record);
-            self.settle();
-        }
+        self.appender.batch(&mut || {
+            for _ in 0..BATCH {
+                let Some(record) = self.next() else { break };
+                self.append(&record);
+                self.settle();
+            }
+        });
         let mut state = self.state.lock();
         let more = !state.queue.is_empty();
         if more || (state.closing && !state.closed) {

@@ -5,6 +5,7 @@
 //! * After a sampler told that a probe was removed, nothing that it said comes any more.
 //! * No lock is held while a probe runs or ends.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,7 +42,7 @@ impl ProbeKind {
 }
 
 /// Something that samples other nodes.
-pub trait Probe: Send + Sync {
+pub trait Probe: Any + Send + Sync {
     /// Samples, on a lane; may block.
     ///
     /// # Errors
@@ -134,6 +135,14 @@ impl ProbeRegistry {
     #[must_use]
     pub fn list(&self) -> Vec<Installed> {
         self.shared.list.lock().clone()
+    }
+
+    /// Shows each probe to `look`, which must neither call user code nor this registry; shows none when another
+    /// thread holds the lock.
+    pub fn peek(&self, look: impl FnMut(&Installed)) {
+        if let Some(list) = self.shared.list.try_lock() {
+            list.iter().for_each(look);
+        }
     }
 
     /// How many there are of each kind.

@@ -6,6 +6,7 @@
 //! * A handler that was registered during a run begins with the next one.
 //! * No lock is held while a handler runs or ends.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::callback::{CallFailed, isolated};
 use crate::clock;
 
 /// Something that places lost slots again.
-pub trait RecoveryHandler: Send + Sync {
+pub trait RecoveryHandler: Any + Send + Sync {
     /// Whether [`RecoveryHandler::recover`] would have anything to do; cheap.
     ///
     /// # Errors
@@ -184,6 +185,14 @@ impl RecoveryRegistry {
     pub fn status(&self) -> Vec<RecoveryStatus> {
         let inner = self.shared.inner.lock();
         inner.entries.iter().map(|entry| entry.status.clone()).collect()
+    }
+
+    /// Shows each handler to `look`, which must neither call user code nor this registry; shows none when another
+    /// thread holds the lock.
+    pub fn peek(&self, mut look: impl FnMut(&dyn RecoveryHandler)) {
+        if let Some(inner) = self.shared.inner.try_lock() {
+            inner.entries.iter().for_each(|entry| look(&*entry.handler));
+        }
     }
 
     /// The handlers, in the order of registration.

@@ -4,6 +4,7 @@
 //! * What a scorer raises, and a number that is not finite, is no opinion.
 //! * A pass keeps the scorer it began with.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ impl MigrationCost {
 }
 
 /// Scores nodes for chains, 0 to 1. `None` is no opinion.
-pub trait PlacementScorer: Send + Sync {
+pub trait PlacementScorer: Any + Send + Sync {
     /// How good a node is for a chain.
     ///
     /// # Errors
@@ -89,6 +90,11 @@ pub trait PlacementScorer: Send + Sync {
     /// What it raised.
     fn migration_cost(&self, _chain: ChainId, _target: NodeId) -> Result<Option<MigrationCost>, CallFailed> {
         Ok(None)
+    }
+
+    /// Calls `pass`, which asks all questions of one pass, so that what they share is done once.
+    fn batch(&self, pass: &mut dyn FnMut()) {
+        pass();
     }
 
     /// Its name, for people.
@@ -136,6 +142,14 @@ impl SchedulerRegistry {
         self.shared.scorer.lock().clone()
     }
 
+    /// Shows the active scorer to `look`, which must neither call user code nor this registry; shows none when another
+    /// thread holds the lock.
+    pub fn peek(&self, look: impl FnOnce(&dyn PlacementScorer)) {
+        if let Some(slot) = self.shared.scorer.try_lock() {
+            slot.as_deref().map(look);
+        }
+    }
+
     /// Whether there is one.
     #[must_use]
     pub fn has_scorer(&self) -> bool {
@@ -167,6 +181,15 @@ pub struct ScoreRequest {
 /// Asks a scorer, on this thread; each of its calls has the budget.
 #[must_use]
 pub fn score(scorer: &dyn PlacementScorer, callback: &Callback, budget: Duration, request: &ScoreRequest) -> Scored {
+    in_one_pass(scorer, || ask_for_scores(scorer, callback, budget, request))
+}
+
+fn ask_for_scores(
+    scorer: &dyn PlacementScorer,
+    callback: &Callback,
+    budget: Duration,
+    request: &ScoreRequest,
+) -> Scored {
     let chain = request.chain;
     let of_holder = |node: &NodeId| {
         let score = ask(callback, budget, || {
@@ -209,7 +232,18 @@ pub fn fingerprints(
     nodes: &[NodeId],
 ) -> Vec<(NodeId, Option<u64>)> {
     let of_node = |node: &NodeId| (*node, ask(callback, budget, || scorer.node_fingerprint(*node)));
-    nodes.iter().map(of_node).collect()
+    in_one_pass(scorer, || nodes.iter().map(of_node).collect())
+}
+
+fn in_one_pass<R>(scorer: &dyn PlacementScorer, ask: impl FnOnce() -> R) -> R {
+    let mut ask = Some(ask);
+    let mut answer = None;
+    scorer.batch(&mut || {
+        if let Some(ask) = ask.take() {
+            answer = Some(ask());
+        }
+    });
+    answer.expect("a scorer calls the pass")
 }
 
 fn ask<R>(callback: &Callback, budget: Duration, body: impl FnOnce() -> Result<Option<R>, CallFailed>) -> Option<R> {

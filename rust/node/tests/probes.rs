@@ -21,7 +21,7 @@ struct Made<F> {
     sample: F,
 }
 
-impl<F: Fn() -> Result<Samples, CallFailed> + Send + Sync> Probe for Made<F> {
+impl<F: Fn() -> Result<Samples, CallFailed> + Send + Sync + 'static> Probe for Made<F> {
     fn sample(&self) -> Result<Samples, CallFailed> {
         (self.sample)()
     }

@@ -17,8 +17,8 @@ struct Made<F, W = fn() -> Result<bool, CallFailed>> {
 
 impl<F, W> RecoveryHandler for Made<F, W>
 where
-    F: Fn() -> Result<Vec<u8>, CallFailed> + Send + Sync,
-    W: Fn() -> Result<bool, CallFailed> + Send + Sync,
+    F: Fn() -> Result<Vec<u8>, CallFailed> + Send + Sync + 'static,
+    W: Fn() -> Result<bool, CallFailed> + Send + Sync + 'static,
 {
     fn has_work(&self) -> Result<bool, CallFailed> {
         self.has_work.as_ref().map_or(Ok(true), |has_work| has_work())
