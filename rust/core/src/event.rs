@@ -36,6 +36,17 @@ pub struct Crash {
     pub event: Option<(Origin, u64)>,
 }
 
+impl Crash {
+    /// One without an exception.
+    #[must_use]
+    pub fn because(reason: &str) -> Self {
+        Self {
+            reason: Arc::from(reason),
+            ..Self::default()
+        }
+    }
+}
+
 /// What happened to a daemon.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DaemonLifecycleSignal {
@@ -43,10 +54,14 @@ pub enum DaemonLifecycleSignal {
     Registered,
     /// It left the registry.
     Unregistered,
+    /// It runs again after a crash that had taken it down.
+    Started,
     /// Its code raised, or it could not be restored.
     Crashed {
-        /// The error, in one line.
-        reason: String,
+        /// Why.
+        crash: Crash,
+        /// Whether it takes no events until it is started again; else it went on by itself.
+        down: bool,
     },
     /// It reports another health.
     HealthChanged {

@@ -12,6 +12,8 @@ pub enum Gate {
     Busy,
     /// Somebody is inside, and it closes when they leave.
     Stopping,
+    /// User code crashed while somebody watches over it, and waits to be started again.
+    Down,
     /// User code failed and its state could not be rebuilt: it takes no events.
     Failed,
     /// Closed for good.
@@ -27,8 +29,12 @@ pub enum Signal {
     Inspect,
     /// Who was inside leaves.
     Leave,
+    /// Who was inside leaves, and user code waits to be started again.
+    LeaveDown,
     /// Who was inside leaves, and the state of user code is lost.
     LeaveFailed,
+    /// Somebody wants in, to start user code again.
+    Revive,
     /// It shall close.
     Stop,
 }
@@ -36,24 +42,35 @@ pub enum Signal {
 /// Why a signal changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// Somebody is inside: wait.
+    /// Somebody is inside, or user code will be started again: wait.
     Busy,
     /// The state of user code is lost.
     Failed,
     /// Closed.
     Stopped,
+    /// User code works: there is nothing to start again.
+    NotDown,
     /// Nobody is inside who could leave: only a bug of ours sends this.
     NobodyInside,
 }
 
 /// Every state, for tables.
-pub const GATES: [Gate; 5] = [Gate::Active, Gate::Busy, Gate::Stopping, Gate::Failed, Gate::Stopped];
+pub const GATES: [Gate; 6] = [
+    Gate::Active,
+    Gate::Busy,
+    Gate::Stopping,
+    Gate::Down,
+    Gate::Failed,
+    Gate::Stopped,
+];
 /// Every signal, for tables.
-pub const SIGNALS: [Signal; 5] = [
+pub const SIGNALS: [Signal; 7] = [
     Signal::Enter,
     Signal::Inspect,
     Signal::Leave,
+    Signal::LeaveDown,
     Signal::LeaveFailed,
+    Signal::Revive,
     Signal::Stop,
 ];
 
@@ -63,19 +80,26 @@ pub const SIGNALS: [Signal; 5] = [
 /// [`Refusal`]: the signal changes nothing.
 pub fn step(gate: Gate, signal: Signal) -> Result<Gate, Refusal> {
     match (gate, signal) {
-        (Gate::Active, Signal::Enter | Signal::Inspect) | (Gate::Failed, Signal::Inspect) => Ok(Gate::Busy),
-        (Gate::Busy, Signal::Enter | Signal::Inspect) => Err(Refusal::Busy),
+        (Gate::Active, Signal::Enter | Signal::Inspect)
+        | (Gate::Down | Gate::Failed, Signal::Inspect | Signal::Revive) => Ok(Gate::Busy),
+        // Who wants to use it waits until it is started again, as for somebody inside.
+        (Gate::Busy, Signal::Enter | Signal::Inspect | Signal::Revive) | (Gate::Down, Signal::Enter) => {
+            Err(Refusal::Busy)
+        }
+        (Gate::Active, Signal::Revive) => Err(Refusal::NotDown),
         (Gate::Failed, Signal::Enter) => Err(Refusal::Failed),
         // Who waits while it stops would wait for nothing.
-        (Gate::Stopping | Gate::Stopped, Signal::Enter | Signal::Inspect) => Err(Refusal::Stopped),
+        (Gate::Stopping | Gate::Stopped, Signal::Enter | Signal::Inspect | Signal::Revive) => Err(Refusal::Stopped),
         (Gate::Busy, Signal::Leave) => Ok(Gate::Active),
+        (Gate::Busy, Signal::LeaveDown) => Ok(Gate::Down),
         (Gate::Busy, Signal::LeaveFailed) => Ok(Gate::Failed),
-        (Gate::Stopping, Signal::Leave | Signal::LeaveFailed) => Ok(Gate::Stopped),
-        (Gate::Active | Gate::Failed | Gate::Stopped, Signal::Leave | Signal::LeaveFailed) => {
-            Err(Refusal::NobodyInside)
-        }
+        (Gate::Stopping, Signal::Leave | Signal::LeaveDown | Signal::LeaveFailed) => Ok(Gate::Stopped),
+        (
+            Gate::Active | Gate::Down | Gate::Failed | Gate::Stopped,
+            Signal::Leave | Signal::LeaveDown | Signal::LeaveFailed,
+        ) => Err(Refusal::NobodyInside),
         (Gate::Busy | Gate::Stopping, Signal::Stop) => Ok(Gate::Stopping),
-        (Gate::Active | Gate::Failed | Gate::Stopped, Signal::Stop) => Ok(Gate::Stopped),
+        (Gate::Active | Gate::Down | Gate::Failed | Gate::Stopped, Signal::Stop) => Ok(Gate::Stopped),
     }
 }
 
@@ -86,38 +110,34 @@ mod tests {
     /// Every pair of (state, signal), in the order of [`GATES`] and [`SIGNALS`].
     #[test]
     fn table() {
-        use Gate::{Active, Busy, Failed, Stopped, Stopping};
-        use Refusal::NobodyInside;
+        use Gate::{Active, Busy, Down, Failed, Stopped, Stopping};
+        use Refusal::{NobodyInside, NotDown};
+        let wait = Err(Refusal::Busy);
+        let closed = Err(Refusal::Stopped);
+        let nobody = Err(NobodyInside);
         let expected = [
-            [Ok(Busy), Ok(Busy), Err(NobodyInside), Err(NobodyInside), Ok(Stopped)],
+            [Ok(Busy), Ok(Busy), nobody, nobody, nobody, Err(NotDown), Ok(Stopped)],
+            [wait, wait, Ok(Active), Ok(Down), Ok(Failed), wait, Ok(Stopping)],
             [
-                Err(Refusal::Busy),
-                Err(Refusal::Busy),
-                Ok(Active),
-                Ok(Failed),
-                Ok(Stopping),
-            ],
-            [
-                Err(Refusal::Stopped),
-                Err(Refusal::Stopped),
+                closed,
+                closed,
                 Ok(Stopped),
                 Ok(Stopped),
+                Ok(Stopped),
+                closed,
                 Ok(Stopping),
             ],
+            [wait, Ok(Busy), nobody, nobody, nobody, Ok(Busy), Ok(Stopped)],
             [
                 Err(Refusal::Failed),
                 Ok(Busy),
-                Err(NobodyInside),
-                Err(NobodyInside),
+                nobody,
+                nobody,
+                nobody,
+                Ok(Busy),
                 Ok(Stopped),
             ],
-            [
-                Err(Refusal::Stopped),
-                Err(Refusal::Stopped),
-                Err(NobodyInside),
-                Err(NobodyInside),
-                Ok(Stopped),
-            ],
+            [closed, closed, nobody, nobody, nobody, closed, Ok(Stopped)],
         ];
         for (gate, row) in GATES.into_iter().zip(expected) {
             for (signal, outcome) in SIGNALS.into_iter().zip(row) {
@@ -132,6 +152,7 @@ mod tests {
             if matches!(gate, Gate::Busy | Gate::Stopping) {
                 assert!(step(gate, Signal::Enter).is_err());
                 assert!(step(gate, Signal::Inspect).is_err());
+                assert!(step(gate, Signal::Revive).is_err());
             }
         }
     }

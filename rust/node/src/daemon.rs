@@ -105,6 +105,8 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     fn numbered(draft: Self::Draft, key: EventKey) -> Self::Event;
     /// An error in one line.
     fn describe(error: &Self::Error) -> String;
+    /// Class name of the exception behind an error, empty when there is none; and its text.
+    fn blame(error: &Self::Error) -> (Arc<str>, Arc<str>);
 
     /// Whether the call was refused before any of it ran: nothing happened, and nothing is counted.
     fn never_ran(error: &Self::Error) -> bool;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::config::OnError;
-use meshos_core::event::DaemonLifecycleSignal;
+use meshos_core::event::{Crash, DaemonLifecycleSignal};
 use meshos_core::host::Few;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
@@ -100,7 +100,7 @@ pub fn finish<D: Daemon>(
 ) -> Result<Delivered<D>, DeliverError<D>> {
     let outputs = match outputs {
         Ok(outputs) => outputs,
-        Err(error) => return Err(raised(entered, error)),
+        Err(error) => return Err(raised(entered, key, error)),
     };
     let inside: &mut Inside<D> = entered;
     let config = *inside.host.config();
@@ -132,8 +132,10 @@ pub fn finish<D: Daemon>(
         && let Err(error) = snapshot(inside)
     {
         // The event took effect; that its snapshot failed is an error of its own.
-        let reason = format!("automatic snapshot: {}", D::describe(&error));
-        entered.slot().emit(DaemonLifecycleSignal::Crashed { reason });
+        let crash = crash::<D>("automatic snapshot: ", &error, None);
+        entered
+            .slot()
+            .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
     }
     Ok(Delivered {
         outputs,
@@ -142,13 +144,25 @@ pub fn finish<D: Daemon>(
     })
 }
 
-fn raised<D: Daemon>(entered: &mut Entered<D>, error: D::Error) -> DeliverError<D> {
+/// What an error is told as; `what` stands before its line.
+pub fn crash<D: Daemon>(what: &str, error: &D::Error, event: Option<EventKey>) -> Crash {
+    let (exception, message) = D::blame(error);
+    Crash {
+        reason: Arc::from(format!("{what}{}", D::describe(error))),
+        exception,
+        message,
+        event: event.map(|key| (key.origin, key.sequence)),
+    }
+}
+
+fn raised<D: Daemon>(entered: &mut Entered<D>, key: EventKey, error: D::Error) -> DeliverError<D> {
     if D::never_ran(&error) {
         return DeliverError::Raised(error);
     }
     entered.host.raised();
     entered.slot().emit(DaemonLifecycleSignal::Crashed {
-        reason: D::describe(&error),
+        crash: crash::<D>("", &error, Some(key)),
+        down: false,
     });
     if D::still_runs(&error) {
         entered.fail("a call of process was interrupted and did not end");
@@ -181,10 +195,10 @@ fn rebuild<D: Daemon>(entered: &mut Entered<D>) -> Result<(), Arc<str>> {
         Err(error) => {
             let reason = D::describe(&error);
             entered.fail(&reason);
-            let lost = DaemonLifecycleSignal::Crashed {
-                reason: format!("not restored: {reason}"),
-            };
-            entered.slot().emit(lost);
+            entered.slot().emit(DaemonLifecycleSignal::Crashed {
+                crash: crash::<D>("not restored: ", &error, None),
+                down: true,
+            });
             Err(Arc::from(reason))
         }
     }

@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::RwLock;
 use meshos_core::event::{self, DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
 use meshos_core::id::Origin;
+use meshos_core::signal::{DaemonRef, RosterEntry};
 
 use crate::archive::SharedArchive;
 use crate::clock;
 use crate::daemon::Daemon;
-use crate::events::{Events, Observer, ObserverStats};
+use crate::events::{Events, Observer, ObserverStats, Watch};
 use crate::lane::Lanes;
 use crate::slot::Slot;
 
@@ -95,8 +96,7 @@ impl<D: Daemon> Registry<D> {
         let old = map.remove(&slot.origin()).map(|entry| entry.slot);
         if let Some(old) = &old {
             self.expect_remains(old);
-            self.events
-                .emit(old.origin(), old.name(), DaemonLifecycleSignal::Unregistered);
+            old.emit(DaemonLifecycleSignal::Unregistered);
         }
         self.insert(&mut map, slot);
         drop(map);
@@ -111,9 +111,9 @@ impl<D: Daemon> Registry<D> {
         if let Some(archive) = &self.archive {
             slot.bequeath(Arc::clone(archive));
         }
-        let number = self
-            .events
-            .emit(slot.origin(), slot.name(), DaemonLifecycleSignal::Registered);
+        let number = slot
+            .emit(DaemonLifecycleSignal::Registered)
+            .expect("what is in a registry has its events");
         map.insert(slot.origin(), Entry { slot, number });
     }
 
@@ -137,8 +137,7 @@ impl<D: Daemon> Registry<D> {
         }
         let removed = map.remove(&origin)?.slot;
         self.expect_remains(&removed);
-        self.events
-            .emit(origin, removed.name(), DaemonLifecycleSignal::Unregistered);
+        removed.emit(DaemonLifecycleSignal::Unregistered);
         Some(removed)
     }
 
@@ -209,6 +208,36 @@ impl<D: Daemon> Registry<D> {
     /// Removes an observer; `false` when it is not there.
     pub fn remove_observer(&self, id: u64) -> bool {
         self.events.remove(id)
+    }
+
+    /// Adds a watch, which sees every event from now on; returns its id.
+    pub fn add_watch(&self, watch: Arc<dyn Watch>) -> u64 {
+        self.events.add_watch(watch)
+    }
+
+    /// Removes a watch; `false` when it is not there.
+    pub fn remove_watch(&self, id: u64) -> bool {
+        self.events.remove_watch(id)
+    }
+
+    /// All daemons in the order of their handles, as the events up to a number tell of them, and that number.
+    #[must_use]
+    pub fn roster(&self) -> (Vec<RosterEntry>, u64) {
+        let (mut daemons, number) = {
+            let map = self.map.read();
+            self.events.pause(|number| {
+                let daemons = map.values().map(|entry| RosterEntry {
+                    daemon: DaemonRef {
+                        id: entry.slot.origin(),
+                        name: Arc::clone(entry.slot.name()),
+                    },
+                    down: entry.slot.is_down(),
+                });
+                (daemons.collect::<Vec<_>>(), number)
+            })
+        };
+        daemons.sort_unstable_by_key(|entry| entry.daemon.id);
+        (daemons, number)
     }
 
     /// Counters of the observers.

@@ -385,7 +385,8 @@ impl<D: Daemon> Runtime<D> {
         {
             entered.host.raised();
             slot.emit(DaemonLifecycleSignal::Crashed {
-                reason: D::describe(&error),
+                crash: deliver::crash::<D>("", &error, None),
+                down: false,
             });
         }
         if entered.host.position().sequence > 0 && self.certify(&mut entered).is_ok() {

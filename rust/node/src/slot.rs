@@ -24,7 +24,7 @@ use meshos_core::identity::Keypair;
 use crate::archive::SharedArchive;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
-use crate::events::Events;
+use crate::events::{Events, Presence};
 use crate::inside::Inside;
 use crate::mailbox::Mailbox;
 
@@ -85,6 +85,7 @@ pub struct Slot<D: Daemon> {
     is_async: bool,
     config: DaemonHostConfig,
     events: OnceLock<Arc<Events>>,
+    presence: Presence,
     /// Where what is left of the daemon goes when the slot is closed.
     archive: OnceLock<SharedArchive<D>>,
     /// The ledger as last published, so that reading it never waits; `None`: empty.
@@ -110,6 +111,7 @@ impl<D: Daemon> Slot<D> {
             is_async: daemon.is_async(),
             config: *inside.host.config(),
             events: OnceLock::new(),
+            presence: Presence::default(),
             archive: OnceLock::new(),
             ledger: Mutex::new(published(inside.host.bindings())),
             cell: Mutex::new(Cell {
@@ -240,11 +242,16 @@ impl<D: Daemon> Slot<D> {
         let _ = self.archive.set(archive);
     }
 
-    /// Emits a lifecycle event, if it is in a registry.
-    pub fn emit(&self, signal: DaemonLifecycleSignal) {
-        if let Some(events) = self.events.get() {
-            events.emit(self.origin, &self.name, signal);
-        }
+    /// Tells a lifecycle event, if it is in a registry; returns the event's number.
+    pub fn emit(&self, signal: DaemonLifecycleSignal) -> Option<u64> {
+        let events = self.events.get()?;
+        events.emit(&self.presence, self.origin, &self.name, signal)
+    }
+
+    /// Whether it was told that it takes no events until it is started again.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.presence.is_down()
     }
 
     /// Enters if nobody is inside.
@@ -355,7 +362,9 @@ impl<D: Daemon> Slot<D> {
                 })
             }
             Err(Refusal::Busy) => Err(EnterError::Busy),
-            Err(Refusal::Failed | Refusal::Stopped | Refusal::NobodyInside) => Err(EnterError::Stale),
+            Err(Refusal::Failed | Refusal::Stopped | Refusal::NotDown | Refusal::NobodyInside) => {
+                Err(EnterError::Stale)
+            }
         }
     }
 
@@ -369,7 +378,7 @@ impl<D: Daemon> Slot<D> {
             Err(Refusal::Failed) => Err(EnterError::Failed(
                 cell.failure.clone().expect("a failed gate has its reason"),
             )),
-            Err(Refusal::Stopped | Refusal::NobodyInside) => Err(EnterError::Stale),
+            Err(Refusal::Stopped | Refusal::NotDown | Refusal::NobodyInside) => Err(EnterError::Stale),
         }
     }
 

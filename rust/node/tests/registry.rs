@@ -9,8 +9,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use common::{Event, Sum, config, key, never, runtime};
-use meshos_core::event::{DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
+use meshos_core::event::{Crash, DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
 use meshos_core::host::Host;
+use meshos_core::id::Origin;
 use meshos_core::time::UnixMs;
 use meshos_node::clock::Deadline;
 use meshos_node::deliver::{self, Want};
@@ -82,7 +83,13 @@ fn a_crash_a_health_and_a_replacement_are_told() {
         [
             DaemonLifecycleSignal::Registered,
             DaemonLifecycleSignal::Crashed {
-                reason: "on purpose".to_owned()
+                crash: Crash {
+                    reason: Arc::from("on purpose"),
+                    exception: Arc::from("Error"),
+                    message: Arc::from("on purpose"),
+                    event: Some((Origin::new(7), 1)),
+                },
+                down: false,
             },
             DaemonLifecycleSignal::HealthChanged {
                 health: DaemonHealth::Unhealthy {

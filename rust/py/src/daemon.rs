@@ -222,6 +222,10 @@ impl Daemon for PyDaemon {
         error.message.clone()
     }
 
+    fn blame(error: &UserError) -> (Arc<str>, Arc<str>) {
+        (Arc::clone(&error.exception), Arc::clone(&error.text))
+    }
+
     fn still_runs(error: &UserError) -> bool {
         error.ran == Ran::Still
     }

@@ -1,6 +1,6 @@
 //! What happens to daemons, and how they say they are.
 
-use meshos_core::event::{DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
+use meshos_core::event::{Crash, DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
 use meshos_core::id::Origin;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -151,6 +151,11 @@ record! {
 }
 
 record! {
+    /// The daemon runs again after a crash.
+    pub struct PyStarted in "meshos.events" as "Started", kind "started" {}
+}
+
+record! {
     /// The daemon's code raised, or it could not be restored.
     pub struct PyCrashed in "meshos.events" as "Crashed", kind "crashed" {
         /// The error, in one line.
@@ -214,6 +219,17 @@ pub fn extract_health(object: &Bound<'_, PyAny>) -> Option<DaemonHealth> {
     }
 }
 
+/// A signal with as much of it as its Python object has: what is read back from that object is equal.
+fn shown(signal: &DaemonLifecycleSignal) -> DaemonLifecycleSignal {
+    match signal {
+        DaemonLifecycleSignal::Crashed { crash, .. } => DaemonLifecycleSignal::Crashed {
+            crash: Crash::because(&crash.reason),
+            down: false,
+        },
+        other => other.clone(),
+    }
+}
+
 /// Makes the Python object of an event.
 pub fn lifecycle_event<'py>(py: Python<'py>, event: &DaemonLifecycleEvent) -> PyResult<Bound<'py, PyAny>> {
     let event = PyDaemonLifecycleEvent {
@@ -221,7 +237,7 @@ pub fn lifecycle_event<'py>(py: Python<'py>, event: &DaemonLifecycleEvent) -> Py
             id: event.origin,
             name: event.name.clone(),
         },
-        signal: event.signal.clone(),
+        signal: shown(&event.signal),
         at: Moment::of(event.at),
         number: event.number,
     };
@@ -246,8 +262,11 @@ impl Field for DaemonLifecycleSignal {
             Ok(Self::Unregistered)
         } else if let Ok(crashed) = value.cast::<PyCrashed>() {
             Ok(Self::Crashed {
-                reason: crashed.get().reason.clone(),
+                crash: Crash::because(&crashed.get().reason),
+                down: false,
             })
+        } else if value.is_instance_of::<PyStarted>() {
+            Ok(Self::Started)
         } else if let Ok(changed) = value.cast::<PyHealthChanged>() {
             Ok(Self::HealthChanged {
                 health: changed.get().health.clone(),
@@ -265,7 +284,11 @@ impl Field for DaemonLifecycleSignal {
         Ok(match self {
             Self::Registered => Bound::new(py, PyRegistered {})?.into_any(),
             Self::Unregistered => Bound::new(py, PyUnregistered {})?.into_any(),
-            Self::Crashed { reason } => Bound::new(py, PyCrashed { reason: reason.clone() })?.into_any(),
+            Self::Started => Bound::new(py, PyStarted {})?.into_any(),
+            Self::Crashed { crash, .. } => {
+                let reason = crash.reason.to_string();
+                Bound::new(py, PyCrashed { reason })?.into_any()
+            }
             Self::HealthChanged { health } => Bound::new(py, PyHealthChanged { health: health.clone() })?.into_any(),
             Self::SaturationChanged { saturation } => Bound::new(
                 py,
@@ -286,6 +309,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyUnhealthy>()?;
     module.add_class::<PyRegistered>()?;
     module.add_class::<PyUnregistered>()?;
+    module.add_class::<PyStarted>()?;
     module.add_class::<PyCrashed>()?;
     module.add_class::<PyHealthChanged>()?;
     module.add_class::<PySaturationChanged>()?;

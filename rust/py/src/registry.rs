@@ -322,8 +322,8 @@ pub fn control_one(
     let outcome = entered.daemon.control(control);
     outcome.map_err(|error| {
         entered.host.raised();
-        let reason = error.message.clone();
-        slot.emit(meshos_core::event::DaemonLifecycleSignal::Crashed { reason });
+        let crash = meshos_node::deliver::crash::<PyDaemon>("", &error, None);
+        slot.emit(meshos_core::event::DaemonLifecycleSignal::Crashed { crash, down: false });
         errors::callback(error, slot.origin(), "on_control", py)
     })
 }

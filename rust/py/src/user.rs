@@ -1,5 +1,7 @@
 //! Failures of user code, with their originals.
 
+use std::sync::Arc;
+
 use pyo3::prelude::*;
 
 /// User code raised, or gave back something it must not.
@@ -9,6 +11,10 @@ pub struct UserError {
     pub kind: &'static str,
     /// One line for people.
     pub message: String,
+    /// Class name of what it raised; empty when it raised nothing.
+    pub exception: Arc<str>,
+    /// Text of what it raised, or what went wrong.
+    pub text: Arc<str>,
     /// What it raised.
     pub cause: Option<PyErr>,
     /// How much of the call ran.
@@ -46,6 +52,8 @@ impl UserError {
         Self {
             kind: "raised",
             message,
+            exception: Arc::from(class),
+            text: Arc::from(text),
             cause: Some(error),
             ran: Ran::ToItsEnd,
         }
@@ -61,18 +69,15 @@ impl UserError {
 
     /// It gave back something it must not.
     pub fn wrong_type(message: String) -> Self {
-        Self {
-            kind: "wrong_type",
-            message,
-            cause: None,
-            ran: Ran::ToItsEnd,
-        }
+        Self::other("wrong_type", message)
     }
 
     /// Another failure, with a kind of its own.
     pub fn other(kind: &'static str, message: String) -> Self {
         Self {
             kind,
+            exception: Arc::default(),
+            text: Arc::from(message.as_str()),
             message,
             cause: None,
             ran: Ran::ToItsEnd,

@@ -128,6 +128,9 @@ impl Daemon for Sum {
     fn describe(error: &String) -> String {
         error.clone()
     }
+    fn blame(error: &String) -> (Arc<str>, Arc<str>) {
+        (Arc::from("Error"), Arc::from(error.as_str()))
+    }
     fn never_ran(_error: &String) -> bool {
         false
     }
