@@ -48,6 +48,7 @@ pub mod gate;
 pub mod host;
 pub mod lifecycle;
 pub mod supervision;
+pub mod maintenance;
 pub mod status;
 
 #[cfg(feature = "testing")]
