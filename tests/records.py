@@ -17,7 +17,9 @@ import meshos.control
 import meshos.daemon
 import meshos.events
 import meshos.identity
+import meshos.probes
 import meshos.runtime
+import meshos.status
 from meshos.errors import InvalidArgument
 
 MODULES = (
@@ -29,7 +31,9 @@ MODULES = (
     meshos.daemon,
     meshos.events,
     meshos.identity,
+    meshos.probes,
     meshos.runtime,
+    meshos.status,
 )
 UTC = datetime.UTC
 NOON = datetime.datetime(2026, 11, 21, 12, 0, 0, 123_000, tzinfo=UTC)

@@ -1,11 +1,21 @@
 """Lifecycle events, and how daemons say they are."""
 
 from datetime import timedelta, timezone
+from typing import TypeAlias
 
 import pytest
 
 from meshos.daemon import DaemonHealth, DaemonLifecycleEvent, DaemonRef, Degraded, Healthy, Unhealthy
-from meshos.events import Crashed, DaemonLifecycleSignal, HealthChanged, Registered, SaturationChanged, Unregistered
+from meshos.events import (
+    Crashed,
+    DaemonLifecycleSignal,
+    ExitedCleanly,
+    HealthChanged,
+    Registered,
+    SaturationChanged,
+    Started,
+    Unregistered,
+)
 from records import (
     BAD_INTS,
     BAD_MOMENTS,
@@ -25,12 +35,15 @@ HEALTHS: list[tuple[DaemonHealth, dict[str, object]]] = [
     (Unhealthy(), {"reason": ""}),
     (Unhealthy("no database \N{SKULL}"), {"reason": "no database \N{SKULL}"}),
 ]
-SIGNALS: list[tuple[DaemonLifecycleSignal, str, dict[str, object]]] = [
+Signal: TypeAlias = Registered | Unregistered | DaemonLifecycleSignal
+SIGNALS: list[tuple[Signal, str, dict[str, object]]] = [
     (Registered(), "registered", {}),
     (Unregistered(), "unregistered", {}),
-    (Crashed("KeyError: 'a'"), "crashed", {"reason": "KeyError: 'a'"}),
-    (HealthChanged(Degraded("slow")), "health_changed", {"health": Degraded("slow")}),
-    (SaturationChanged(0.75), "saturation_changed", {"saturation": 0.75}),
+    (Started(), "started", {"at": None}),
+    (ExitedCleanly(NOON), "exited_cleanly", {"at": NOON}),
+    (Crashed("KeyError: 'a'"), "crashed", {"reason": "KeyError: 'a'", "at": None}),
+    (HealthChanged(Degraded("slow")), "health_changed", {"health": Degraded("slow"), "at": None}),
+    (SaturationChanged(0.75, NOON), "saturation_changed", {"saturation": 0.75, "at": NOON}),
 ]
 NOT_HEALTH: Cases = [(value, TypeError) for value in (None, "healthy", True, Healthy, Crashed("a"))]
 NOT_SIGNALS: Cases = [(value, TypeError) for value in (None, "crashed", Healthy(), Registered)]
@@ -43,13 +56,13 @@ def test_health_is_a_record(health: DaemonHealth, fields: dict[str, object]) -> 
 
 
 @pytest.mark.parametrize(("signal", "kind", "fields"), SIGNALS, ids=[kind for _, kind, _ in SIGNALS])
-def test_signal_is_a_record(signal: DaemonLifecycleSignal, kind: str, fields: dict[str, object]) -> None:
+def test_signal_is_a_record(signal: Signal, kind: str, fields: dict[str, object]) -> None:
     check_record(signal, fields)
     assert signal.kind == type(signal).kind == kind
 
 
 @pytest.mark.parametrize(("signal", "kind", "fields"), SIGNALS, ids=[kind for _, kind, _ in SIGNALS])
-def test_event_is_a_record(signal: DaemonLifecycleSignal, kind: str, fields: dict[str, object]) -> None:
+def test_event_is_a_record(signal: Signal, kind: str, fields: dict[str, object]) -> None:
     daemon = DaemonRef(7, "counter")
     event = DaemonLifecycleEvent(daemon, signal, NOON, 12)
 

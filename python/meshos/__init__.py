@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from meshos import events as events
     from meshos import identity as identity
     from meshos import mesh as mesh
+    from meshos import probes as probes
     from meshos import runtime as runtime
     from meshos import snapshot as snapshot
+    from meshos import status as status
     from meshos._core import __version__ as __version__
     from meshos.chain import CausalEvent as CausalEvent
     from meshos.chain import CausalLink as CausalLink
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from meshos.errors import ProcessFailed as ProcessFailed
     from meshos.errors import SendTimeout as SendTimeout
     from meshos.errors import WaitTimeout as WaitTimeout
+    from meshos.events import DaemonIntent as DaemonIntent
     from meshos.identity import EntityId as EntityId
     from meshos.identity import Identity as Identity
     from meshos.mesh import Mesh as Mesh
@@ -64,6 +67,7 @@ __all__ = [
     "DaemonError",
     "DaemonHandle",
     "DaemonHostConfig",
+    "DaemonIntent",
     "DaemonRef",
     "DaemonRuntime",
     "DrainFinish",
@@ -99,6 +103,7 @@ _HOME = {
     "DaemonError": "errors",
     "DaemonHandle": "daemon",
     "DaemonHostConfig": "daemon",
+    "DaemonIntent": "events",
     "DaemonRef": "daemon",
     "DaemonRuntime": "compute",
     "DrainFinish": "control",
@@ -132,8 +137,10 @@ _MODULES = frozenset(
         "events",
         "identity",
         "mesh",
+        "probes",
         "runtime",
         "snapshot",
+        "status",
     )
 )
 

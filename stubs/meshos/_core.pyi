@@ -15,7 +15,10 @@ from meshos.chain import BytesLike
 from meshos.channel import ChannelName
 from meshos.control import DaemonControl
 from meshos.daemon import DaemonLifecycleObserver, MeshDaemon
+from meshos.events import AdminEvent, DaemonIntent, DaemonLifecycleSignal, LocalReplicaIntent, LogLevel, ReplicaChange
 from meshos.identity import EntityId, OriginHash
+from meshos.probes import NodeHealth
+from meshos.status import MaintenancePhase, MaintenanceState
 
 __version__: str
 
@@ -729,67 +732,7 @@ class DaemonBindings:
 
 # ---------------------------------------------------------------- events
 
-@final
-class Registered:
-    """The daemon is in the registry."""
-
-    __match_args__: Final = ()
-    kind: ClassVar[Literal["registered"]]
-    def __new__(cls) -> Self: ...
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
-
-@final
-class Unregistered:
-    """The daemon left the registry."""
-
-    __match_args__: Final = ()
-    kind: ClassVar[Literal["unregistered"]]
-    def __new__(cls) -> Self: ...
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
-
-@final
-class Crashed:
-    """The daemon's code raised, or it could not be restored."""
-
-    __match_args__: Final = ("reason",)
-    kind: ClassVar[Literal["crashed"]]
-    def __new__(cls, reason: str) -> Self: ...
-    @property
-    def reason(self) -> str:
-        """The error, in one line."""
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
-
-@final
-class HealthChanged:
-    """The daemon reports another health."""
-
-    __match_args__: Final = ("health",)
-    kind: ClassVar[Literal["health_changed"]]
-    def __new__(cls, health: _Health) -> Self: ...
-    @property
-    def health(self) -> _Health:
-        """What it reports now."""
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
-
-@final
-class SaturationChanged:
-    """The daemon reports another load."""
-
-    __match_args__: Final = ("saturation",)
-    kind: ClassVar[Literal["saturation_changed"]]
-    def __new__(cls, saturation: float) -> Self:
-        """Raise `InvalidArgument` unless `saturation` is from 0 to 1."""
-    @property
-    def saturation(self) -> float:
-        """0 (idle) to 1 (full)."""
-    def __eq__(self, other: object, /) -> bool: ...
-    def __hash__(self) -> int: ...
-
-_Signal: TypeAlias = Registered | Unregistered | Crashed | HealthChanged | SaturationChanged
+_Signal: TypeAlias = Registered | Unregistered | DaemonLifecycleSignal
 
 @final
 class DaemonLifecycleEvent:
@@ -1426,6 +1369,631 @@ class MeshOsConfig:
     @property
     def backoff(self) -> BackoffConfig:
         """How long a crashed daemon waits."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: events
+
+@final
+class Registered:
+    """The daemon is in the registry."""
+
+    __match_args__: Final = ()
+    kind: ClassVar[Literal["registered"]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Unregistered:
+    """The daemon left the registry."""
+
+    __match_args__: Final = ()
+    kind: ClassVar[Literal["unregistered"]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Started:
+    """The daemon runs."""
+
+    __match_args__: Final = ("at",)
+    kind: ClassVar[Literal["started"]]
+    def __new__(cls, at: datetime | None = None) -> Self: ...
+    @property
+    def at(self) -> datetime | None:
+        """When; `None`: when the loop takes it in."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ExitedCleanly:
+    """The daemon was stopped as intended."""
+
+    __match_args__: Final = ("at",)
+    kind: ClassVar[Literal["exited_cleanly"]]
+    def __new__(cls, at: datetime | None = None) -> Self: ...
+    @property
+    def at(self) -> datetime | None:
+        """When; `None`: when the loop takes it in."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Crashed:
+    """The daemon's code raised, or the daemon is gone."""
+
+    __match_args__: Final = ("reason", "at")
+    kind: ClassVar[Literal["crashed"]]
+    def __new__(cls, reason: str, at: datetime | None = None) -> Self: ...
+    @property
+    def reason(self) -> str:
+        """The error, in one line."""
+    @property
+    def at(self) -> datetime | None:
+        """When; `None`: when the loop takes it in."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class HealthChanged:
+    """The daemon reports another health."""
+
+    __match_args__: Final = ("health", "at")
+    kind: ClassVar[Literal["health_changed"]]
+    def __new__(cls, health: _Health, at: datetime | None = None) -> Self: ...
+    @property
+    def health(self) -> _Health:
+        """What it reports now."""
+    @property
+    def at(self) -> datetime | None:
+        """When; `None`: when the loop takes it in."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class SaturationChanged:
+    """The daemon reports another load, 0 to 1."""
+
+    __match_args__: Final = ("saturation", "at")
+    kind: ClassVar[Literal["saturation_changed"]]
+    def __new__(cls, saturation: float, at: datetime | None = None) -> Self: ...
+    @property
+    def saturation(self) -> float:
+        """0 (idle) to 1 (full)."""
+    @property
+    def at(self) -> datetime | None:
+        """When; `None`: when the loop takes it in."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DaemonLifecycle:
+    """A signal about a daemon; those of a `DaemonRegistry` are published by the runtime itself."""
+
+    __match_args__: Final = ("daemon", "signal")
+    kind: ClassVar[Literal["daemon_lifecycle"]]
+    def __new__(cls, daemon: DaemonRef, signal: DaemonLifecycleSignal) -> Self: ...
+    @property
+    def daemon(self) -> DaemonRef:
+        """Which daemon."""
+    @property
+    def signal(self) -> DaemonLifecycleSignal:
+        """What happened."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DaemonIntentUpdate:
+    """What is wanted of a daemon from now on; `node` pins it there, `None` unpins it."""
+
+    __match_args__: Final = ("daemon", "intent", "node")
+    kind: ClassVar[Literal["daemon_intent_update"]]
+    def __new__(cls, daemon: DaemonRef, intent: DaemonIntent, node: _NodeId | None = None) -> Self: ...
+    @property
+    def daemon(self) -> DaemonRef:
+        """Which daemon."""
+    @property
+    def intent(self) -> DaemonIntent:
+        """What is wanted."""
+    @property
+    def node(self) -> _NodeId | None:
+        """Where it shall run; `None`: no matter where."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ForgetDaemon:
+    """Nothing is wanted of the daemon any more, and what was known of it is dropped."""
+
+    __match_args__: Final = ("daemon",)
+    kind: ClassVar[Literal["forget_daemon"]]
+    def __new__(cls, daemon: _OriginHash) -> Self: ...
+    @property
+    def daemon(self) -> _OriginHash:
+        """Which daemon."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ForgetChain:
+    """Nothing is wanted of the chain any more, and what was known of it is dropped."""
+
+    __match_args__: Final = ("chain",)
+    kind: ClassVar[Literal["forget_chain"]]
+    def __new__(cls, chain: _OriginHash) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ReplicaUpdate:
+    """A copy of a chain came or went."""
+
+    __match_args__: Final = ("chain", "holder", "change")
+    kind: ClassVar[Literal["replica_update"]]
+    def __new__(cls, chain: _OriginHash, holder: _NodeId, change: ReplicaChange) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def holder(self) -> _NodeId:
+        """Where the copy is."""
+    @property
+    def change(self) -> ReplicaChange:
+        """What happened to it."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ReplicaLeaderUpdate:
+    """A chain has another leader, or none; a lower `term` than the known one is ignored."""
+
+    __match_args__: Final = ("chain", "leader", "term")
+    kind: ClassVar[Literal["replica_leader_update"]]
+    def __new__(cls, chain: _OriginHash, leader: _NodeId | None, term: int = 0) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def leader(self) -> _NodeId | None:
+        """Who leads."""
+    @property
+    def term(self) -> int:
+        """Term of the election."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ReplicaBecameHolderAndLeader:
+    """A node holds a chain and leads it, at once."""
+
+    __match_args__: Final = ("chain", "holder", "term")
+    kind: ClassVar[Literal["replica_became_holder_and_leader"]]
+    def __new__(cls, chain: _OriginHash, holder: _NodeId, term: int = 0) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def holder(self) -> _NodeId:
+        """Which node."""
+    @property
+    def term(self) -> int:
+        """Term of the election."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ReplicaLeaderLostAndRemoved:
+    """A node neither leads nor holds a chain any more, at once."""
+
+    __match_args__: Final = ("chain", "holder")
+    kind: ClassVar[Literal["replica_leader_lost_and_removed"]]
+    def __new__(cls, chain: _OriginHash, holder: _NodeId) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def holder(self) -> _NodeId:
+        """Which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class PlacementIntent:
+    """How many copies of a chain are wanted in the cluster."""
+
+    __match_args__: Final = ("chain", "desired_replicas")
+    kind: ClassVar[Literal["placement_intent"]]
+    def __new__(cls, chain: _OriginHash, desired_replicas: int) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def desired_replicas(self) -> int:
+        """How many copies."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class LocalReplicaIntentUpdate:
+    """Whether this node is to hold a copy of a chain."""
+
+    __match_args__: Final = ("chain", "intent")
+    kind: ClassVar[Literal["local_replica_intent_update"]]
+    def __new__(cls, chain: _OriginHash, intent: LocalReplicaIntent) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def intent(self) -> LocalReplicaIntent:
+        """What is wanted."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class RttSample:
+    """A measured round trip."""
+
+    __match_args__: Final = ("peer", "rtt")
+    kind: ClassVar[Literal["rtt_sample"]]
+    def __new__(cls, peer: _NodeId, rtt: timedelta) -> Self: ...
+    @property
+    def peer(self) -> _NodeId:
+        """To which node."""
+    @property
+    def rtt(self) -> timedelta:
+        """How long it took."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class NodeHealthUpdate:
+    """Another node's health."""
+
+    __match_args__: Final = ("peer", "health")
+    kind: ClassVar[Literal["node_health_update"]]
+    def __new__(cls, peer: _NodeId, health: NodeHealth) -> Self: ...
+    @property
+    def peer(self) -> _NodeId:
+        """Which node."""
+    @property
+    def health(self) -> NodeHealth:
+        """How it looks."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MaintenanceTransitionObserved:
+    """A committed maintenance transition, as the dispatcher saw it."""
+
+    __match_args__: Final = ("node", "state")
+    kind: ClassVar[Literal["maintenance_transition_observed"]]
+    def __new__(cls, node: _NodeId, state: MaintenanceState) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    @property
+    def state(self) -> MaintenanceState:
+        """The state that it is in now."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class LogLine:
+    """One line for the log ring; never folded."""
+
+    __match_args__: Final = ("level", "message", "daemon")
+    kind: ClassVar[Literal["log_line"]]
+    def __new__(cls, level: LogLevel, message: str, daemon: _OriginHash | None = None) -> Self: ...
+    @property
+    def level(self) -> LogLevel:
+        """How severe."""
+    @property
+    def message(self) -> str:
+        """The line."""
+    @property
+    def daemon(self) -> _OriginHash | None:
+        """Which daemon says so; `None`: the node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class UnsignedAdminEvent:
+    """An ordinary command without signature; refused unless `authority="open"`."""
+
+    __match_args__: Final = ("event",)
+    kind: ClassVar[Literal["unsigned_admin_event"]]
+    def __new__(cls, event: AdminEvent) -> Self: ...
+    @property
+    def event(self) -> AdminEvent:
+        """What is ordered."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class EnterMaintenance:
+    """Drain the node and keep it out of service; `drain_for` defaults to the configured deadline."""
+
+    __match_args__: Final = ("node", "drain_for")
+    kind: ClassVar[Literal["enter_maintenance"]]
+    def __new__(cls, node: _NodeId, drain_for: timedelta | None = None) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    @property
+    def drain_for(self) -> timedelta | None:
+        """How long draining may take."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ExitMaintenance:
+    """Bring the node back, also while it still drains."""
+
+    __match_args__: Final = ("node",)
+    kind: ClassVar[Literal["exit_maintenance"]]
+    def __new__(cls, node: _NodeId) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Drain:
+    """Move everything off the node within `drain_for`, then return it to service."""
+
+    __match_args__: Final = ("node", "drain_for")
+    kind: ClassVar[Literal["drain"]]
+    def __new__(cls, node: _NodeId, drain_for: timedelta) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    @property
+    def drain_for(self) -> timedelta:
+        """How long draining may take."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Cordon:
+    """Place nothing new on the node."""
+
+    __match_args__: Final = ("node",)
+    kind: ClassVar[Literal["cordon"]]
+    def __new__(cls, node: _NodeId) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Uncordon:
+    """Place things on the node again."""
+
+    __match_args__: Final = ("node",)
+    kind: ClassVar[Literal["uncordon"]]
+    def __new__(cls, node: _NodeId) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class RestartAllDaemons:
+    """Stop and start every supervised daemon of the node, with the usual grace."""
+
+    __match_args__: Final = ("node",)
+    kind: ClassVar[Literal["restart_all_daemons"]]
+    def __new__(cls, node: _NodeId) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ClearAvoidList:
+    """Clear the avoid list of that node."""
+
+    __match_args__: Final = ("node",)
+    kind: ClassVar[Literal["clear_avoid_list"]]
+    def __new__(cls, node: _NodeId) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DropReplicas:
+    """Let the node drop its copies of these chains."""
+
+    __match_args__: Final = ("node", "chains")
+    kind: ClassVar[Literal["drop_replicas"]]
+    def __new__(cls, node: _NodeId, chains: tuple[_OriginHash, ...]) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    @property
+    def chains(self) -> tuple[_OriginHash, ...]:
+        """Which chains."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class InvalidatePlacement:
+    """Score the chains led by the node anew at the next pass."""
+
+    __match_args__: Final = ("node",)
+    kind: ClassVar[Literal["invalidate_placement"]]
+    def __new__(cls, node: _NodeId) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: maintenance
+
+@final
+class Active:
+    """In service."""
+
+    __match_args__: Final = ()
+    phase: ClassVar[Literal[MaintenancePhase.ACTIVE]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class EnteringMaintenance:
+    """Draining."""
+
+    __match_args__: Final = ("since", "deadline", "daemons_left", "replicas_left")
+    phase: ClassVar[Literal[MaintenancePhase.ENTERING]]
+    def __new__(cls, since: datetime, deadline: datetime, daemons_left: int = 0, replicas_left: int = 0) -> Self: ...
+    @property
+    def since(self) -> datetime:
+        """Since when."""
+    @property
+    def deadline(self) -> datetime:
+        """When the drain has failed."""
+    @property
+    def daemons_left(self) -> int:
+        """Daemons that it still waits for."""
+    @property
+    def replicas_left(self) -> int:
+        """Copies of chains that it still waits for."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Maintenance:
+    """Out of service."""
+
+    __match_args__: Final = ("since",)
+    phase: ClassVar[Literal[MaintenancePhase.MAINTENANCE]]
+    def __new__(cls, since: datetime) -> Self: ...
+    @property
+    def since(self) -> datetime:
+        """Since when."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ExitingMaintenance:
+    """Starting daemons again."""
+
+    __match_args__: Final = ("since",)
+    phase: ClassVar[Literal[MaintenancePhase.EXITING]]
+    def __new__(cls, since: datetime) -> Self: ...
+    @property
+    def since(self) -> datetime:
+        """Since when."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DrainFailed:
+    """Not drained in time."""
+
+    __match_args__: Final = ("since", "reason")
+    phase: ClassVar[Literal[MaintenancePhase.DRAIN_FAILED]]
+    def __new__(cls, since: datetime, reason: str) -> Self: ...
+    @property
+    def since(self) -> datetime:
+        """Since when."""
+    @property
+    def reason(self) -> str:
+        """What was left."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Recovery:
+    """Back in service, not yet for new placements."""
+
+    __match_args__: Final = ("since",)
+    phase: ClassVar[Literal[MaintenancePhase.RECOVERY]]
+    def __new__(cls, since: datetime) -> Self: ...
+    @property
+    def since(self) -> datetime:
+        """Since when."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: probes
+
+@final
+class PeerInventory:
+    """What a node has; `None` means not sampled by this probe, and leaves the value of another probe alone."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        cpu_load_1m: float | None = None,
+        mem_used_bytes: int | None = None,
+        mem_total_bytes: int | None = None,
+        disk_used_bytes: int | None = None,
+        disk_total_bytes: int | None = None,
+        saturation_trend: float | None = None,
+        capability_set: frozenset[str] | None = None,
+        software_version: str | None = None,
+        forked_from: _NodeId | None = None,
+    ) -> Self: ...
+    @property
+    def cpu_load_1m(self) -> float | None:
+        """Load average of one minute."""
+    @property
+    def mem_used_bytes(self) -> int | None:
+        """Memory in use."""
+    @property
+    def mem_total_bytes(self) -> int | None:
+        """Memory there is."""
+    @property
+    def disk_used_bytes(self) -> int | None:
+        """Disk in use."""
+    @property
+    def disk_total_bytes(self) -> int | None:
+        """Disk there is."""
+    @property
+    def saturation_trend(self) -> float | None:
+        """Where the load is heading, 0 to 1."""
+    @property
+    def capability_set(self) -> frozenset[str] | None:
+        """Capability tags."""
+    @property
+    def software_version(self) -> str | None:
+        """Version of its software."""
+    @property
+    def forked_from(self) -> _NodeId | None:
+        """The node it was forked from."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ProbeCounts:
+    """How many probes are installed."""
+
+    __match_args__: Final = ("locality", "health", "inventory")
+    def __new__(cls, locality: int, health: int, inventory: int) -> Self: ...
+    @property
+    def locality(self) -> int:
+        """Of round trips."""
+    @property
+    def health(self) -> int:
+        """Of health."""
+    @property
+    def inventory(self) -> int:
+        """Of inventories."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 

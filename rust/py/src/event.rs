@@ -1,37 +1,23 @@
-//! What happens to daemons, and how they say they are.
+//! Names of daemons, how daemons say they are, and the events that a registry tells its observers.
 
-use meshos_core::event::{Crash, DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
-use meshos_core::id::Origin;
+use std::sync::Arc;
+
+use meshos_core::event::{DaemonHealth, DaemonLifecycleEvent};
+use meshos_core::signal::DaemonRef;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::args;
 use crate::guard::entry;
-use crate::record::field::{Field, Given, Share, read};
+use crate::record::field::{Field, Given, read};
 use crate::record::moment::Moment;
 use crate::record::{self, Record, Reduced, record};
+use crate::signal::LifecycleSignal;
 
 /// Names a daemon: `id` decides; `name` is for people and is not compared.
 #[pyclass(frozen, eq, hash, name = "DaemonRef", module = "meshos.daemon")]
-#[derive(Debug, Clone)]
-pub struct PyDaemonRef {
-    /// The daemon's handle.
-    pub id: Origin,
-    /// Its label.
-    pub name: String,
-}
-
-impl PartialEq for PyDaemonRef {
-    fn eq(&self, other: &Self) -> bool {
-        self.id == other.id
-    }
-}
-
-impl std::hash::Hash for PyDaemonRef {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
-    }
-}
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PyDaemonRef(pub DaemonRef);
 
 impl Record for PyDaemonRef {
     const FIELDS: &'static [&'static str] = &["id", "name"];
@@ -43,21 +29,21 @@ impl PyDaemonRef {
     #[pyo3(signature = (id, name = Given::Not), text_signature = "(id, name='')")]
     fn new(id: &Bound<'_, PyAny>, name: Given<'_>) -> PyResult<Self> {
         entry("DaemonRef", || {
-            Ok(Self {
+            Ok(Self(DaemonRef {
                 id: read(id, "id")?,
-                name: name.read_or("name", String::new())?,
-            })
+                name: name.read_or_else("name", || Arc::from(""))?,
+            }))
         })
     }
 
     #[getter]
     fn id(&self) -> u64 {
-        self.id.get()
+        self.0.id.get()
     }
 
     #[getter]
     fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     #[classattr]
@@ -74,13 +60,13 @@ impl PyDaemonRef {
     }
 }
 
-impl Field for PyDaemonRef {
+impl Field for DaemonRef {
     fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        Ok(args::instance::<Self>(value, name, "a DaemonRef")?.get().clone())
+        record::copied::<PyDaemonRef>(value, name).map(|named| named.0)
     }
 
     fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(Bound::new(py, self.clone())?.into_any())
+        Ok(Bound::new(py, PyDaemonRef(self.clone()))?.into_any())
     }
 }
 
@@ -97,85 +83,11 @@ record! {
     }
 }
 
-/// Alive, but not working; that is not a crash.
-#[pyclass(frozen, eq, hash, name = "Unhealthy", module = "meshos.daemon")]
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PyUnhealthy {
-    /// What is wrong; may be empty.
-    pub reason: String,
-}
-
-impl Record for PyUnhealthy {
-    const FIELDS: &'static [&'static str] = &["reason"];
-}
-
-#[pymethods]
-impl PyUnhealthy {
-    #[new]
-    #[pyo3(signature = (reason = Given::Not), text_signature = "(reason='')")]
-    fn new(reason: Given<'_>) -> PyResult<Self> {
-        entry("Unhealthy", || {
-            Ok(Self {
-                reason: reason.read_or("reason", String::new())?,
-            })
-        })
-    }
-
-    #[getter]
-    fn reason(&self) -> &str {
-        &self.reason
-    }
-
-    #[classattr]
-    fn __match_args__(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
-        record::match_args::<Self>(py)
-    }
-
-    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
-        record::repr(slf)
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
-        record::reduce(slf)
-    }
-}
-
 record! {
-    /// The daemon is in the registry.
-    pub struct PyRegistered in "meshos.events" as "Registered", kind "registered" {}
-}
-
-record! {
-    /// The daemon left the registry.
-    pub struct PyUnregistered in "meshos.events" as "Unregistered", kind "unregistered" {}
-}
-
-record! {
-    /// The daemon runs again after a crash.
-    pub struct PyStarted in "meshos.events" as "Started", kind "started" {}
-}
-
-record! {
-    /// The daemon's code raised, or it could not be restored.
-    pub struct PyCrashed in "meshos.events" as "Crashed", kind "crashed" {
-        /// The error, in one line.
-        reason: String,
-    }
-}
-
-record! {
-    /// The daemon reports another health.
-    pub struct PyHealthChanged in "meshos.events" as "HealthChanged", kind "health_changed" {
-        /// What it reports now.
-        health: DaemonHealth,
-    }
-}
-
-record! {
-    /// The daemon reports another load.
-    pub struct PySaturationChanged in "meshos.events" as "SaturationChanged", kind "saturation_changed" {
-        /// 0 (idle) to 1 (full).
-        saturation: Share,
+    /// Alive, but not working; that is not a crash.
+    pub struct PyUnhealthy in "meshos.daemon" as "Unhealthy", signature "(reason='')" {
+        /// What is wrong; may be empty.
+        reason: String = String::new(),
     }
 }
 
@@ -183,9 +95,9 @@ record! {
     /// Something happened to a daemon; `number` rises by one with each event of a registry.
     pub struct PyDaemonLifecycleEvent in "meshos.daemon" as "DaemonLifecycleEvent" {
         /// Whom it happened to.
-        daemon: PyDaemonRef,
+        daemon: DaemonRef,
         /// What happened.
-        signal: DaemonLifecycleSignal,
+        signal: LifecycleSignal,
         /// When, by the node's wall clock.
         at: Moment,
         /// Position in the registry's sequence of events, from 1.
@@ -219,25 +131,14 @@ pub fn extract_health(object: &Bound<'_, PyAny>) -> Option<DaemonHealth> {
     }
 }
 
-/// A signal with as much of it as its Python object has: what is read back from that object is equal.
-fn shown(signal: &DaemonLifecycleSignal) -> DaemonLifecycleSignal {
-    match signal {
-        DaemonLifecycleSignal::Crashed { crash, .. } => DaemonLifecycleSignal::Crashed {
-            crash: Crash::because(&crash.reason),
-            down: false,
-        },
-        other => other.clone(),
-    }
-}
-
 /// Makes the Python object of an event.
 pub fn lifecycle_event<'py>(py: Python<'py>, event: &DaemonLifecycleEvent) -> PyResult<Bound<'py, PyAny>> {
     let event = PyDaemonLifecycleEvent {
-        daemon: PyDaemonRef {
+        daemon: DaemonRef {
             id: event.origin,
-            name: event.name.clone(),
+            name: Arc::from(&*event.name),
         },
-        signal: shown(&event.signal),
+        signal: LifecycleSignal::from(&event.signal),
         at: Moment::of(event.at),
         number: event.number,
     };
@@ -254,64 +155,11 @@ impl Field for DaemonHealth {
     }
 }
 
-impl Field for DaemonLifecycleSignal {
-    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        if value.is_instance_of::<PyRegistered>() {
-            Ok(Self::Registered)
-        } else if value.is_instance_of::<PyUnregistered>() {
-            Ok(Self::Unregistered)
-        } else if let Ok(crashed) = value.cast::<PyCrashed>() {
-            Ok(Self::Crashed {
-                crash: Crash::because(&crashed.get().reason),
-                down: false,
-            })
-        } else if value.is_instance_of::<PyStarted>() {
-            Ok(Self::Started)
-        } else if let Ok(changed) = value.cast::<PyHealthChanged>() {
-            Ok(Self::HealthChanged {
-                health: changed.get().health.clone(),
-            })
-        } else if let Ok(changed) = value.cast::<PySaturationChanged>() {
-            Ok(Self::SaturationChanged {
-                saturation: changed.get().saturation.0,
-            })
-        } else {
-            Err(args::wrong_type(name, "a lifecycle signal", value))
-        }
-    }
-
-    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(match self {
-            Self::Registered => Bound::new(py, PyRegistered {})?.into_any(),
-            Self::Unregistered => Bound::new(py, PyUnregistered {})?.into_any(),
-            Self::Started => Bound::new(py, PyStarted {})?.into_any(),
-            Self::Crashed { crash, .. } => {
-                let reason = crash.reason.to_string();
-                Bound::new(py, PyCrashed { reason })?.into_any()
-            }
-            Self::HealthChanged { health } => Bound::new(py, PyHealthChanged { health: health.clone() })?.into_any(),
-            Self::SaturationChanged { saturation } => Bound::new(
-                py,
-                PySaturationChanged {
-                    saturation: Share(*saturation),
-                },
-            )?
-            .into_any(),
-        })
-    }
-}
-
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyDaemonRef>()?;
     module.add_class::<PyHealthy>()?;
     module.add_class::<PyDegraded>()?;
     module.add_class::<PyUnhealthy>()?;
-    module.add_class::<PyRegistered>()?;
-    module.add_class::<PyUnregistered>()?;
-    module.add_class::<PyStarted>()?;
-    module.add_class::<PyCrashed>()?;
-    module.add_class::<PyHealthChanged>()?;
-    module.add_class::<PySaturationChanged>()?;
     module.add_class::<PyDaemonLifecycleEvent>()
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use meshos_core::signal::DaemonRef;
 use meshos_node::slot::Slot;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -58,10 +59,10 @@ impl PyDaemonHandle {
     #[getter]
     #[pyo3(name = "ref")]
     fn reference(&self) -> PyDaemonRef {
-        PyDaemonRef {
+        PyDaemonRef(DaemonRef {
             id: self.slot.origin(),
-            name: self.slot.name().to_string(),
-        }
+            name: self.slot.name().clone(),
+        })
     }
 
     #[getter]

@@ -13,6 +13,7 @@ mod causal;
 mod certificate;
 mod chain;
 mod checkpoint;
+mod command;
 mod config;
 mod contract;
 mod control;
@@ -29,15 +30,19 @@ mod host;
 mod identity;
 mod link;
 mod loop_config;
+mod maintenance_state;
 mod mesh;
+mod mesh_event;
 mod name;
 mod output;
+mod peer;
 mod receipt;
 mod record;
 mod registry;
 mod reply;
 mod runtime;
 mod send;
+mod signal;
 mod snapshot;
 mod spawn;
 mod stats;
@@ -70,6 +75,11 @@ mod _core {
             snapshot::register,
             verify::register,
             event::register,
+            signal::register,
+            command::register,
+            maintenance_state::register,
+            peer::register,
+            mesh_event::register,
             control::register,
             config::register,
             loop_config::register,

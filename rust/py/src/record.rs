@@ -42,8 +42,8 @@ pub fn repr<R: Record>(record: &Bound<'_, R>) -> PyResult<String> {
     let mut text = format!("{}(", record.as_any().get_type().name()?);
     for (index, name) in R::FIELDS.iter().chain(R::BESIDE).enumerate() {
         let separator = if index == 0 { "" } else { ", " };
-        let value = record.as_any().getattr(*name)?.repr()?;
-        text.push_str(&format!("{separator}{name}={}", value.to_string_lossy()));
+        let value = record.as_any().getattr(*name)?;
+        text.push_str(&format!("{separator}{name}={}", word::shown(&value)?));
     }
     text.push(')');
     Ok(text)
@@ -131,8 +131,8 @@ fn values<'py, R: Record>(record: &Bound<'py, R>) -> PyResult<Bound<'py, PyTuple
 
 /// Declares a record that is nothing but its fields, each of a type that is a [`field::Field`], and is one itself.
 ///
-/// `kind` is a class attribute that tells the records of a union apart; `by keyword` makes a record of options. A field
-/// may have a default; `signature` shows it. A field under `beside` is given by keyword only and not compared.
+/// `kind` is a class attribute that tells the records of a union apart, and so is `phase`, which is a word; `by keyword`
+/// makes a record of options. A field may have a default; `signature` shows it. A field under `beside` is given by keyword only and not compared.
 macro_rules! record {
     (
         $(#[$meta:meta])*
@@ -142,13 +142,13 @@ macro_rules! record {
     ) => {
         $crate::record::record! { @declare
             [*, $($field $(= $crate::record::absent!($default))?),*] true [$($text)?]
-            $(#[$meta])* $class $module $name []
+            $(#[$meta])* $class $module $name [] []
             { $($(#[$doc])* $field: $type [$($default)?],)* } {} }
     };
     (
         $(#[$meta:meta])*
         pub struct $class:ident in $module:literal as $name:literal
-        $(, kind $kind:literal)? $(, signature $text:literal)? {
+        $(, kind $kind:literal)? $(, phase $phase:path)? $(, signature $text:literal)? {
             $($(#[$doc:meta])* $field:ident: $type:ty $(= $default:expr)?,)*
         }
         $(beside {
@@ -160,12 +160,13 @@ macro_rules! record {
                 $($field $(= $crate::record::absent!($default))?),*
                 $(, *, $($beside = $crate::record::absent!($beside_default)),*)?
             ] false [$($text)?]
-            $(#[$meta])* $class $module $name [$($kind)?]
+            $(#[$meta])* $class $module $name [$($kind)?] [$($phase)?]
             { $($(#[$doc])* $field: $type [$($default)?],)* }
             { $($($(#[$beside_doc])* $beside: $beside_type [$beside_default],)*)? } }
     };
     (@declare [$($signature:tt)*] $by_keyword:literal [$($text:literal)?]
-        $(#[$meta:meta])* $class:ident $module:literal $name:literal [$($kind:literal)?]
+        $(#[$meta:meta])* $class:ident $module:literal $name:literal
+        [$($kind:literal)?] [$($phase:path)?]
         { $($(#[$doc:meta])* $field:ident: $type:ty [$($default:expr)?],)* }
         { $($(#[$beside_doc:meta])* $beside:ident: $beside_type:ty [$beside_default:expr],)* }
     ) => {
@@ -224,6 +225,11 @@ macro_rules! record {
             $(#[classattr]
             fn kind() -> &'static str {
                 $kind
+            })?
+
+            $(#[classattr]
+            fn phase() -> $crate::record::word::LazyWord {
+                $crate::record::word::LazyWord(|py| $crate::record::field::Field::to_python(&$phase, py))
             })?
 
             #[classattr]

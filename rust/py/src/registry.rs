@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use meshos_core::event::DaemonLifecycleEvent;
+use meshos_core::signal::DaemonRef;
 use meshos_node::events::Observer;
 use meshos_node::registry::Registry;
 use meshos_node::runtime::ReachError;
@@ -214,9 +215,11 @@ impl PyRegistry {
         entry("DaemonRegistry.daemons", || {
             self.born.check("DaemonRegistry")?;
             let refs = self.registry.list();
-            let refs = refs.iter().map(|slot| PyDaemonRef {
-                id: slot.origin(),
-                name: slot.name().to_string(),
+            let refs = refs.iter().map(|slot| {
+                PyDaemonRef(DaemonRef {
+                    id: slot.origin(),
+                    name: slot.name().clone(),
+                })
             });
             PyTuple::new(py, refs.map(|named| Py::new(py, named)).collect::<PyResult<Vec<_>>>()?)
         })

@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyString};
 
 use crate::args;
 use crate::causal::PyCausalEvent;
@@ -19,7 +19,7 @@ use crate::checkpoint::PyCheckpoint;
 use crate::errors::{self, InvalidArgument};
 use crate::guard::entry;
 use crate::receipt::PyReceipt;
-use crate::record::field::{Field, Given, read, records};
+use crate::record::field::{Given, read, records};
 use crate::record::record;
 
 record! {
@@ -96,26 +96,6 @@ impl PyChainReport {
             digest,
             owners,
         }
-    }
-}
-
-impl Field for Vec<PyOwnerSpan> {
-    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        let spans = value
-            .cast::<PyTuple>()
-            .map_err(|_| args::wrong_type(name, "a tuple of OwnerSpan", value))?;
-        Ok(records::<PyOwnerSpan>(spans, name)?
-            .into_iter()
-            .map(|span| span.get().clone())
-            .collect())
-    }
-
-    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let spans: Vec<_> = self
-            .iter()
-            .map(|span| Bound::new(py, span.clone()))
-            .collect::<PyResult<_>>()?;
-        Ok(PyTuple::new(py, spans)?.into_any())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A value of the wrong type is a `TypeError`, one out of range an `InvalidArgument`; both name the field.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use meshos_core::finite::{self, Finite};
 use meshos_core::id::{NodeId, Origin};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyFrozenSet, PyInt, PyString, PyTuple};
 use pyo3::{BoundObject, PyClass};
 
 use crate::args;
@@ -274,6 +275,36 @@ impl<T: Field> Field for Option<T> {
     fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.as_ref()
             .map_or_else(|| Ok(py.None().into_bound(py)), |value| value.to_python(py))
+    }
+}
+
+/// Several values, as a tuple.
+impl<T: Field> Field for Vec<T> {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        let items = value
+            .cast::<PyTuple>()
+            .map_err(|_| args::wrong_type(name, "a tuple", value))?;
+        items.iter().map(|item| T::from_python(&item, name)).collect()
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let items = self.iter().map(|item| item.to_python(py));
+        Ok(PyTuple::new(py, items.collect::<PyResult<Vec<_>>>()?)?.into_any())
+    }
+}
+
+/// A set of texts.
+impl Field for Arc<BTreeSet<String>> {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        let texts = value
+            .cast::<PyFrozenSet>()
+            .map_err(|_| args::wrong_type(name, "a frozenset", value))?;
+        let texts = texts.iter().map(|text| String::from_python(&text, name));
+        texts.collect::<PyResult<BTreeSet<_>>>().map(Self::new)
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(PyFrozenSet::new(py, self.iter())?.into_any())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyString;
+use pyo3::types::{PyString, PyType};
 
 use crate::args;
 use crate::errors::InvalidArgument;
@@ -48,6 +48,32 @@ impl Words {
     /// The member at a position.
     pub fn member<'py>(&self, py: Python<'py>, position: usize) -> PyResult<Bound<'py, PyAny>> {
         Ok(self.members(py)?[position].bind(py).clone())
+    }
+}
+
+/// A word as an attribute of a class: a descriptor, so that its `StrEnum` is imported when it is first asked for.
+#[pyclass(frozen, name = "_LazyWord", module = "meshos._core")]
+pub struct LazyWord(pub for<'py> fn(Python<'py>) -> PyResult<Bound<'py, PyAny>>);
+
+#[pymethods]
+impl LazyWord {
+    fn __get__<'py>(
+        &self,
+        py: Python<'py>,
+        _instance: &Bound<'py, PyAny>,
+        _owner: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        (self.0)(py)
+    }
+}
+
+/// The `repr` of a value, as it could be evaluated: that of a word could not.
+pub fn shown(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    static ENUM: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    if value.is_instance(ENUM.import(value.py(), "enum", "Enum")?)? {
+        Ok(format!("{}.{}", value.get_type().name()?, value.getattr("name")?))
+    } else {
+        Ok(value.repr()?.to_string_lossy().into_owned())
     }
 }
 

@@ -1,0 +1,356 @@
+"""Records of the behaviour loop: what every one of them keeps, from one table."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from enum import Enum, StrEnum
+from typing import NamedTuple, TypeAlias, cast
+
+import pytest
+
+from meshos import events, probes, status
+from meshos.daemon import DaemonRef, Degraded, Healthy
+from meshos.errors import InvalidArgument
+from meshos.events import DaemonIntent, LocalReplicaIntent, LogLevel, ReplicaChange
+from meshos.probes import NodeHealth
+from meshos.status import MaintenancePhase
+from records import (
+    BAD_INTS,
+    BAD_MOMENTS,
+    BAD_SHARES,
+    BAD_SPANS,
+    BAD_TEXTS,
+    NOON,
+    Cases,
+    check_record,
+    check_refused,
+)
+
+NAN, INFINITY = float("nan"), float("inf")
+SPAN = timedelta(seconds=30, microseconds=1)
+
+
+class Field(NamedTuple):
+    """A field of a record: a good value, another one, and what it refuses."""
+
+    good: object
+    other: object
+    bad: Cases
+    default: object = inspect.Parameter.empty
+    compared: bool = True
+
+    def by_default(self, default: object) -> "Field":
+        return self._replace(default=default)
+
+    @property
+    def optional(self) -> "Field":
+        """The same field, which may also be `None`."""
+        return self._replace(other=None, bad=[(value, error) for value, error in self.bad if value is not None])
+
+
+def instance(good: object, other: object) -> Field:
+    """A field that takes the records of some classes and nothing else."""
+    return Field(good, other, [(value, TypeError) for value in (None, 7, "running", type(good), {}, object())])
+
+
+def word(good: StrEnum, other: StrEnum) -> Field:
+    """A field that takes the members of one enum, and not even their texts."""
+    strangers = (None, str(good), good.name, 0, type(good), Enum("Other", {"A": good.value}).A)  # type: ignore[attr-defined]
+    return Field(good, other, [(value, TypeError) for value in strangers])
+
+
+def tuple_of(field: Field) -> Field:
+    bad: Cases = [
+        *((value, TypeError) for value in (None, 7, [field.good], {field.good: 1}, "text", b"bytes", iter(()))),
+        *(((field.good, value), error) for value, error in field.bad),
+    ]
+    return Field((field.good, field.other), (), bad)
+
+
+INT = Field(12, 2**64 - 1, BAD_INTS)
+COUNT = Field(12, 2**32 - 1, [*BAD_INTS, (2**32, InvalidArgument)])
+TEXT = Field("disk full", "naïve \N{SKULL}", BAD_TEXTS)
+MOMENT = Field(NOON, NOON + timedelta(microseconds=1), BAD_MOMENTS)
+SPANNED = Field(SPAN, timedelta(), BAD_SPANS)
+SHARE = Field(0.75, 1.0, BAD_SHARES)
+FINITE = Field(
+    -0.5,
+    7.25,
+    [
+        *((value, TypeError) for value in ("0.5", None, True, b"", [0.5])),
+        *((value, InvalidArgument) for value in (NAN, INFINITY, -INFINITY, 10**400)),
+    ],
+)
+TAGS = Field(
+    frozenset({"gpu", "nvme"}),
+    frozenset(),
+    [
+        *((value, TypeError) for value in (None, {"gpu"}, ["gpu"], "gpu", frozenset({1}), frozenset({"gpu", None}))),
+        (frozenset({"\ud800"}), InvalidArgument),
+    ],
+)
+AT = MOMENT.optional.by_default(None)
+DAEMON = instance(DaemonRef(7, "counter"), DaemonRef(8))
+ACTIVE, DRAINING = status.Active(), status.EnteringMaintenance(NOON, NOON + SPAN, 3, 4)
+STATE = instance(DRAINING, ACTIVE)
+HEALTH = instance(Degraded("slow"), Healthy())
+NODE_HEALTH = word(NodeHealth.DEGRADED, NodeHealth.HEALTHY)
+SIGNAL = instance(events.Crashed("KeyError: 'a'", NOON), events.Started())
+
+Fields: TypeAlias = Mapping[str, Field]
+Class: TypeAlias = Callable[..., object]
+BY_POSITION: dict[Class, Fields] = {
+    events.Registered: {},
+    events.Unregistered: {},
+    events.Started: {"at": AT},
+    events.ExitedCleanly: {"at": AT},
+    events.Crashed: {"reason": TEXT, "at": AT},
+    events.HealthChanged: {"health": HEALTH, "at": AT},
+    events.SaturationChanged: {"saturation": SHARE, "at": AT},
+    events.DaemonLifecycle: {"daemon": DAEMON, "signal": SIGNAL},
+    events.DaemonIntentUpdate: {
+        "daemon": DAEMON,
+        "intent": word(DaemonIntent.RUN, DaemonIntent.STOP),
+        "node": INT.optional.by_default(None),
+    },
+    events.ForgetDaemon: {"daemon": INT},
+    events.ForgetChain: {"chain": INT},
+    events.ReplicaUpdate: {"chain": INT, "holder": INT, "change": word(ReplicaChange.LOST, ReplicaChange.ADDED)},
+    events.ReplicaLeaderUpdate: {"chain": INT, "leader": INT.optional, "term": INT.by_default(0)},
+    events.ReplicaBecameHolderAndLeader: {"chain": INT, "holder": INT, "term": INT.by_default(0)},
+    events.ReplicaLeaderLostAndRemoved: {"chain": INT, "holder": INT},
+    events.PlacementIntent: {"chain": INT, "desired_replicas": COUNT},
+    events.LocalReplicaIntentUpdate: {
+        "chain": INT,
+        "intent": word(LocalReplicaIntent.HOLD, LocalReplicaIntent.DROP),
+    },
+    events.RttSample: {"peer": INT, "rtt": SPANNED},
+    events.NodeHealthUpdate: {"peer": INT, "health": NODE_HEALTH},
+    events.MaintenanceTransitionObserved: {"node": INT, "state": STATE},
+    events.LogLine: {
+        "level": word(LogLevel.WARN, LogLevel.TRACE),
+        "message": TEXT,
+        "daemon": INT.optional.by_default(None),
+    },
+    events.UnsignedAdminEvent: {"event": instance(events.Drain(7, SPAN), events.Cordon(7))},
+    events.EnterMaintenance: {"node": INT, "drain_for": SPANNED.optional.by_default(None)},
+    events.ExitMaintenance: {"node": INT},
+    events.Drain: {"node": INT, "drain_for": SPANNED},
+    events.Cordon: {"node": INT},
+    events.Uncordon: {"node": INT},
+    events.RestartAllDaemons: {"node": INT},
+    events.ClearAvoidList: {"node": INT},
+    events.DropReplicas: {"node": INT, "chains": tuple_of(INT)},
+    events.InvalidatePlacement: {"node": INT},
+    status.Active: {},
+    status.EnteringMaintenance: {
+        "since": MOMENT,
+        "deadline": MOMENT,
+        "daemons_left": COUNT.by_default(0),
+        "replicas_left": COUNT.by_default(0),
+    },
+    status.Maintenance: {"since": MOMENT},
+    status.ExitingMaintenance: {"since": MOMENT},
+    status.DrainFailed: {"since": MOMENT, "reason": TEXT},
+    status.Recovery: {"since": MOMENT},
+    probes.ProbeCounts: {"locality": INT, "health": INT, "inventory": INT},
+}
+BY_KEYWORD: dict[Class, Fields] = {
+    probes.PeerInventory: {
+        name: field.optional.by_default(None)
+        for name, field in {
+            "cpu_load_1m": FINITE,
+            "mem_used_bytes": INT,
+            "mem_total_bytes": INT,
+            "disk_used_bytes": INT,
+            "disk_total_bytes": INT,
+            "saturation_trend": SHARE,
+            "capability_set": TAGS,
+            "software_version": TEXT,
+            "forked_from": INT,
+        }.items()
+    },
+}
+TABLE = {**BY_POSITION, **BY_KEYWORD}
+ENUMS = (DaemonIntent, LocalReplicaIntent, LogLevel, ReplicaChange, NodeHealth, MaintenancePhase)
+
+
+def name_of(cls: object) -> str:
+    return cast("type", cls).__name__
+
+
+def snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).removeprefix("_")
+
+
+every_record = pytest.mark.parametrize("cls", TABLE, ids=name_of)
+
+
+def made(cls: Class, **changed: object) -> object:
+    return cls(**{**{name: field.good for name, field in TABLE[cls].items()}, **changed})
+
+
+@every_record
+def test_it_is_a_record(cls: Class) -> None:
+    good = {name: field.good for name, field in TABLE[cls].items()}
+    other = {name: field.other for name, field in TABLE[cls].items()}
+
+    check_record(made(cls), good, by_keyword=cls in BY_KEYWORD)
+    check_record(cls(**other), other, by_keyword=cls in BY_KEYWORD)
+
+
+@every_record
+def test_every_field_is_compared(cls: Class) -> None:
+    for name, field in TABLE[cls].items():
+        changed = made(cls, **{name: field.other})
+        assert (changed != made(cls)) is field.compared
+        assert (hash(changed) == hash(made(cls))) is not field.compared
+
+
+@every_record
+def test_what_may_be_left_out_has_its_default(cls: Class) -> None:
+    needed = {name: field.good for name, field in TABLE[cls].items() if field.default is inspect.Parameter.empty}
+
+    shortest = cls(**needed)
+
+    for name, field in TABLE[cls].items():
+        expected = field.good if name in needed else field.default
+        assert getattr(shortest, name) == expected
+    for name in needed:
+        with pytest.raises(TypeError):
+            cls(**{each: value for each, value in needed.items() if each != name})
+
+
+@every_record
+def test_the_signature_shows_names_and_defaults(cls: Class) -> None:
+    shown = inspect.signature(cls).parameters
+
+    assert list(shown) == list(TABLE[cls])
+    for name, field in TABLE[cls].items():
+        assert shown[name].default in (field.default, ...)
+        assert (shown[name].default is inspect.Parameter.empty) is (field.default is inspect.Parameter.empty)
+
+
+@every_record
+def test_bad_values_are_refused_by_name(cls: Class) -> None:
+    good = {name: field.good for name, field in TABLE[cls].items()}
+
+    check_refused(cls, good, {name: field.bad for name, field in TABLE[cls].items()})
+
+
+@every_record
+def test_it_says_what_it_is(cls: Class) -> None:
+    assert cls.__doc__
+    for name in TABLE[cls]:
+        assert getattr(cls, name).__doc__, name
+
+
+@every_record
+def test_it_cannot_be_subclassed(cls: Class) -> None:
+    with pytest.raises(TypeError):
+        type("Mine", (cast("type", cls),), {})
+
+
+def test_every_record_of_the_loop_is_in_the_table() -> None:
+    for module in (events, probes, status):
+        classes = {
+            value for name in module.__all__ if isinstance(value := getattr(module, name), type) and value is not int
+        }
+        assert classes - set(TABLE) - set(ENUMS) == set()
+
+
+@pytest.mark.parametrize("cls", [cls for cls in TABLE if name_of(cls) in events.__all__], ids=name_of)
+def test_the_kind_of_an_event_is_its_name(cls: Class) -> None:
+    kind = snake(name_of(cls))
+
+    assert getattr(cls, "kind", None) == getattr(made(cls), "kind", None) == kind
+
+
+def test_records_of_different_classes_are_not_equal() -> None:
+    made_of_all = {made(cls) for cls in TABLE}
+
+    assert len(made_of_all) == len(TABLE)
+    assert events.Cordon(7) != events.Uncordon(7)
+
+
+# ---------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize("cls", ENUMS)
+def test_words_are_texts(cls: type[StrEnum]) -> None:
+    assert issubclass(cls, StrEnum)
+    for member in cls:
+        assert isinstance(member, str)
+        assert str(member) == member.value == cls(member.value)
+    assert cls.__doc__
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "members"),
+    [
+        (events.DaemonIntentUpdate, "intent", DaemonIntent),
+        (events.LocalReplicaIntentUpdate, "intent", LocalReplicaIntent),
+        (events.ReplicaUpdate, "change", ReplicaChange),
+        (events.LogLine, "level", LogLevel),
+        (events.NodeHealthUpdate, "health", NodeHealth),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_every_word_comes_back_as_itself(cls: Class, field: str, members: type[StrEnum]) -> None:
+    for member in members:
+        assert getattr(made(cls, **{field: member}), field) is member
+
+
+def test_states_tell_their_phase() -> None:
+    phases = {
+        status.Active: MaintenancePhase.ACTIVE,
+        status.EnteringMaintenance: MaintenancePhase.ENTERING,
+        status.Maintenance: MaintenancePhase.MAINTENANCE,
+        status.ExitingMaintenance: MaintenancePhase.EXITING,
+        status.DrainFailed: MaintenancePhase.DRAIN_FAILED,
+        status.Recovery: MaintenancePhase.RECOVERY,
+    }
+
+    assert set(phases.values()) == set(MaintenancePhase)
+    for cls, phase in phases.items():
+        assert getattr(cls, "phase", None) is phase
+        assert getattr(made(cls), "phase", None) is phase
+
+
+# ---------------------------------------------------------------- use
+
+
+def test_events_are_matched() -> None:
+    def told(event: events.MeshOsEvent) -> str:
+        match event:
+            case events.DaemonLifecycle(DaemonRef(id=id), events.Crashed(reason)):
+                return f"{id} {reason}"
+            case events.RttSample(peer, rtt):
+                return f"{peer} {rtt}"
+            case events.UnsignedAdminEvent(events.Drain(drain_for=span)):
+                return str(span)
+            case events.MaintenanceTransitionObserved(_, status.Recovery(since)):
+                return f"{since:%H}"
+            case _:
+                return event.kind
+
+    assert told(events.DaemonLifecycle(DaemonRef(7), events.Crashed("gone"))) == "7 gone"
+    assert told(events.RttSample(2, timedelta(seconds=1))) == "2 0:00:01"
+    assert told(events.UnsignedAdminEvent(events.Drain(1, timedelta(minutes=1)))) == "0:01:00"
+    assert told(events.MaintenanceTransitionObserved(1, status.Recovery(NOON))) == "12"
+    assert told(events.ForgetChain(7)) == "forget_chain"
+
+
+def test_moments_are_kept_to_the_microsecond_and_shown_in_utc() -> None:
+    there = datetime.fromisoformat("2026-11-21T21:00:00.123456+09:00")
+
+    kept = events.Crashed("gone", there).at
+
+    assert kept == there
+    assert kept is not None
+    assert kept.utcoffset() == timedelta()
+
+
+def test_a_signal_of_the_registry_alone_is_not_published() -> None:
+    with pytest.raises(TypeError, match="signal"):
+        events.DaemonLifecycle(DaemonRef(7), events.Registered())  # type: ignore[arg-type]
