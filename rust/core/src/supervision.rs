@@ -12,6 +12,7 @@
 //!
 //! Invariants
 //! * The history is ascending, within the window before its newest crash, and never longer than the threshold.
+//! * Without a history, waits start over.
 //! * A crash never makes a wait that is under way end earlier.
 //! * Signals may come late: one that is older than the newest crash opens nothing.
 //!
@@ -138,12 +139,9 @@ impl Backoff {
     /// change.
     #[must_use]
     pub fn proven_at(&self, started_at: UnixMs, config: &BackoffConfig) -> Option<UnixMs> {
-        if self.history.is_empty() && self.next_wait.is_zero() {
-            return None;
-        }
+        let newest = *self.history.last()?;
         // A daemon may survive a crash: then it has run without one only since.
-        let since = self.history.last().map_or(started_at, |newest| started_at.max(*newest));
-        Some(since.plus(config.stable_run_threshold))
+        Some(started_at.max(newest).plus(config.stable_run_threshold))
     }
 
     /// Ends any wait and forgets crashes: an operator wants it to start. Whether it waited.

@@ -103,6 +103,14 @@ fn after_the_cool_down_one_more_crash_in_the_window_is_a_crash_loop_again() {
 }
 
 #[test]
+fn after_the_cool_down_waits_start_over() {
+    let mut backoff = after(&[0, 1, 2, 3, 4], &config());
+    backoff.started(at(300_004));
+    backoff.crashed(at(300_005), Some(at(300_004)), &config(), SALT);
+    assert_eq!((backoff.state, backoff.crashes()), (backing_off(300_505), 1));
+}
+
+#[test]
 fn time_spent_waiting_proves_nothing() {
     // The cool-down is longer than a stable run, and the window longer than both.
     let config = BackoffConfig {
