@@ -15,6 +15,7 @@ import meshos.channel
 import meshos.compute
 import meshos.control
 import meshos.daemon
+import meshos.dispatch
 import meshos.events
 import meshos.identity
 import meshos.probes
@@ -29,6 +30,7 @@ MODULES = (
     meshos.compute,
     meshos.control,
     meshos.daemon,
+    meshos.dispatch,
     meshos.events,
     meshos.identity,
     meshos.probes,

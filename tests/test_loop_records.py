@@ -8,13 +8,15 @@ from typing import NamedTuple, TypeAlias, cast
 
 import pytest
 
-from meshos import events, probes, status
+from meshos import dispatch, events, probes, status
 from meshos.daemon import DaemonRef, Degraded, Healthy
 from meshos.errors import InvalidArgument
 from meshos.events import DaemonIntent, LocalReplicaIntent, LogLevel, ReplicaChange
 from meshos.probes import NodeHealth
 from meshos.status import MaintenancePhase
 from records import (
+    BAD_BOOLS,
+    BAD_BYTES_32,
     BAD_INTS,
     BAD_MOMENTS,
     BAD_SHARES,
@@ -24,6 +26,8 @@ from records import (
     Cases,
     check_record,
     check_refused,
+    evaluated,
+    twins,
 )
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -59,6 +63,12 @@ def word(good: StrEnum, other: StrEnum) -> Field:
     return Field(good, other, [(value, TypeError) for value in strangers])
 
 
+def literal(good: str, other: str) -> Field:
+    """A field that takes a few plain texts."""
+    wrong: Cases = [(value, TypeError) for value in (None, 7, b"text", True)]
+    return Field(good, other, [*wrong, *((value, InvalidArgument) for value in ("", good.upper(), "\ud800"))])
+
+
 def tuple_of(field: Field) -> Field:
     bad: Cases = [
         *((value, TypeError) for value in (None, 7, [field.good], {field.good: 1}, "text", b"bytes", iter(()))),
@@ -81,6 +91,8 @@ FINITE = Field(
         *((value, InvalidArgument) for value in (NAN, INFINITY, -INFINITY, 10**400)),
     ],
 )
+BOOL = Field(True, False, BAD_BOOLS)
+ENVELOPE = Field(bytes(range(32)), bytes(32), BAD_BYTES_32).optional
 TAGS = Field(
     frozenset({"gpu", "nvme"}),
     frozenset(),
@@ -153,6 +165,21 @@ BY_POSITION: dict[Class, Fields] = {
     status.ExitingMaintenance: {"since": MOMENT},
     status.DrainFailed: {"since": MOMENT, "reason": TEXT},
     status.Recovery: {"since": MOMENT},
+    dispatch.Cause: {
+        "kind": literal("operator", "sweep").by_default("event"),
+        "detail": TEXT.by_default(""),
+        "envelope_id": ENVELOPE.by_default(None),
+    },
+    dispatch.StartDaemon: {"daemon": DAEMON},
+    dispatch.StopDaemon: {"daemon": DAEMON, "reason": TEXT, "deadline": MOMENT},
+    dispatch.ApplyBackoff: {"daemon": DAEMON, "until": MOMENT},
+    dispatch.PullReplica: {"chain": INT, "source": INT},
+    dispatch.DropReplica: {"chain": INT},
+    dispatch.RequestPlacement: {"chain": INT, "exclude": tuple_of(INT), "target": INT.optional},
+    dispatch.RequestEviction: {"chain": INT, "victim": INT},
+    dispatch.MarkAvoid: {"peer": INT, "reason": TEXT, "until": MOMENT},
+    dispatch.CommitMaintenanceTransition: {"node": INT, "target": STATE},
+    dispatch.BackpressureChange: {"asserted": BOOL, "level": SHARE},
     probes.ProbeCounts: {"locality": INT, "health": INT, "inventory": INT},
 }
 BY_KEYWORD: dict[Class, Fields] = {
@@ -172,6 +199,17 @@ BY_KEYWORD: dict[Class, Fields] = {
     },
 }
 TABLE = {**BY_POSITION, **BY_KEYWORD}
+ACTIONS: list[Class] = [
+    dispatch.StartDaemon,
+    dispatch.StopDaemon,
+    dispatch.ApplyBackoff,
+    dispatch.PullReplica,
+    dispatch.DropReplica,
+    dispatch.RequestPlacement,
+    dispatch.RequestEviction,
+    dispatch.MarkAvoid,
+    dispatch.CommitMaintenanceTransition,
+]
 ENUMS = (DaemonIntent, LocalReplicaIntent, LogLevel, ReplicaChange, NodeHealth, MaintenancePhase)
 
 
@@ -223,7 +261,9 @@ def test_what_may_be_left_out_has_its_default(cls: Class) -> None:
 
 @every_record
 def test_the_signature_shows_names_and_defaults(cls: Class) -> None:
-    shown = inspect.signature(cls).parameters
+    shown = {**inspect.signature(cls).parameters}
+    if cls in ACTIONS:
+        assert shown.pop("cause").kind is inspect.Parameter.KEYWORD_ONLY
 
     assert list(shown) == list(TABLE[cls])
     for name, field in TABLE[cls].items():
@@ -252,15 +292,18 @@ def test_it_cannot_be_subclassed(cls: Class) -> None:
 
 
 def test_every_record_of_the_loop_is_in_the_table() -> None:
-    for module in (events, probes, status):
+    for module in (dispatch, events, probes, status):
         classes = {
             value for name in module.__all__ if isinstance(value := getattr(module, name), type) and value is not int
         }
         assert classes - set(TABLE) - set(ENUMS) == set()
 
 
-@pytest.mark.parametrize("cls", [cls for cls in TABLE if name_of(cls) in events.__all__], ids=name_of)
-def test_the_kind_of_an_event_is_its_name(cls: Class) -> None:
+WITH_KIND = [cls for cls in TABLE if name_of(cls) in events.__all__ or cls in ACTIONS]
+
+
+@pytest.mark.parametrize("cls", WITH_KIND, ids=name_of)
+def test_the_kind_is_the_name(cls: Class) -> None:
     kind = snake(name_of(cls))
 
     assert getattr(cls, "kind", None) == getattr(made(cls), "kind", None) == kind
@@ -315,6 +358,36 @@ def test_states_tell_their_phase() -> None:
     for cls, phase in phases.items():
         assert getattr(cls, "phase", None) is phase
         assert getattr(made(cls), "phase", None) is phase
+
+
+# ---------------------------------------------------------------- causes of actions
+
+OPERATOR = dispatch.Cause("operator", "drain", bytes(32))
+
+
+@pytest.mark.parametrize("cls", ACTIONS, ids=name_of)
+def test_the_cause_of_an_action_is_kept_and_not_compared(cls: Class) -> None:
+    action, caused = made(cls), made(cls, cause=OPERATOR)
+
+    assert getattr(action, "cause", None) == dispatch.Cause() == dispatch.Cause("event", "", None)
+    assert getattr(caused, "cause", None) == OPERATOR
+    assert caused == action
+    assert hash(caused) == hash(action)
+    assert repr(caused) != repr(action)
+    for twin in (*twins(caused), evaluated(repr(caused))):
+        assert twin == caused
+        assert getattr(twin, "cause", None) == OPERATOR
+
+
+@pytest.mark.parametrize("cls", ACTIONS, ids=name_of)
+def test_the_cause_of_an_action_is_given_by_keyword(cls: Class) -> None:
+    good = [field.good for field in TABLE[cls].values()]
+
+    with pytest.raises(TypeError):
+        cls(*good, OPERATOR)
+    for wrong in (None, "operator", ("operator", "", None), dispatch.Cause):
+        with pytest.raises(TypeError, match="cause must be a Cause"):
+            cls(*good, cause=wrong)
 
 
 # ---------------------------------------------------------------- use

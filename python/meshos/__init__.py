@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from meshos import compute as compute
     from meshos import control as control
     from meshos import daemon as daemon
+    from meshos import dispatch as dispatch
     from meshos import errors as errors
     from meshos import events as events
     from meshos import identity as identity
@@ -133,6 +134,7 @@ _MODULES = frozenset(
         "compute",
         "control",
         "daemon",
+        "dispatch",
         "errors",
         "events",
         "identity",

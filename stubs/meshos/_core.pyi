@@ -1997,6 +1997,222 @@ class ProbeCounts:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
+# ---------------------------------------------------------------- the behaviour loop: actions
+
+@final
+class Cause:
+    """What led to an action."""
+
+    __match_args__: Final = ("kind", "detail", "envelope_id")
+    def __new__(
+        cls,
+        kind: Literal["event", "probe", "timer", "operator", "sweep"] = "event",
+        detail: str = "",
+        envelope_id: bytes | None = None,
+    ) -> Self: ...
+    @property
+    def kind(self) -> Literal["event", "probe", "timer", "operator", "sweep"]:
+        """What sort of thing."""
+    @property
+    def detail(self) -> str:
+        """Which, in a few words."""
+    @property
+    def envelope_id(self) -> bytes | None:
+        """The envelope, 32 bytes, when an operator ordered it."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class StartDaemon:
+    """Make the daemon run; it may run already."""
+
+    __match_args__: Final = ("daemon",)
+    kind: ClassVar[Literal["start_daemon"]]
+    def __new__(cls, daemon: DaemonRef, *, cause: Cause = ...) -> Self: ...
+    @property
+    def daemon(self) -> DaemonRef:
+        """Which daemon."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class StopDaemon:
+    """Stop the daemon, by force after `deadline`; it may be stopped already."""
+
+    __match_args__: Final = ("daemon", "reason", "deadline")
+    kind: ClassVar[Literal["stop_daemon"]]
+    def __new__(cls, daemon: DaemonRef, reason: str, deadline: datetime, *, cause: Cause = ...) -> Self: ...
+    @property
+    def daemon(self) -> DaemonRef:
+        """Which daemon."""
+    @property
+    def reason(self) -> str:
+        """Why, for people."""
+    @property
+    def deadline(self) -> datetime:
+        """Until when it may take its time."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ApplyBackoff:
+    """Do not start the daemon before `until`."""
+
+    __match_args__: Final = ("daemon", "until")
+    kind: ClassVar[Literal["apply_backoff"]]
+    def __new__(cls, daemon: DaemonRef, until: datetime, *, cause: Cause = ...) -> Self: ...
+    @property
+    def daemon(self) -> DaemonRef:
+        """Which daemon."""
+    @property
+    def until(self) -> datetime:
+        """Until when."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class PullReplica:
+    """Copy a chain from `source` to this node."""
+
+    __match_args__: Final = ("chain", "source")
+    kind: ClassVar[Literal["pull_replica"]]
+    def __new__(cls, chain: _OriginHash, source: _NodeId, *, cause: Cause = ...) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def source(self) -> _NodeId:
+        """From which node."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DropReplica:
+    """Drop this node's copy of a chain."""
+
+    __match_args__: Final = ("chain",)
+    kind: ClassVar[Literal["drop_replica"]]
+    def __new__(cls, chain: _OriginHash, *, cause: Cause = ...) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class RequestPlacement:
+    """Have one more node hold the chain: `target` if given, else one not in `exclude`."""
+
+    __match_args__: Final = ("chain", "exclude", "target")
+    kind: ClassVar[Literal["request_placement"]]
+    def __new__(
+        cls, chain: _OriginHash, exclude: tuple[_NodeId, ...], target: _NodeId | None, *, cause: Cause = ...
+    ) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def exclude(self) -> tuple[_NodeId, ...]:
+        """Not these nodes, ascending."""
+    @property
+    def target(self) -> _NodeId | None:
+        """This node."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class RequestEviction:
+    """Have `victim` drop the chain."""
+
+    __match_args__: Final = ("chain", "victim")
+    kind: ClassVar[Literal["request_eviction"]]
+    def __new__(cls, chain: _OriginHash, victim: _NodeId, *, cause: Cause = ...) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def victim(self) -> _NodeId:
+        """Which node."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MarkAvoid:
+    """Tell whoever places things that a peer is avoided; the loop's own list has it already."""
+
+    __match_args__: Final = ("peer", "reason", "until")
+    kind: ClassVar[Literal["mark_avoid"]]
+    def __new__(cls, peer: _NodeId, reason: str, until: datetime, *, cause: Cause = ...) -> Self: ...
+    @property
+    def peer(self) -> _NodeId:
+        """Which node."""
+    @property
+    def reason(self) -> str:
+        """Why, for people."""
+    @property
+    def until(self) -> datetime:
+        """Until when."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class CommitMaintenanceTransition:
+    """Commit this node's next maintenance state, and publish it back as observed."""
+
+    __match_args__: Final = ("node", "target")
+    kind: ClassVar[Literal["commit_maintenance_transition"]]
+    def __new__(cls, node: _NodeId, target: MaintenanceState, *, cause: Cause = ...) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """This node."""
+    @property
+    def target(self) -> MaintenanceState:
+        """The next state."""
+    @property
+    def cause(self) -> Cause:
+        """What led to it; not compared."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class BackpressureChange:
+    """The executor's queue crossed its mark; `level` is 0 to 1."""
+
+    __match_args__: Final = ("asserted", "level")
+    def __new__(cls, asserted: bool, level: float) -> Self: ...
+    @property
+    def asserted(self) -> bool:
+        """Whether it rose above it."""
+    @property
+    def level(self) -> float:
+        """How full the queue is."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
 # ---------------------------------------------------------------- threads
 
 def configure_lanes(threads_max: int) -> None:

@@ -4,6 +4,7 @@
 
 use pyo3::prelude::*;
 
+mod action;
 mod aio;
 mod args;
 mod bindings;
@@ -80,6 +81,7 @@ mod _core {
             maintenance_state::register,
             peer::register,
             mesh_event::register,
+            action::register,
             control::register,
             config::register,
             loop_config::register,
