@@ -199,6 +199,34 @@ impl MeshOsAction {
         }
     }
 
+    /// Whether it is the same work as another of its key: what differs is detail.
+    #[must_use]
+    pub fn is_same_work(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::StartDaemon { .. }, Self::StartDaemon { .. })
+            | (Self::StopDaemon { .. }, Self::StopDaemon { .. })
+            | (Self::DropReplica { .. }, Self::DropReplica { .. })
+            | (Self::MarkAvoid { .. }, Self::MarkAvoid { .. }) => self.key() == other.key(),
+            (
+                Self::CommitMaintenanceTransition { target: one, .. },
+                Self::CommitMaintenanceTransition { target: two, .. },
+            ) => one.phase() == two.phase(),
+            (
+                Self::RequestPlacement {
+                    chain: one,
+                    target: target_one,
+                    ..
+                },
+                Self::RequestPlacement {
+                    chain: two,
+                    target: target_two,
+                    ..
+                },
+            ) => (one, target_one) == (two, target_two),
+            _ => self == other,
+        }
+    }
+
     /// Whether the world shows that it took effect: then it is under way until the world does. The others are done
     /// when their dispatch is.
     #[must_use]

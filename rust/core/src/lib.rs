@@ -50,6 +50,13 @@ pub mod lifecycle;
 pub mod supervision;
 pub mod maintenance;
 pub mod status;
+pub mod world;
+pub mod fold;
+pub mod placement;
+pub mod executor;
+pub mod reconcile;
+pub mod explain;
+pub mod behaviour;
 
 #[cfg(feature = "testing")]
 pub mod testing;

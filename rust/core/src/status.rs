@@ -99,16 +99,20 @@ pub struct Move {
 pub type Holders = SmallVec<[NodeId; 4]>;
 
 /// What scorers said of a chain that this node leads.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Scores {
+    /// The holders that were asked about.
+    pub of: Holders,
     /// Score of each holder that has one, ascending by node.
     pub holders: Vec<(NodeId, Finite)>,
     /// Best node that is no holder.
     pub best: Option<(NodeId, Finite)>,
     /// What a move there costs.
     pub cost: Option<Finite>,
-    /// When they were asked for.
-    pub sampled_at: Option<UnixMs>,
+    /// Whether they were the last word before a move.
+    pub live: bool,
+    /// When they were said.
+    pub sampled_at: UnixMs,
 }
 
 /// One replicated chain.
@@ -157,8 +161,8 @@ pub struct PeerState {
     pub inventory: PeerInventory,
     /// What each probe said, by the probe's number.
     pub inventories: BTreeMap<u64, PeerInventory>,
-    /// What the scorer said of it.
-    pub fingerprint: Option<u64>,
+    /// When something was heard of it last.
+    pub seen_at: UnixMs,
 }
 
 /// Where an action is.
@@ -433,6 +437,8 @@ pub struct View {
     pub replicas_left: u32,
     /// When a freeze ends.
     pub freeze_until: Option<UnixMs>,
+    /// Nothing new is placed on this node.
+    pub cordoned: bool,
 }
 
 /// One thing that holds a daemon or a chain where it is.

@@ -31,6 +31,21 @@ impl Deadline {
         Self(Instant::now().checked_add(span))
     }
 
+    /// At that instant.
+    #[must_use]
+    pub const fn at(instant: Instant) -> Self {
+        Self(Some(instant))
+    }
+
+    /// Whichever of the two comes first.
+    #[must_use]
+    pub fn sooner(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(one), Some(two)) => Self(Some(one.min(two))),
+            (one, two) => Self(one.or(two)),
+        }
+    }
+
     /// Whether it has passed.
     #[must_use]
     pub fn passed(&self) -> bool {
@@ -44,9 +59,52 @@ impl Deadline {
         self.0.map_or(slice, |at| at.min(slice))
     }
 
+    /// The end; `None` without one.
+    #[must_use]
+    pub const fn end(&self) -> Option<Instant> {
+        self.0
+    }
+
     /// Time left; `None` without an end.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// The clock of one loop: wall-clock time as it was at the start, plus the time that passed since. It never jumps.
+#[derive(Debug, Clone, Copy)]
+pub struct LoopClock {
+    started: Instant,
+    base: UnixMs,
+}
+
+impl LoopClock {
+    /// Starts at the present time.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            base: unix_ms(),
+        }
+    }
+
+    /// Time now.
+    #[must_use]
+    pub fn now(&self) -> UnixMs {
+        self.base.plus(self.started.elapsed())
+    }
+
+    /// The instant at which this clock shows `at`.
+    #[must_use]
+    pub fn instant(&self, at: UnixMs) -> Deadline {
+        Deadline(self.started.checked_add(at.since(self.base)))
+    }
+
+    /// What the wall clock shows when this one shows `at`: the wall clock may have been set since the start.
+    #[must_use]
+    pub fn wall(&self, at: UnixMs) -> UnixMs {
+        let (wall, now) = (unix_ms().get(), self.now().get());
+        UnixMs::new((at.get() + wall).saturating_sub(now))
     }
 }

@@ -26,3 +26,7 @@ pub mod recovery;
 pub mod scorer;
 pub mod appender;
 pub mod dispatch;
+pub mod published;
+pub mod intake;
+pub mod records;
+pub mod behaviour;

@@ -13,6 +13,7 @@ use crate::sync::Mutex;
 use meshos_core::command::ChainId;
 use meshos_core::finite::Finite;
 use meshos_core::id::NodeId;
+use meshos_core::placement::ScoreRequest;
 use meshos_core::signal::Scored;
 
 use crate::callback::{CallFailed, Callback};
@@ -161,21 +162,6 @@ impl SchedulerRegistry {
     pub fn changes(&self) -> u64 {
         self.shared.changes.load(Ordering::Relaxed)
     }
-}
-
-/// A question to a scorer.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ScoreRequest {
-    /// Which chain.
-    pub chain: ChainId,
-    /// Who holds a copy, ascending.
-    pub holders: Vec<NodeId>,
-    /// Who must not be the best alternative, ascending.
-    pub exclude: Vec<NodeId>,
-    /// Whether to ask without any cache.
-    pub live: bool,
-    /// What a second of moving costs, as a score.
-    pub cost_per_sec: Finite,
 }
 
 /// Asks a scorer, on this thread; each of its calls has the budget.

@@ -1,0 +1,926 @@
+//! The thread of a behaviour loop: takes signals in, steps the core, has done what it wants.
+//!
+//! Invariants
+//! * The thread never calls user code and never waits for it: everything of the kind is a job on the callback lanes, and
+//!   its result comes back as a signal.
+//! * A change wakes the loop at once; the tick is when probes, recovery handlers and daemons are asked.
+//! * A loop that ends publishes a last snapshot, and says what it left undone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use meshos_core::action::MeshOsAction;
+use meshos_core::behaviour::{Behaviour, Step};
+use meshos_core::command::Verdict;
+use meshos_core::control::DaemonControl;
+use meshos_core::executor::Dispatch;
+use meshos_core::finite::Share;
+use meshos_core::id::{NodeId, Origin};
+use meshos_core::loop_config::MeshOsConfig;
+use meshos_core::placement::ScoreRequest;
+use meshos_core::signal::{MeshOsEvent, Outcome, RosterEntry, Signal};
+use meshos_core::status::{
+    AuthorityStatus, ExecutorStats, Explanation, Failure, FailureSource, LoopMetrics, MeshOsSnapshot, MigrationStatus,
+    Part,
+};
+use meshos_core::time::UnixMs;
+
+use crate::callback::{CallFailed, Callback, Callbacks};
+use crate::clock::{Deadline, LoopClock};
+use crate::dispatch::{ActionDispatcher, ControlSink, MigrationAborter, MigrationSnapshotSource};
+use crate::intake::{Batch, Intake};
+use crate::lane::{Job, Lanes};
+use crate::probes::{ProbeRegistry, SampleSink, Sampled, Sampler};
+use crate::published::Published;
+use crate::records::Records;
+use crate::recovery::RecoveryRegistry;
+use crate::scorer::{self, PlacementScorer, SchedulerRegistry};
+use crate::sync::{Condvar, Mutex};
+
+/// A dispatcher may take as long as it needs; above this it counts as late.
+const DISPATCH_BUDGET: Duration = Duration::from_secs(30);
+/// Time between two comparisons with the registry.
+const ROSTER_INTERVAL: Duration = Duration::from_secs(30);
+/// Chains that one job scores.
+const SCORES_PER_JOB: usize = 256;
+
+/// The daemons that a loop watches and talks to.
+pub trait Keeper: Send + Sync {
+    /// Begins to tell what happens to daemons, in order. The function only queues.
+    fn watch(&self, tell: Box<dyn Fn(Signal) + Send + Sync>) -> u64;
+    /// Ends it.
+    fn unwatch(&self, watch: u64);
+    /// All daemons, and the number of the newest event that they reflect.
+    fn roster(&self) -> (Vec<RosterEntry>, u64);
+    /// Gives every daemon a control, soon.
+    fn broadcast(&self, control: DaemonControl);
+    /// Asks daemons for health and load; called on a lane.
+    fn poll(&self);
+}
+
+/// What a loop is made of besides its configuration.
+pub struct Parts {
+    /// Carries actions out.
+    pub dispatcher: Arc<dyn ActionDispatcher>,
+    /// The daemons.
+    pub keeper: Arc<dyn Keeper>,
+    /// Asked each tick.
+    pub probes: ProbeRegistry,
+    /// Where the scorer is.
+    pub scheduler: SchedulerRegistry,
+    /// Run each tick.
+    pub recovery: RecoveryRegistry,
+    /// Sees every control.
+    pub sink: Option<Arc<dyn ControlSink>>,
+    /// Ends moves.
+    pub aborter: Option<Arc<dyn MigrationAborter>>,
+    /// Lists moves.
+    pub migrations: Option<Arc<dyn MigrationSnapshotSource>>,
+    /// What is called, by name.
+    pub callbacks: Arc<Callbacks>,
+    /// Where records go.
+    pub records: Arc<Records>,
+    /// Its clock.
+    pub clock: LoopClock,
+    /// Where user code runs.
+    pub lanes: Lanes,
+}
+
+/// How a loop ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Steps it made.
+    pub passes: u64,
+    /// Counters.
+    pub stats: ExecutorStats,
+    /// What was left undone, by kind of action.
+    pub undone: BTreeMap<&'static str, u64>,
+    /// Dispatches that had not ended.
+    pub hung: usize,
+    /// Whether every appender kept what it had and was closed.
+    pub kept: bool,
+}
+
+/// What the loop and those who use it share.
+pub struct Shared {
+    /// The node it acts for.
+    pub this_node: NodeId,
+    /// Its options.
+    pub config: MeshOsConfig,
+    /// Random for each start.
+    pub epoch_id: u64,
+    /// What goes in.
+    pub intake: Arc<Intake>,
+    /// What comes out.
+    pub published: Arc<Published>,
+    /// What it is made of.
+    pub parts: Parts,
+    stats: Mutex<ExecutorStats>,
+    questions: Mutex<Vec<Question>>,
+    dropped: AtomicU64,
+    passes: AtomicU64,
+    tick_at: Mutex<(UnixMs, Duration)>,
+    alive: AtomicBool,
+    ended: Mutex<Option<Ended>>,
+    bell: Condvar,
+}
+
+/// Somebody asks why something is as it is.
+struct Question {
+    key: meshos_core::world::Key,
+    answer: Arc<Answer>,
+}
+
+#[derive(Default)]
+struct Answer {
+    said: Mutex<Option<Option<Explanation>>>,
+    bell: Condvar,
+}
+
+/// A running loop. Dropping the last handle ends it at once.
+pub struct MeshOs {
+    shared: Arc<Shared>,
+    watch: u64,
+}
+
+struct Call<F: FnOnce() + Send>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send> Job for Call<F> {
+    fn run(self: Arc<Self>) {
+        let call = self.0.lock().take();
+        if let Some(call) = call {
+            call();
+        }
+    }
+}
+
+/// Runs a call on a lane; `false` when the lanes were stopped.
+pub fn on_lane(lanes: &Lanes, call: impl FnOnce() + Send + 'static) -> bool {
+    lanes.submit(Arc::new(Call(Mutex::new(Some(call)))))
+}
+
+/// The loop could not be started: the system has no thread to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the system has no thread to give")]
+pub struct NoThread;
+
+impl MeshOs {
+    /// Starts a loop, and returns when its first snapshot shows what is there already.
+    ///
+    /// # Errors
+    /// [`NoThread`].
+    pub fn start(
+        this_node: NodeId,
+        config: MeshOsConfig,
+        epoch_id: u64,
+        authority: AuthorityStatus,
+        parts: Parts,
+    ) -> Result<Self, NoThread> {
+        let now = parts.clock.now();
+        let behaviour = Behaviour::new(this_node, config, config.seed.unwrap_or(epoch_id), now);
+        let first = MeshOsSnapshot {
+            runtime_epoch_id: epoch_id,
+            generation: 0,
+            tick: 0,
+            published_at: now,
+            this_node,
+            authority,
+            view: behaviour.view().clone(),
+            failures: imbl::Vector::new(),
+            migrations: Arc::new([]),
+            recovery: parts.recovery.status().into(),
+            callbacks: Arc::default(),
+            audit_head_seq: 0,
+            log_head_seq: 0,
+            failure_head_seq: 0,
+            metrics: LoopMetrics::default(),
+        };
+        let intake = Arc::new(Intake::new(config.event_queue_capacity as usize));
+        let told = Arc::clone(&intake);
+        let watch = parts.keeper.watch(Box::new(move |signal| told.registry(signal)));
+        let (daemons, number) = parts.keeper.roster();
+        intake.result(Signal::Roster { daemons, number });
+        if parts.scheduler.has_scorer() {
+            intake.result(Signal::ScorerChanged { installed: true });
+        }
+        let shared = Arc::new(Shared {
+            this_node,
+            config,
+            epoch_id,
+            intake,
+            published: Arc::new(Published::new(first, parts.lanes.clone())),
+            parts,
+            stats: Mutex::default(),
+            questions: Mutex::default(),
+            dropped: AtomicU64::new(0),
+            passes: AtomicU64::new(0),
+            tick_at: Mutex::new((now, Duration::ZERO)),
+            alive: AtomicBool::new(true),
+            ended: Mutex::new(None),
+            bell: Condvar::new(),
+        });
+        let mut runner = Runner::new(Arc::clone(&shared), behaviour);
+        runner.pass(true);
+        let spawned = std::thread::Builder::new()
+            .name("meshos-loop".to_owned())
+            .spawn(move || runner.run());
+        if spawned.is_err() {
+            shared.parts.keeper.unwatch(watch);
+            return Err(NoThread);
+        }
+        Ok(Self { shared, watch })
+    }
+
+    /// What the loop and those who use it share.
+    #[must_use]
+    pub const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Takes nothing more in, lets what runs end, publishes a last snapshot and closes the appenders, within `timeout`.
+    /// Called again it returns the same. `None`: interrupted; the loop ends nevertheless.
+    pub fn shutdown(&self, timeout: Duration, interrupted: &mut dyn FnMut() -> bool) -> Option<Ended> {
+        let shared = &self.shared;
+        let deadline = Deadline::after(timeout);
+        self.shared.parts.keeper.unwatch(self.watch);
+        shared.intake.close();
+        loop {
+            let ended = shared.ended.lock();
+            if let Some(ended) = &*ended {
+                return Some(ended.clone());
+            }
+            if deadline.passed() {
+                // The loop never waits for user code, so this is answered within a moment.
+                shared.intake.abort();
+                let grace = Deadline::after(Duration::from_millis(500));
+                drop(shared.bell.wait_until(ended, grace.slice()));
+                if let Some(ended) = &*shared.ended.lock() {
+                    return Some(ended.clone());
+                }
+                return Some(shared.abandoned());
+            }
+            drop(shared.bell.wait_until(ended, deadline.slice()));
+            if interrupted() {
+                shared.intake.abort();
+                return None;
+            }
+        }
+    }
+}
+
+impl Drop for MeshOs {
+    fn drop(&mut self) {
+        self.shared.parts.keeper.unwatch(self.watch);
+        self.shared.intake.abort();
+    }
+}
+
+impl Shared {
+    /// Counters of the executor.
+    #[must_use]
+    pub fn executor_stats(&self) -> ExecutorStats {
+        let mut stats = *self.stats.lock();
+        stats.chain_append_failures = self.parts.records.action_failures();
+        stats
+    }
+
+    /// Emissions that the full queue refused.
+    #[must_use]
+    pub fn dropped_actions(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Steps so far.
+    #[must_use]
+    pub fn passes(&self) -> u64 {
+        self.passes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the thread lives, when it ticked last, and how long its last pass took.
+    #[must_use]
+    pub fn health(&self) -> (bool, UnixMs, Duration) {
+        let (at, took) = *self.tick_at.lock();
+        (self.alive.load(Ordering::Acquire), at, took)
+    }
+
+    /// Says why something is as it is; the outer `None`: no answer in time, the inner: nothing is known of it.
+    pub fn explain(
+        &self,
+        key: meshos_core::world::Key,
+        deadline: Deadline,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Option<Option<Explanation>> {
+        let answer = Arc::new(Answer::default());
+        self.questions.lock().push(Question {
+            key,
+            answer: Arc::clone(&answer),
+        });
+        self.intake.nudge();
+        loop {
+            let mut said = answer.said.lock();
+            if let Some(said) = said.take() {
+                return Some(said);
+            }
+            if deadline.passed() || !self.alive.load(Ordering::Acquire) {
+                return None;
+            }
+            drop(answer.bell.wait_until(said, deadline.slice()));
+            if interrupted() {
+                return None;
+            }
+        }
+    }
+
+    /// Share of a tick that user code may take.
+    #[must_use]
+    pub fn budget(&self) -> Duration {
+        self.config.tick_interval.mul_f64(self.config.callback_budget.get())
+    }
+
+    /// Records that user code failed.
+    pub fn callback_failed(&self, part: Part, name: &str, target: Option<u64>, error: CallFailed) {
+        self.parts.records.failure(Failure {
+            source: FailureSource {
+                part,
+                name: Arc::from(name),
+                target,
+                action_id: None,
+                envelope_id: None,
+            },
+            reason: Arc::from(error.reason),
+            traceback: error.traceback.map(Arc::from),
+        });
+        self.intake.nudge();
+    }
+
+    fn abandoned(&self) -> Ended {
+        Ended {
+            passes: self.passes(),
+            stats: self.executor_stats(),
+            undone: BTreeMap::new(),
+            hung: 0,
+            kept: false,
+        }
+    }
+}
+
+/// What the loop has published last, to know whether anything changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Seen {
+    view: u64,
+    records: u64,
+    callbacks: u64,
+    recovery: u64,
+    migrations: u64,
+}
+
+/// Moves as they were listed last.
+#[derive(Default)]
+struct Listed {
+    moves: Mutex<(Arc<[MigrationStatus]>, u64)>,
+    busy: AtomicBool,
+}
+
+/// Calls of one piece of user code, one at a time and in order.
+struct Line {
+    callback: Arc<Callback>,
+    queue: Mutex<(std::collections::VecDeque<Said>, bool)>,
+}
+
+type Said = Box<dyn FnOnce() -> Result<(), CallFailed> + Send>;
+
+/// Calls that one line may be behind.
+const LINE_MAX: usize = 1024;
+
+struct Runner {
+    shared: Arc<Shared>,
+    behaviour: Behaviour,
+    sampler: Sampler,
+    sampled: SampleSink,
+    dispatching: Arc<Callback>,
+    scoring: Option<(Arc<dyn PlacementScorer>, Arc<Callback>)>,
+    scorer_changes: u64,
+    pressure: Arc<Line>,
+    controls: Option<Arc<Line>>,
+    aborts: Option<Arc<Callback>>,
+    listing: Option<Arc<Callback>>,
+    listed: Arc<Listed>,
+    recovering: Arc<AtomicBool>,
+    polling: Arc<AtomicBool>,
+    tick_due: Instant,
+    roster_due: Instant,
+    next: Option<UnixMs>,
+    more: bool,
+    tick: u64,
+    seen: Option<Seen>,
+    repairs: u64,
+}
+
+impl Runner {
+    fn new(shared: Arc<Shared>, behaviour: Behaviour) -> Self {
+        let parts = &shared.parts;
+        let callbacks = &parts.callbacks;
+        let dispatching = callbacks.add(parts.dispatcher.name(), Part::Action);
+        let pressure = format!("{}.on_cluster_backpressure", parts.dispatcher.name());
+        let line = |name: &str| {
+            Arc::new(Line {
+                callback: callbacks.add(name, Part::Callback),
+                queue: Mutex::default(),
+            })
+        };
+        let told = Arc::clone(&shared.intake);
+        let failed = Arc::downgrade(&shared);
+        let sampled: SampleSink = Arc::new(move |sampled| match sampled {
+            Sampled::Samples { probe, samples } => told.result(Signal::Samples { probe, samples }),
+            Sampled::Removed { probe } => told.result(Signal::ProbeRemoved { probe }),
+            Sampled::Failed { probe, name, error } => {
+                if let Some(shared) = failed.upgrade() {
+                    shared.callback_failed(Part::Probe, &name, Some(probe), error);
+                }
+            }
+        });
+        let now = Instant::now();
+        Self {
+            sampler: Sampler::new(parts.probes.clone(), Arc::clone(callbacks)),
+            sampled,
+            dispatching,
+            scoring: None,
+            scorer_changes: u64::MAX,
+            pressure: line(&pressure),
+            controls: parts.sink.as_ref().map(|sink| line(sink.name())),
+            aborts: parts.aborter.as_ref().map(|aborter| callbacks.add(aborter.name(), Part::Migration)),
+            listing: parts.migrations.as_ref().map(|source| callbacks.add(source.name(), Part::Migration)),
+            listed: Arc::default(),
+            recovering: Arc::default(),
+            polling: Arc::default(),
+            tick_due: now,
+            roster_due: now + ROSTER_INTERVAL,
+            next: None,
+            more: false,
+            tick: 0,
+            seen: None,
+            repairs: 0,
+            shared,
+            behaviour,
+        }
+    }
+
+    fn run(&mut self) {
+        let mut left_at = None;
+        loop {
+            match self.pass(false) {
+                Going::On => {}
+                Going::Ending => {
+                    let idle = self.behaviour.running() == 0 && !self.more;
+                    // What was dispatched may be confirmed by a result that is on its way: one more look.
+                    if idle && left_at == Some(self.shared.passes()) {
+                        break;
+                    }
+                    left_at = Some(self.shared.passes() + 1);
+                }
+                Going::Gone => break,
+            }
+        }
+        self.end();
+    }
+
+    /// One pass: wait, take in, step, have done, publish.
+    fn pass(&mut self, first: bool) -> Going {
+        let batch = self.shared.intake.take(self.wait_until(first));
+        if batch.aborted {
+            return Going::Gone;
+        }
+        let began = Instant::now();
+        let ending = batch.ending;
+        let mut signals = self.ask(&batch, began);
+        signals.extend(batch.signals);
+        let now = self.shared.parts.clock.now();
+        let step = self.behaviour.step(now, signals);
+        (self.more, self.next) = (step.more || batch.more, step.next);
+        self.repairs += step.sweep_repairs;
+        self.have_done(step);
+        // Before anybody is told that it is folded, whoever asks sees what it did.
+        self.publish(now, began);
+        self.shared.passes.fetch_add(1, Ordering::Relaxed);
+        self.shared.intake.folded();
+        self.answer();
+        if ending { Going::Ending } else { Going::On }
+    }
+
+    fn wait_until(&self, first: bool) -> Deadline {
+        if self.more || first {
+            return Deadline::after(Duration::ZERO);
+        }
+        let tick = Deadline::at(self.tick_due);
+        match self.next {
+            Some(next) => tick.sooner(self.shared.parts.clock.instant(next)),
+            None => tick,
+        }
+    }
+
+    /// What a tick asks, and what changed hands since the last pass.
+    fn ask(&mut self, batch: &Batch, now: Instant) -> Vec<Signal> {
+        let mut signals = Vec::new();
+        if batch.ending {
+            return signals;
+        }
+        let changes = self.shared.parts.scheduler.changes();
+        if self.scorer_changes != changes {
+            let first = self.scorer_changes == u64::MAX;
+            self.scorer_changes = changes;
+            let scorer = self.shared.parts.scheduler.current();
+            let installed = scorer.is_some();
+            let callbacks = &self.shared.parts.callbacks;
+            if let Some((_, callback)) = self.scoring.take() {
+                callbacks.remove(&callback);
+            }
+            self.scoring = scorer.map(|scorer| {
+                let callback = callbacks.add(scorer.name(), Part::Callback);
+                (scorer, callback)
+            });
+            if installed || !first {
+                signals.push(Signal::ScorerChanged { installed });
+            }
+        }
+        if batch.roster_wanted || now >= self.roster_due {
+            self.roster_due = now + ROSTER_INTERVAL;
+            let (daemons, number) = self.shared.parts.keeper.roster();
+            signals.push(Signal::Roster { daemons, number });
+        }
+        if now >= self.tick_due {
+            // A late tick is made up for by none: the next comes a whole interval later.
+            self.tick_due = now + self.shared.config.tick_interval;
+            self.tick(now);
+        }
+        signals
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.tick += 1;
+        let shared = &self.shared;
+        let parts = &shared.parts;
+        let budget = shared.budget();
+        parts.callbacks.mark_late(now, budget);
+        self.sampler.poll(&parts.lanes, budget, &self.sampled);
+        if !parts.recovery.is_empty() && !self.recovering.swap(true, Ordering::AcqRel) {
+            let (shared, busy) = (Arc::clone(shared), Arc::clone(&self.recovering));
+            on_lane(&parts.lanes, move || {
+                recover(&shared, budget);
+                busy.store(false, Ordering::Release);
+            });
+        }
+        if !self.polling.swap(true, Ordering::AcqRel) {
+            let (keeper, busy) = (Arc::clone(&parts.keeper), Arc::clone(&self.polling));
+            on_lane(&parts.lanes, move || {
+                keeper.poll();
+                busy.store(false, Ordering::Release);
+            });
+        }
+        self.list_moves(budget);
+    }
+
+    fn list_moves(&self, budget: Duration) {
+        let (Some(source), Some(callback)) = (&self.shared.parts.migrations, &self.listing) else { return };
+        if self.listed.busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (source, callback, listed) = (Arc::clone(source), Arc::clone(callback), Arc::clone(&self.listed));
+        let shared = Arc::clone(&self.shared);
+        on_lane(&self.shared.parts.lanes, move || {
+            match callback.run(Instant::now(), budget, || source.list()) {
+                Some(Ok(moves)) => {
+                    let mut known = listed.moves.lock();
+                    if *known.0 != *moves {
+                        known.0 = moves.into();
+                        known.1 += 1;
+                        drop(known);
+                        shared.intake.nudge();
+                    }
+                }
+                Some(Err(error)) => shared.callback_failed(Part::Migration, source.name(), None, error),
+                None => {}
+            }
+            listed.busy.store(false, Ordering::Release);
+        });
+    }
+
+    fn have_done(&mut self, step: Step) {
+        let shared = &self.shared;
+        let records = &shared.parts.records;
+        for command in step.audits {
+            if let Verdict::Rejected { kind } = &command.verdict {
+                let line = format!("refused {}: {kind}", command.order.kind());
+                records.line(meshos_core::signal::LogLevel::Warn, None, &line);
+            }
+            records.audit(command);
+        }
+        for (daemon, wanted) in step.supervise {
+            shared.parts.dispatcher.supervise(daemon, wanted);
+        }
+        for failure in step.failures {
+            records.failure(failure);
+        }
+        for disposed in step.disposed {
+            records.action(disposed);
+        }
+        if let Some(kind) = step.first_refused {
+            let dropped = self.behaviour.stats().dropped - shared.dropped.load(Ordering::Relaxed);
+            let capacity = shared.config.action_queue_capacity;
+            let line = format!("the queue of {capacity} actions refused {dropped}, the first a {kind}");
+            records.line(meshos_core::signal::LogLevel::Warn, None, &line);
+        }
+        shared.dropped.store(self.behaviour.stats().dropped, Ordering::Relaxed);
+        *shared.stats.lock() = *self.behaviour.stats();
+        for dispatch in step.dispatches {
+            self.dispatch(dispatch);
+        }
+        for control in step.controls {
+            self.tell(control.into());
+        }
+        if let Some(level) = step.pressure {
+            let dispatcher = Arc::clone(&shared.parts.dispatcher);
+            let said = move || dispatcher.on_cluster_backpressure(level.is_some(), level.unwrap_or_default());
+            push(shared, &self.pressure, Box::new(said));
+        }
+        for daemon in step.kill {
+            self.kill(daemon);
+        }
+        self.score(step.scores);
+        self.fingerprints(step.fingerprints);
+    }
+
+    fn dispatch(&self, dispatch: Dispatch) {
+        let shared = Arc::clone(&self.shared);
+        let callback = Arc::clone(&self.dispatching);
+        let Dispatch { id, mut action, cause } = dispatch;
+        if let MeshOsAction::StopDaemon { deadline, .. } = &mut action {
+            // Daemons are told by the wall clock.
+            *deadline = shared.parts.clock.wall(*deadline);
+        }
+        let told = Arc::clone(&self.shared.intake);
+        let submitted = on_lane(&self.shared.parts.lanes, move || {
+            let mut outcome = None;
+            let ran = callback.run(Instant::now(), DISPATCH_BUDGET, || {
+                let dispatched = crate::dispatch::dispatch(&*shared.parts.dispatcher, id, &action, &cause);
+                let raised = match &dispatched {
+                    Outcome::Raised { reason, .. } => Err(CallFailed::new(reason.to_string())),
+                    Outcome::Done | Outcome::Drop { .. } | Outcome::Retry { .. } => Ok(()),
+                };
+                outcome = Some(dispatched);
+                raised
+            });
+            let outcome = match (ran, outcome) {
+                (_, Some(outcome)) => outcome,
+                (None, None) => Outcome::Drop {
+                    reason: Arc::from("the dispatcher is left alone after failing too often"),
+                },
+                (Some(ran), None) => Outcome::Raised {
+                    reason: Arc::from(ran.err().map_or_else(String::new, |error| error.reason)),
+                    traceback: None,
+                },
+            };
+            if outcome == Outcome::Done && shared.parts.dispatcher.commits_maintenance() {
+                observe(&shared, &action);
+            }
+            shared.intake.result(Signal::Dispatched { id, outcome });
+        });
+        if !submitted {
+            let reason = Arc::from("the lanes are closed");
+            told.result(Signal::Dispatched {
+                id,
+                outcome: Outcome::Drop { reason },
+            });
+        }
+    }
+
+    fn tell(&self, control: DaemonControl) {
+        let shared = &self.shared;
+        let control = match control {
+            DaemonControl::DrainStart { deadline } => DaemonControl::DrainStart {
+                deadline: shared.parts.clock.wall(deadline),
+            },
+            other => other,
+        };
+        shared.parts.keeper.broadcast(control);
+        if let (Some(sink), Some(line)) = (&shared.parts.sink, &self.controls) {
+            let sink = Arc::clone(sink);
+            push(shared, line, Box::new(move || sink.emit(control)));
+        }
+    }
+
+    fn kill(&self, daemon: Origin) {
+        let shared = Arc::clone(&self.shared);
+        let (Some(aborter), Some(callback)) = (&self.shared.parts.aborter, &self.aborts) else {
+            let error = CallFailed::new("there is no migration aborter");
+            shared.callback_failed(Part::Migration, "kill_migration", Some(daemon.get()), error);
+            return;
+        };
+        let (aborter, callback) = (Arc::clone(aborter), Arc::clone(callback));
+        let budget = self.shared.budget();
+        on_lane(&self.shared.parts.lanes, move || {
+            let ended = if aborter.is_no_op() {
+                Some(Err(CallFailed::new("the migration aborter does nothing")))
+            } else {
+                callback.run(Instant::now(), budget, || aborter.abort(daemon))
+            };
+            if let Some(Err(error)) = ended {
+                shared.callback_failed(Part::Migration, "kill_migration", Some(daemon.get()), error);
+            }
+        });
+    }
+
+    fn score(&self, requests: Vec<ScoreRequest>) {
+        let Some((scorer, callback)) = &self.scoring else { return };
+        let budget = self.shared.budget();
+        for requests in requests.chunks(SCORES_PER_JOB) {
+            let (scorer, callback) = (Arc::clone(scorer), Arc::clone(callback));
+            let (told, requests) = (Arc::clone(&self.shared.intake), requests.to_vec());
+            on_lane(&self.shared.parts.lanes, move || {
+                for request in &requests {
+                    told.result(Signal::Scored(scorer::score(&*scorer, &callback, budget, request)));
+                }
+            });
+        }
+    }
+
+    fn fingerprints(&self, nodes: Vec<NodeId>) {
+        let Some((scorer, callback)) = &self.scoring else { return };
+        if nodes.is_empty() {
+            return;
+        }
+        let (scorer, callback) = (Arc::clone(scorer), Arc::clone(callback));
+        let (told, budget) = (Arc::clone(&self.shared.intake), self.shared.budget());
+        on_lane(&self.shared.parts.lanes, move || {
+            told.result(Signal::Fingerprints(scorer::fingerprints(&*scorer, &callback, budget, &nodes)));
+        });
+    }
+
+    fn publish(&mut self, now: UnixMs, began: Instant) {
+        let shared = &self.shared;
+        let parts = &shared.parts;
+        let took = began.elapsed();
+        *shared.tick_at.lock() = (now, took);
+        let seen = Seen {
+            view: self.behaviour.view().generation,
+            records: parts.records.changes(),
+            callbacks: parts.callbacks.changes(),
+            recovery: parts.recovery.changes(),
+            migrations: self.listed.moves.lock().1,
+        };
+        if self.seen == Some(seen) {
+            return;
+        }
+        self.seen = Some(seen);
+        let before = shared.published.load();
+        let (failures, failure_head_seq) = parts.records.failures();
+        let (audit_head_seq, log_head_seq) = parts.records.heads();
+        shared.published.publish(MeshOsSnapshot {
+            runtime_epoch_id: shared.epoch_id,
+            generation: before.generation + 1,
+            tick: self.tick,
+            published_at: now,
+            this_node: shared.this_node,
+            authority: before.authority,
+            view: self.behaviour.view().clone(),
+            failures,
+            migrations: Arc::clone(&self.listed.moves.lock().0),
+            recovery: parts.recovery.status().into(),
+            callbacks: Arc::new(parts.callbacks.statuses(began, shared.budget())),
+            audit_head_seq,
+            log_head_seq,
+            failure_head_seq,
+            metrics: LoopMetrics {
+                tick_took: took,
+                event_queue_depth: shared.intake.depth() as u64,
+                action_queue_depth: self.behaviour.depth() as u64,
+                dropped_actions: shared.dropped_actions(),
+                refused_events: shared.intake.refused(),
+                sweep_repairs: self.repairs,
+            },
+        });
+    }
+
+    fn answer(&self) {
+        let questions = std::mem::take(&mut *self.shared.questions.lock());
+        for question in questions {
+            let said = meshos_core::explain::explain(self.behaviour.world(), question.key);
+            *question.answer.said.lock() = Some(said);
+            question.answer.bell.notify_all();
+        }
+    }
+
+    fn end(&mut self) {
+        let undone = self.behaviour.undone();
+        let shared = &self.shared;
+        for (kind, count) in &undone {
+            let error = CallFailed::new(format!("{count} left undone by the shutdown"));
+            shared.callback_failed(Part::Loop, kind, None, error);
+        }
+        // Nobody starts a daemon again any more: those that are down go on by themselves.
+        for daemon in self.behaviour.view().daemons.keys() {
+            shared.parts.dispatcher.supervise(*daemon, false);
+        }
+        let now = shared.parts.clock.now();
+        let hung = self.behaviour.running();
+        let passes = shared.passes();
+        let stats = shared.executor_stats();
+        self.publish(now, Instant::now());
+        let shared = Arc::clone(&self.shared);
+        let kept = shared.parts.records.close(Deadline::after(Duration::from_secs(2)));
+        self.publish(now, Instant::now());
+        shared.alive.store(false, Ordering::Release);
+        self.answer();
+        shared.intake.abort();
+        shared.published.end();
+        *shared.ended.lock() = Some(Ended {
+            passes,
+            stats,
+            undone,
+            hung,
+            kept,
+        });
+        shared.bell.notify_all();
+    }
+}
+
+/// Whether a loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Going {
+    On,
+    Ending,
+    Gone,
+}
+
+/// A dispatcher that commits transitions has them observed by the loop.
+fn observe(shared: &Shared, action: &MeshOsAction) {
+    if let MeshOsAction::CommitMaintenanceTransition { node, target } = action {
+        let event = MeshOsEvent::MaintenanceTransitionObserved {
+            node: *node,
+            state: target.clone(),
+        };
+        shared.intake.result(Signal::Event(event));
+    }
+}
+
+fn recover(shared: &Shared, budget: Duration) {
+    shared.parts.recovery.run_within(budget, |name, outcome, evicted| {
+        match outcome {
+            Ok(slots) if slots.is_empty() => {}
+            Ok(slots) => shared.intake.result(Signal::Recovered { name, slots }),
+            Err(error) => {
+                let reason = if evicted {
+                    format!("{}; evicted", error.reason)
+                } else {
+                    error.reason
+                };
+                let error = CallFailed {
+                    reason,
+                    traceback: error.traceback,
+                };
+                shared.callback_failed(Part::Recovery, &name, None, error);
+            }
+        };
+    });
+}
+
+/// Has a line call user code after everything it was given before.
+fn push(shared: &Arc<Shared>, line: &Arc<Line>, said: Said) {
+    let mut queue = line.queue.lock();
+    if queue.0.len() >= LINE_MAX {
+        drop(queue);
+        let error = CallFailed::new("its queue is full, and the call was dropped");
+        shared.callback_failed(Part::Callback, "line", None, error);
+        return;
+    }
+    queue.0.push_back(said);
+    if std::mem::replace(&mut queue.1, true) {
+        return;
+    }
+    drop(queue);
+    let (held, budget) = (Arc::clone(line), shared.budget());
+    let shared = Arc::clone(shared);
+    let lanes = shared.parts.lanes.clone();
+    on_lane(&lanes, move || {
+        loop {
+            let mut queue = held.queue.lock();
+            let Some(said) = queue.0.pop_front() else {
+                queue.1 = false;
+                return;
+            };
+            drop(queue);
+            let mut said = Some(said);
+            let ran = held.callback.run(Instant::now(), budget, || said.take().map_or(Ok(()), |said| said()));
+            if let Some(Err(error)) = ran {
+                shared.callback_failed(Part::Callback, held.callback.name(), None, error);
+            }
+        }
+    });
+}
+
+/// Level of back-pressure, as it is shown.
+#[must_use]
+pub fn level(share: Option<Share>) -> f64 {
+    share.unwrap_or_default().get()
+}
