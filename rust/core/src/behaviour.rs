@@ -168,7 +168,9 @@ impl Behaviour {
         let sweep_repairs = reconcile::sweep(&mut self.world, &self.executor);
         let mut asked = Asked::default();
         for _ in 0..LOOKS_MAX {
-            let Some((key, why)) = self.world.dirty.pop_first() else { break };
+            let Some((key, why)) = self.world.dirty.pop_first() else {
+                break;
+            };
             reconcile::look(&mut self.world, &mut self.executor, &mut asked, key, why);
         }
         let dispatches = self.executor.run(&mut self.world, reconcile::still_wanted);
@@ -268,7 +270,8 @@ impl Behaviour {
     /// Says once that daemons did not come back in time after maintenance.
     fn tell_overdue(&mut self) {
         let world = &self.world;
-        let overdue = world.machine.is_overdue(world.now, &world.config.maintenance);
+        let late = world.machine.is_overdue(world.now, &world.config.maintenance);
+        let overdue = late && world.daemons_missing > 0;
         if overdue && !self.overdue_told {
             let reason = format!("{} daemons did not start again in time", world.daemons_missing);
             self.executor.failures.push(loop_failure("exit_maintenance", reason));
@@ -282,7 +285,13 @@ impl Behaviour {
         let mut hasher = StateHasher::default();
         let world = &self.world;
         (world.now, &world.machine, &world.forced, world.scorer).hash(&mut hasher);
-        (world.scores_valid_from, &world.node_changed, &world.fingerprints, &world.asked).hash(&mut hasher);
+        (
+            world.scores_valid_from,
+            &world.node_changed,
+            &world.fingerprints,
+            &world.asked,
+        )
+            .hash(&mut hasher);
         (&world.barred, &world.fading, &world.probed, &world.dirty).hash(&mut hasher);
         (&world.alarms, &world.sweep, world.held, world.daemons_live).hash(&mut hasher);
         (world.daemons_missing, world.moves, &self.executor, self.overdue_told).hash(&mut hasher);

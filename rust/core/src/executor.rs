@@ -126,7 +126,14 @@ impl Executor {
     }
 
     /// Takes an action in, unless it is under way; whether it is under way now.
-    pub fn emit(&mut self, world: &mut World, action: MeshOsAction, why: &Why, priority: Priority, entity: Key) -> bool {
+    pub fn emit(
+        &mut self,
+        world: &mut World,
+        action: MeshOsAction,
+        why: &Why,
+        priority: Priority,
+        entity: Key,
+    ) -> bool {
         let key = action.key();
         let mut history = (0, 0);
         if let Some(known) = world.view.in_flight.get(&key) {
@@ -205,7 +212,11 @@ impl Executor {
             return false;
         }
         let ticket = self.tickets[&id];
-        let kind = world.view.in_flight.get(&ticket.key).map_or("", |known| known.action.kind());
+        let kind = world
+            .view
+            .in_flight
+            .get(&ticket.key)
+            .map_or("", |known| known.action.kind());
         self.remove(world, ticket.key);
         self.refuse(kind, ticket.entity);
         true
@@ -265,7 +276,9 @@ impl Executor {
 
     /// Nobody wants the work of a key any more: what waits is taken back, what awaits confirmation is confirmed.
     pub fn settle(&mut self, world: &mut World, key: ActionKey) {
-        let Some(known) = world.view.in_flight.get(&key) else { return };
+        let Some(known) = world.view.in_flight.get(&key) else {
+            return;
+        };
         match known.progress {
             // What only tells something is told once, and not taken back.
             _ if !known.action.is_confirmed_by_the_world() => {}
@@ -313,8 +326,12 @@ impl Executor {
 
     /// The deadline of an action has come.
     pub fn alarm(&mut self, world: &mut World, key: ActionKey) {
-        let Some(known) = world.view.in_flight.get(&key).cloned() else { return };
-        let Some(ticket) = self.tickets.get(&known.id).copied() else { return };
+        let Some(known) = world.view.in_flight.get(&key).cloned() else {
+            return;
+        };
+        let Some(ticket) = self.tickets.get(&known.id).copied() else {
+            return;
+        };
         match known.progress {
             Progress::Queued => {}
             Progress::Deferred { .. } => {
@@ -349,9 +366,15 @@ impl Executor {
         let mut dispatches = Vec::new();
         while self.running() < RUNNING_MAX {
             self.open_throttles(world);
-            let Some((priority, id)) = self.ready.pop_first() else { break };
-            let Some(ticket) = self.tickets.get(&id).copied() else { continue };
-            let Some(known) = world.view.in_flight.get(&ticket.key).cloned() else { continue };
+            let Some((priority, id)) = self.ready.pop_first() else {
+                break;
+            };
+            let Some(ticket) = self.tickets.get(&id).copied() else {
+                continue;
+            };
+            let Some(known) = world.view.in_flight.get(&ticket.key).cloned() else {
+                continue;
+            };
             match wanted(world, ticket.entity, &known.action) {
                 Wanted::Yes => {}
                 Wanted::No => {
@@ -362,7 +385,11 @@ impl Executor {
                     self.remove(world, ticket.key);
                     self.stats.gated += 1;
                     let wait = until.since(world.now);
-                    self.fail(&known, Arc::from(format!("{reason}: not before {} ms", wait.as_millis())), None);
+                    self.fail(
+                        &known,
+                        Arc::from(format!("{reason}: not before {} ms", wait.as_millis())),
+                        None,
+                    );
                     self.dispose(&known, Disposition::Gated, Arc::from(reason), Some(wait));
                     world.mark(ticket.entity, Why::of(CauseKind::Timer, reason));
                     continue;
@@ -437,7 +464,11 @@ impl Executor {
                 stabilize(world, chain, Some(now.plus(window)));
             }
             MeshOsAction::RequestEviction { .. } => {
-                while self.evicted.front().is_some_and(|(at, _)| at.plus(EVICTION_WINDOW) <= now) {
+                while self
+                    .evicted
+                    .front()
+                    .is_some_and(|(at, _)| at.plus(EVICTION_WINDOW) <= now)
+                {
                     self.evicted.pop_front();
                 }
                 let open_at = self.eviction_open_at(world);
@@ -491,8 +522,12 @@ impl Executor {
         if self.hung.remove(&id) || !self.running.remove(&id) {
             return;
         }
-        let Some(ticket) = self.tickets.get(&id).copied() else { return };
-        let Some(known) = world.view.in_flight.get(&ticket.key).cloned() else { return };
+        let Some(ticket) = self.tickets.get(&id).copied() else {
+            return;
+        };
+        let Some(known) = world.view.in_flight.get(&ticket.key).cloned() else {
+            return;
+        };
         match outcome {
             Outcome::Done => self.done(world, &known, &ticket),
             Outcome::Drop { reason } => self.failed(world, &known, reason, None),
@@ -623,7 +658,10 @@ fn is_next(line: &Line, ready: &Line) -> bool {
 
 fn cool_down(world: &World, failures: u32) -> Duration {
     let config = &world.config.backoff;
-    let factor = config.factor.get().powi(i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX));
+    let factor = config
+        .factor
+        .get()
+        .powi(i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX));
     let wait = config.initial.as_secs_f64() * factor;
     Duration::try_from_secs_f64(wait).map_or(config.maximum, |wait| wait.min(config.maximum))
 }

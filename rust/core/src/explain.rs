@@ -30,7 +30,9 @@ pub fn explain(world: &World, key: Key) -> Option<Explanation> {
     if world.is_frozen() {
         let until = world.view.freeze_until;
         explanation.rule = "frozen";
-        explanation.reasons.push(reason("frozen", "an operator froze the cluster", until));
+        explanation
+            .reasons
+            .push(reason("frozen", "an operator froze the cluster", until));
     }
     for flight in under_way(world, key).values() {
         explanation.reasons.push(flying(flight));
@@ -49,7 +51,10 @@ fn flying(flight: &InFlight) -> Reason {
         }
         Progress::Cooling { until } => {
             let times = flight.failures;
-            (format!("{kind} failed, {times} in a row, and is tried again later"), Some(until))
+            (
+                format!("{kind} failed, {times} in a row, and is tried again later"),
+                Some(until),
+            )
         }
     };
     reason(flight.progress.name(), text, until)
@@ -101,7 +106,11 @@ fn daemon(world: &World, known: &DaemonState) -> Explanation {
             if kind != "stop" {
                 reasons.push(reason(kind, why, None));
             }
-            if known.lifecycle == Lifecycle::Stopped { "as_wanted" } else { kind }
+            if known.lifecycle == Lifecycle::Stopped {
+                "as_wanted"
+            } else {
+                kind
+            }
         }
     };
     Explanation {
@@ -134,7 +143,11 @@ fn chain(world: &World, id: ChainId, known: &ChainState) -> Explanation {
         .filter(|holder| world.fading.contains(holder))
         .map(|holder| {
             let why = world.barred.get(holder).copied().unwrap_or("unreachable");
-            reason("fading", format!("the copy on node {} does not count: {why}", holder.get()), None)
+            reason(
+                "fading",
+                format!("the copy on node {} does not count: {why}", holder.get()),
+                None,
+            )
         })
         .collect();
     let rule = match known.leader {
@@ -174,7 +187,11 @@ fn led(world: &World, id: ChainId, known: &ChainState, lasting: usize, reasons: 
         return "forced";
     }
     if let Some(moving) = known.moving {
-        let text = format!("a copy moves from node {} to node {}", moving.victim.get(), moving.target.get());
+        let text = format!(
+            "a copy moves from node {} to node {}",
+            moving.victim.get(),
+            moving.target.get()
+        );
         reasons.push(reason("moving", text, Some(moving.until)));
         return "moving";
     }
@@ -189,11 +206,17 @@ fn led(world: &World, id: ChainId, known: &ChainState, lasting: usize, reasons: 
         return if placement::victim(world, known, wanted).is_some() {
             "too_many_copies"
         } else {
-            reasons.push(reason("too_few_lasting", "taking one away would leave too few that last", None));
+            reasons.push(reason(
+                "too_few_lasting",
+                "taking one away would leave too few that last",
+                None,
+            ));
             "too_few_lasting"
         };
     }
-    let Some(scores) = known.scores.as_ref().filter(|_| world.scorer) else { return "as_wanted" };
+    let Some(scores) = known.scores.as_ref().filter(|_| world.scorer) else {
+        return "as_wanted";
+    };
     match placement::better(world, known, scores) {
         Ok((victim, target)) => {
             let text = format!("node {} scores better than node {}", target.get(), victim.get());

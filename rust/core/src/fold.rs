@@ -171,7 +171,7 @@ fn lead(chain: &mut ChainState, leader: Option<NodeId>, term: u64, this_node: No
 /// Folds what happened to a daemon. `number` is the position in the registry's events, when it came from there.
 pub fn lifecycle(world: &mut World, daemon: &DaemonRef, signal: DaemonSignal, at: UnixMs, number: Option<u64>) {
     let config = world.config.backoff;
-    let salt = world.seed ^ daemon.id.get();
+    let salt = crate::mix::pair(world.seed, daemon.id.get());
     let why = event("daemon_lifecycle");
     world.daemon(daemon, why, |known| {
         if let Some(number) = number {
@@ -191,14 +191,19 @@ pub fn lifecycle(world: &mut World, daemon: &DaemonRef, signal: DaemonSignal, at
                 stopped(known, at);
             }
             DaemonSignal::Crashed { crash, down } => {
-                let again = known.last_crash.as_ref().is_some_and(|(last, when)| *when == at && *last == crash);
+                let again = known
+                    .last_crash
+                    .as_ref()
+                    .is_some_and(|(last, when)| *when == at && *last == crash);
                 if again && (!down || known.lifecycle == Lifecycle::Stopped) {
                     return false;
                 }
                 known.last_crash = Some((crash, at));
                 if down {
                     // A start that failed is a crash of a run that never began.
-                    let began = (known.lifecycle == Lifecycle::Running).then_some(known.started_at).flatten();
+                    let began = (known.lifecycle == Lifecycle::Running)
+                        .then_some(known.started_at)
+                        .flatten();
                     known.backoff.crashed(at, began, &config, salt);
                     stopped(known, at);
                 }
@@ -258,7 +263,13 @@ pub fn roster(world: &mut World, daemons: &[RosterEntry], number: u64) {
                 reason: Arc::from("found down"),
                 ..crate::event::Crash::default()
             };
-            lifecycle(world, &entry.daemon, DaemonSignal::Crashed { crash, down: true }, now, None);
+            lifecycle(
+                world,
+                &entry.daemon,
+                DaemonSignal::Crashed { crash, down: true },
+                now,
+                None,
+            );
         } else if !entry.down && !running {
             lifecycle(world, &entry.daemon, DaemonSignal::Started, now, None);
         }
@@ -462,7 +473,9 @@ fn admin(world: &mut World, told: &mut Told, event: AdminEvent, why: Why) {
                 .map(|known| known.daemon.clone())
                 .collect();
             for daemon in running {
-                world.daemon(&daemon, why, |known| !std::mem::replace(&mut known.restart_wanted, true));
+                world.daemon(&daemon, why, |known| {
+                    !std::mem::replace(&mut known.restart_wanted, true)
+                });
             }
         }
         AdminEvent::ClearAvoidList { node } if node == here => clear_avoid_list(world, why),
@@ -492,7 +505,9 @@ fn cordon(world: &mut World, node: NodeId, cordoned: bool, why: Why) {
             world.changed();
         }
     } else {
-        world.peer(node, why, |known| std::mem::replace(&mut known.cordoned, cordoned) != cordoned);
+        world.peer(node, why, |known| {
+            std::mem::replace(&mut known.cordoned, cordoned) != cordoned
+        });
     }
     world.judge(node, why);
 }
@@ -534,7 +549,9 @@ fn ice(world: &mut World, told: &mut Told, action: IceAction, why: Why) {
             force(world, chain, why, |pair, forced| pair.place = Some(forced), target);
         }
         IceAction::ForceRestartDaemon { daemon } => {
-            let Some(known) = world.view.daemons.get(&daemon) else { return };
+            let Some(known) = world.view.daemons.get(&daemon) else {
+                return;
+            };
             let named = known.daemon.clone();
             world.daemon(&named, why, |known| {
                 known.backoff.force_release();

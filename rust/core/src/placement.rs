@@ -45,7 +45,13 @@ pub fn excluded(world: &World, chain: &ChainState) -> Vec<NodeId> {
 /// Who gives this node a copy: the first holder nothing speaks against, else the first that can be reached.
 #[must_use]
 pub fn source(world: &World, chain: &ChainState) -> Option<NodeId> {
-    let others = || chain.holders.iter().copied().filter(|holder| *holder != world.this_node);
+    let others = || {
+        chain
+            .holders
+            .iter()
+            .copied()
+            .filter(|holder| *holder != world.this_node)
+    };
     others()
         .find(|holder| !world.barred.contains_key(holder))
         .or_else(|| others().find(|holder| world.barred.get(holder) != Some(&"unreachable")))
@@ -105,7 +111,9 @@ pub fn better(world: &World, chain: &ChainState, scores: &Scores) -> Result<(Nod
     if score.get() >= config.score_floor.get() {
         return Err(Stay::GoodEnough);
     }
-    let best = scores.best.filter(|(node, _)| !held(node) && !world.barred.contains_key(node));
+    let best = scores
+        .best
+        .filter(|(node, _)| !held(node) && !world.barred.contains_key(node));
     let (target, best) = best.ok_or(Stay::NoAlternative)?;
     let gain = best.get() - score.get();
     if gain <= config.hysteresis_gap.get() {

@@ -57,23 +57,38 @@ pub fn wanted(world: &World, key: Key) -> Wants {
     match key {
         Key::Maintenance => maintenance(world),
         Key::Peer(node) => peer(world, node),
-        Key::Daemon(id) => world.view.daemons.get(&id).map_or_else(Wants::new, |known| daemon(world, known)),
-        Key::Chain(id) => world.view.chains.get(&id).map_or_else(Wants::new, |known| chain(world, id, known)),
+        Key::Daemon(id) => world
+            .view
+            .daemons
+            .get(&id)
+            .map_or_else(Wants::new, |known| daemon(world, known)),
+        Key::Chain(id) => world
+            .view
+            .chains
+            .get(&id)
+            .map_or_else(Wants::new, |known| chain(world, id, known)),
     }
 }
 
 fn maintenance(world: &World) -> Wants {
-    let due = world.machine.due(world.now, &world.progress(), &world.config.maintenance);
+    let due = world
+        .machine
+        .due(world.now, &world.progress(), &world.config.maintenance);
     due.into_iter()
         .map(|target| {
             let node = world.this_node;
-            want(MeshOsAction::CommitMaintenanceTransition { node, target }, Priority::Urgent)
+            want(
+                MeshOsAction::CommitMaintenanceTransition { node, target },
+                Priority::Urgent,
+            )
         })
         .collect()
 }
 
 fn peer(world: &World, node: NodeId) -> Wants {
-    let Some(known) = world.view.peers.get(&node) else { return Wants::new() };
+    let Some(known) = world.view.peers.get(&node) else {
+        return Wants::new();
+    };
     if known.slow_samples < SLOW_SAMPLES || world.view.avoid.contains_key(&node) {
         return Wants::new();
     }
@@ -112,7 +127,9 @@ pub fn effective_intent(world: &World, known: &DaemonState) -> Option<(DaemonInt
 
 fn daemon(world: &World, known: &DaemonState) -> Wants {
     let mut wants = Wants::new();
-    let Some((intent, reason)) = effective_intent(world, known) else { return wants };
+    let Some((intent, reason)) = effective_intent(world, known) else {
+        return wants;
+    };
     let frozen = world.is_frozen();
     match (intent, known.lifecycle) {
         (DaemonIntent::Run, Lifecycle::Running) => {}
@@ -216,7 +233,9 @@ fn led(world: &World, id: ChainId, known: &ChainState, wants: &mut Wants) {
         }
         return;
     }
-    let Some(desired) = known.desired.map(|desired| desired as usize) else { return };
+    let Some(desired) = known.desired.map(|desired| desired as usize) else {
+        return;
+    };
     let lasting = placement::lasting(world, known);
     if lasting < desired && !placing {
         wants.push(want(place(None), Priority::Replica));
@@ -234,7 +253,9 @@ fn led(world: &World, id: ChainId, known: &ChainState, wants: &mut Wants) {
 pub fn still_wanted(world: &World, entity: Key, action: &MeshOsAction) -> Wanted {
     match action {
         MeshOsAction::StartDaemon { daemon } => {
-            let Some(known) = world.view.daemons.get(&daemon.id) else { return Wanted::No };
+            let Some(known) = world.view.daemons.get(&daemon.id) else {
+                return Wanted::No;
+            };
             match known.backoff.release_at() {
                 Some(until) if until > world.now => {
                     let reason = match known.backoff.state {
@@ -253,7 +274,11 @@ pub fn still_wanted(world: &World, entity: Key, action: &MeshOsAction) -> Wanted
         MeshOsAction::MarkAvoid { peer, .. } => return yes_if(world.view.avoid.contains_key(peer)),
         _ => {}
     }
-    yes_if(wanted(world, entity).iter().any(|want| want.action.is_same_work(action)))
+    yes_if(
+        wanted(world, entity)
+            .iter()
+            .any(|want| want.action.is_same_work(action)),
+    )
 }
 
 fn yes_if(holds: bool) -> Wanted {
@@ -266,11 +291,7 @@ fn action_keys(key: Key) -> SmallVec<[ActionKey; 3]> {
         Key::Maintenance => smallvec![ActionKey::Maintenance],
         Key::Peer(node) => smallvec![ActionKey::Avoid(node)],
         Key::Daemon(id) => smallvec![ActionKey::Daemon(id), ActionKey::Backoff(id)],
-        Key::Chain(id) => smallvec![
-            ActionKey::Local(id),
-            ActionKey::Placement(id),
-            ActionKey::Eviction(id)
-        ],
+        Key::Chain(id) => smallvec![ActionKey::Local(id), ActionKey::Placement(id), ActionKey::Eviction(id)],
     }
 }
 
@@ -345,9 +366,11 @@ fn keep_peer(world: &mut World, node: NodeId) -> Option<UnixMs> {
 fn keep_daemon(world: &mut World, id: Origin) -> Option<UnixMs> {
     let now = world.now;
     let config = world.config.backoff;
-    let idle = world.view.daemons.get(&id).is_some_and(|known| {
-        known.intent.is_none() && known.lifecycle == Lifecycle::Stopped
-    });
+    let idle = world
+        .view
+        .daemons
+        .get(&id)
+        .is_some_and(|known| known.intent.is_none() && known.lifecycle == Lifecycle::Stopped);
     let known = Arc::make_mut(world.view.daemons.get_mut(&id)?);
     let mut changed = known.backoff.release(now);
     let mut proven = None;
@@ -357,7 +380,11 @@ fn keep_daemon(world: &mut World, id: Origin) -> Option<UnixMs> {
         changed |= known.backoff.proven(now, started, &config);
         proven = known.backoff.proven_at(started, &config);
     }
-    known.idle_since = if idle { Some(known.idle_since.unwrap_or(now)) } else { None };
+    known.idle_since = if idle {
+        Some(known.idle_since.unwrap_or(now))
+    } else {
+        None
+    };
     let forget = known.idle_since.map(|since| since.plus(FORGET_AFTER));
     let release = known.backoff.release_at();
     if changed {
@@ -399,8 +426,12 @@ fn keep_forced(world: &mut World, id: ChainId) -> Option<UnixMs> {
     let pair = world.forced.get(&id).copied()?;
     let known = world.view.chains.get(&id);
     let held = |node: NodeId| known.is_some_and(|known| known.holders.binary_search(&node).is_ok());
-    let evict = pair.evict.filter(|forced| forced.until > world.now && held(forced.node));
-    let place = pair.place.filter(|forced| forced.until > world.now && !held(forced.node));
+    let evict = pair
+        .evict
+        .filter(|forced| forced.until > world.now && held(forced.node));
+    let place = pair
+        .place
+        .filter(|forced| forced.until > world.now && !held(forced.node));
     if evict.is_none() && place.is_none() {
         world.forced.remove(&id);
     } else {
@@ -411,7 +442,9 @@ fn keep_forced(world: &mut World, id: ChainId) -> Option<UnixMs> {
 
 /// Ends a move that is done, out of time, or whose victim left by itself.
 fn keep_move(world: &mut World, id: ChainId) {
-    let Some(known) = world.view.chains.get(&id) else { return };
+    let Some(known) = world.view.chains.get(&id) else {
+        return;
+    };
     let Some(moving) = known.moving else { return };
     let held = |node: NodeId| known.holders.binary_search(&node).is_ok();
     if moving.until <= world.now || !held(moving.victim) {
@@ -491,7 +524,9 @@ pub fn scored(world: &mut World, said: Scored) {
         return;
     }
     let id = said.chain;
-    let Some(known) = world.view.chains.get(&id) else { return };
+    let Some(known) = world.view.chains.get(&id) else {
+        return;
+    };
     if known.leader != Some(world.this_node) || !world.scorer {
         return;
     }
@@ -511,7 +546,11 @@ pub fn scored(world: &mut World, said: Scored) {
         world.fingerprints.entry(*node).or_insert(None);
     }
     let agreed = said.live && may_move(world, id, known).is_ok();
-    let chosen = if agreed { placement::better(world, known, &scores).ok() } else { None };
+    let chosen = if agreed {
+        placement::better(world, known, &scores).ok()
+    } else {
+        None
+    };
     if let Some(known) = world.view.chains.get_mut(&id) {
         Arc::make_mut(known).scores = Some(Arc::new(scores));
     }
@@ -533,7 +572,9 @@ pub fn fingerprints(world: &mut World, said: Vec<(NodeId, Option<u64>)>) {
     let now = world.now;
     let mut news = false;
     for (node, fingerprint) in said {
-        let Some(known) = world.fingerprints.get_mut(&node) else { continue };
+        let Some(known) = world.fingerprints.get_mut(&node) else {
+            continue;
+        };
         if fingerprint.is_none() || *known != fingerprint {
             // The first value is no change: the scores were made of it.
             let first = known.is_none() && fingerprint.is_some();
@@ -615,7 +656,11 @@ fn needs_scores(world: &World, key: Key) -> bool {
     let known = world.view.chains.get(&id);
     known.is_some_and(|known| {
         let leads = known.leader == Some(world.this_node) && !known.holders.is_empty();
-        leads && !known.scores.as_ref().is_some_and(|scores| is_valid(world, known, scores))
+        leads
+            && !known
+                .scores
+                .as_ref()
+                .is_some_and(|scores| is_valid(world, known, scores))
     })
 }
 
@@ -678,8 +723,14 @@ pub fn missed(world: &World, executor: &Executor) -> Vec<Key> {
     keys.retain(|key| !world.dirty.contains_key(key) && !executor.is_refused(*key) && has_news(world, *key));
     let here = |known: &&Arc<ChainState>| known.holders.binary_search(&world.this_node).is_ok();
     let held = world.view.chains.values().filter(here).count();
-    let moves = world.view.chains.values().filter(|known| known.moving.is_some()).count();
-    if (held, moves) != (world.held as usize, world.moves as usize) || world.count_daemons() != world.counted_daemons() {
+    let moves = world
+        .view
+        .chains
+        .values()
+        .filter(|known| known.moving.is_some())
+        .count();
+    if (held, moves) != (world.held as usize, world.moves as usize) || world.count_daemons() != world.counted_daemons()
+    {
         keys.push(Key::Maintenance);
     }
     keys

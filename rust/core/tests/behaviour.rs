@@ -154,7 +154,9 @@ impl Cluster {
             MeshOsAction::DropReplica { chain } => self.drop_copy(chain.get(), HERE.get()),
             MeshOsAction::RequestPlacement { chain, exclude, target } => {
                 let free = |node: &&u64| !exclude.contains(&NodeId::new(**node));
-                let node = target.map(NodeId::get).or_else(|| self.nodes.iter().find(free).copied());
+                let node = target
+                    .map(NodeId::get)
+                    .or_else(|| self.nodes.iter().find(free).copied());
                 if let Some(node) = node {
                     self.hold(chain.get(), node);
                 }
@@ -341,7 +343,10 @@ fn a_drain_takes_everything_away_and_service_brings_it_back() {
         drain_for: Some(Duration::from_secs(60)),
     })));
     cluster.settle();
-    assert_eq!(cluster.behaviour.view().maintenance.phase(), MaintenancePhase::Maintenance);
+    assert_eq!(
+        cluster.behaviour.view().maintenance.phase(),
+        MaintenancePhase::Maintenance
+    );
     assert!(cluster.running.is_empty());
     for chain in 100..110 {
         assert!(!cluster.holders[&chain].contains(&HERE.get()));
@@ -465,8 +470,12 @@ fn wild(cluster: &mut Cluster, steps: usize) {
                 6 => cluster.health(node, NodeHealth::Healthy),
                 7 => cluster.drop_copy(chain, node),
                 8 => cluster.hold(chain, node),
-                9 => cluster.say(order(Order::Admin(AdminEvent::Cordon { node: NodeId::new(node) }))),
-                10 => cluster.say(order(Order::Admin(AdminEvent::Uncordon { node: NodeId::new(node) }))),
+                9 => cluster.say(order(Order::Admin(AdminEvent::Cordon {
+                    node: NodeId::new(node),
+                }))),
+                10 => cluster.say(order(Order::Admin(AdminEvent::Uncordon {
+                    node: NodeId::new(node),
+                }))),
                 _ => {
                     let peer = NodeId::new(node);
                     let rtt = Duration::from_millis(cluster.random.below(600) as u64);
@@ -484,7 +493,9 @@ fn calm(cluster: &mut Cluster) {
     cluster.failing = 0;
     for node in 2..=6 {
         cluster.health(node, NodeHealth::Healthy);
-        cluster.say(order(Order::Admin(AdminEvent::Uncordon { node: NodeId::new(node) })));
+        cluster.say(order(Order::Admin(AdminEvent::Uncordon {
+            node: NodeId::new(node),
+        })));
         for _ in 0..20 {
             let rtt = Duration::from_millis(1);
             let peer = NodeId::new(node);
@@ -492,7 +503,14 @@ fn calm(cluster: &mut Cluster) {
         }
     }
     for id in 1..=12 {
-        cluster.say(intent(id, if id % 2 == 0 { DaemonIntent::Run } else { DaemonIntent::Stop }));
+        cluster.say(intent(
+            id,
+            if id % 2 == 0 {
+                DaemonIntent::Run
+            } else {
+                DaemonIntent::Stop
+            },
+        ));
     }
     for chain in 100..108 {
         cluster.lead(chain, 3);

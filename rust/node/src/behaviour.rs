@@ -16,7 +16,6 @@ use meshos_core::behaviour::{Behaviour, Step};
 use meshos_core::command::Verdict;
 use meshos_core::control::DaemonControl;
 use meshos_core::executor::Dispatch;
-use meshos_core::finite::Share;
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::loop_config::MeshOsConfig;
 use meshos_core::placement::ScoreRequest;
@@ -124,6 +123,8 @@ pub struct Shared {
     tick_at: Mutex<(UnixMs, Duration)>,
     alive: AtomicBool,
     ended: Mutex<Option<Ended>>,
+    /// When a shutdown has to be over.
+    end_by: Mutex<Option<Deadline>>,
     bell: Condvar,
 }
 
@@ -219,6 +220,7 @@ impl MeshOs {
             tick_at: Mutex::new((now, Duration::ZERO)),
             alive: AtomicBool::new(true),
             ended: Mutex::new(None),
+            end_by: Mutex::new(None),
             bell: Condvar::new(),
         });
         let mut runner = Runner::new(Arc::clone(&shared), behaviour);
@@ -244,7 +246,8 @@ impl MeshOs {
     pub fn shutdown(&self, timeout: Duration, interrupted: &mut dyn FnMut() -> bool) -> Option<Ended> {
         let shared = &self.shared;
         let deadline = Deadline::after(timeout);
-        self.shared.parts.keeper.unwatch(self.watch);
+        shared.parts.keeper.unwatch(self.watch);
+        shared.end_by.lock().get_or_insert(deadline);
         shared.intake.close();
         loop {
             let ended = shared.ended.lock();
@@ -255,11 +258,8 @@ impl MeshOs {
                 // The loop never waits for user code, so this is answered within a moment.
                 shared.intake.abort();
                 let grace = Deadline::after(Duration::from_millis(500));
-                drop(shared.bell.wait_until(ended, grace.slice()));
-                if let Some(ended) = &*shared.ended.lock() {
-                    return Some(ended.clone());
-                }
-                return Some(shared.abandoned());
+                let ended = shared.bell.wait_until(ended, grace.slice());
+                return Some(ended.clone().unwrap_or_else(|| shared.abandoned()));
             }
             drop(shared.bell.wait_until(ended, deadline.slice()));
             if interrupted() {
@@ -413,6 +413,7 @@ struct Runner {
     roster_due: Instant,
     next: Option<UnixMs>,
     more: bool,
+    ending: bool,
     tick: u64,
     seen: Option<Seen>,
     repairs: u64,
@@ -450,8 +451,14 @@ impl Runner {
             scorer_changes: u64::MAX,
             pressure: line(&pressure),
             controls: parts.sink.as_ref().map(|sink| line(sink.name())),
-            aborts: parts.aborter.as_ref().map(|aborter| callbacks.add(aborter.name(), Part::Migration)),
-            listing: parts.migrations.as_ref().map(|source| callbacks.add(source.name(), Part::Migration)),
+            aborts: parts
+                .aborter
+                .as_ref()
+                .map(|aborter| callbacks.add(aborter.name(), Part::Migration)),
+            listing: parts
+                .migrations
+                .as_ref()
+                .map(|source| callbacks.add(source.name(), Part::Migration)),
             listed: Arc::default(),
             recovering: Arc::default(),
             polling: Arc::default(),
@@ -459,6 +466,7 @@ impl Runner {
             roster_due: now + ROSTER_INTERVAL,
             next: None,
             more: false,
+            ending: false,
             tick: 0,
             seen: None,
             repairs: 0,
@@ -493,6 +501,7 @@ impl Runner {
             return Going::Gone;
         }
         let began = Instant::now();
+        self.ending = batch.ending;
         let ending = batch.ending;
         let mut signals = self.ask(&batch, began);
         signals.extend(batch.signals);
@@ -510,7 +519,7 @@ impl Runner {
     }
 
     fn wait_until(&self, first: bool) -> Deadline {
-        if self.more || first {
+        if self.more || first || (self.ending && self.behaviour.running() == 0) {
             return Deadline::after(Duration::ZERO);
         }
         let tick = Deadline::at(self.tick_due);
@@ -582,7 +591,9 @@ impl Runner {
     }
 
     fn list_moves(&self, budget: Duration) {
-        let (Some(source), Some(callback)) = (&self.shared.parts.migrations, &self.listing) else { return };
+        let (Some(source), Some(callback)) = (&self.shared.parts.migrations, &self.listing) else {
+            return;
+        };
         if self.listed.busy.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -732,7 +743,9 @@ impl Runner {
     }
 
     fn score(&self, requests: Vec<ScoreRequest>) {
-        let Some((scorer, callback)) = &self.scoring else { return };
+        let Some((scorer, callback)) = &self.scoring else {
+            return;
+        };
         let budget = self.shared.budget();
         for requests in requests.chunks(SCORES_PER_JOB) {
             let (scorer, callback) = (Arc::clone(scorer), Arc::clone(callback));
@@ -746,14 +759,18 @@ impl Runner {
     }
 
     fn fingerprints(&self, nodes: Vec<NodeId>) {
-        let Some((scorer, callback)) = &self.scoring else { return };
+        let Some((scorer, callback)) = &self.scoring else {
+            return;
+        };
         if nodes.is_empty() {
             return;
         }
         let (scorer, callback) = (Arc::clone(scorer), Arc::clone(callback));
         let (told, budget) = (Arc::clone(&self.shared.intake), self.shared.budget());
         on_lane(&self.shared.parts.lanes, move || {
-            told.result(Signal::Fingerprints(scorer::fingerprints(&*scorer, &callback, budget, &nodes)));
+            told.result(Signal::Fingerprints(scorer::fingerprints(
+                &*scorer, &callback, budget, &nodes,
+            )));
         });
     }
 
@@ -828,7 +845,12 @@ impl Runner {
         let stats = shared.executor_stats();
         self.publish(now, Instant::now());
         let shared = Arc::clone(&self.shared);
-        let kept = shared.parts.records.close(Deadline::after(Duration::from_secs(2)));
+        // Without a shutdown nobody waits for the appenders: what they have not kept is marked.
+        let end_by = *shared.end_by.lock();
+        let kept = shared
+            .parts
+            .records
+            .close(end_by.unwrap_or_else(|| Deadline::after(Duration::ZERO)));
         self.publish(now, Instant::now());
         shared.alive.store(false, Ordering::Release);
         self.answer();
@@ -911,16 +933,12 @@ fn push(shared: &Arc<Shared>, line: &Arc<Line>, said: Said) {
             };
             drop(queue);
             let mut said = Some(said);
-            let ran = held.callback.run(Instant::now(), budget, || said.take().map_or(Ok(()), |said| said()));
+            let ran = held
+                .callback
+                .run(Instant::now(), budget, || said.take().map_or(Ok(()), |said| said()));
             if let Some(Err(error)) = ran {
                 shared.callback_failed(Part::Callback, held.callback.name(), None, error);
             }
         }
     });
-}
-
-/// Level of back-pressure, as it is shown.
-#[must_use]
-pub fn level(share: Option<Share>) -> f64 {
-    share.unwrap_or_default().get()
 }

@@ -298,7 +298,12 @@ impl Intake {
     ) -> Result<(), Refused> {
         let mut state = self.state.lock();
         loop {
-            if state.folded.iter().zip(ticket.0).all(|(folded, wanted)| *folded >= wanted) {
+            if state
+                .folded
+                .iter()
+                .zip(ticket.0)
+                .all(|(folded, wanted)| *folded >= wanted)
+            {
                 return Ok(());
             }
             if state.aborted {

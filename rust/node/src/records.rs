@@ -183,7 +183,10 @@ impl Records {
             chain_pending: false,
         });
         if refused {
-            self.audits.ring.lock().change(seq, |record| record.chain_pending = true);
+            self.audits
+                .ring
+                .lock()
+                .change(seq, |record| record.chain_pending = true);
         }
         self.changed();
     }
@@ -230,7 +233,9 @@ impl Records {
 
     /// Records what became of an action.
     pub fn action(&self, disposed: meshos_core::status::Disposed) {
-        let Some(writer) = self.action_writer.lock().clone() else { return };
+        let Some(writer) = self.action_writer.lock().clone() else {
+            return;
+        };
         let seq = self.actions.fetch_add(1, Ordering::Relaxed) + 1;
         let record = ActionRecord {
             seq,
@@ -253,7 +258,10 @@ impl Records {
         match which {
             Which::Failures => mark_failure(&mut self.failures.lock().0, seq),
             Which::Audits => {
-                self.audits.ring.lock().change(seq, |record| record.chain_pending = true);
+                self.audits
+                    .ring
+                    .lock()
+                    .change(seq, |record| record.chain_pending = true);
             }
             Which::Lines => {
                 self.lines.ring.lock().change(seq, |record| record.chain_pending = true);
