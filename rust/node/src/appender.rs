@@ -110,6 +110,10 @@ struct State<R> {
     queue: VecDeque<R>,
     /// A job drains the queue, or waits for a lane.
     draining: bool,
+    /// Pushes that hand the job to the lanes now; should they refuse it, the push says so, and nobody is told.
+    submitting: u32,
+    /// They refused it.
+    unwanted: bool,
     closing: bool,
     closed: bool,
     taken: u64,
@@ -140,6 +144,8 @@ impl<R: Numbered + Send + 'static> Writer<R> {
         let state = State {
             queue: VecDeque::new(),
             draining: false,
+            submitting: 0,
+            unwanted: false,
             closing: false,
             closed: false,
             taken: 0,
@@ -159,8 +165,10 @@ impl<R: Numbered + Send + 'static> Writer<R> {
         }
     }
 
-    /// Queues a record; `false`: the queue is full or the writer closed, and the record was refused and counted.
+    /// Queues a record; `false`: the queue is full, the writer closed or the lanes stopped, and the record was refused
+    /// and counted. Tells nothing to the sink, so the caller may hold a lock that the sink takes.
     pub fn push(&self, record: R) -> bool {
+        let seq = record.seq();
         let mut state = self.shared.state.lock();
         if state.closing || state.queue.len() >= WAITING_MAX {
             state.refused += 1;
@@ -170,12 +178,26 @@ impl<R: Numbered + Send + 'static> Writer<R> {
         }
         state.queue.push_back(record);
         state.taken += 1;
-        let idle = !std::mem::replace(&mut state.draining, true);
-        drop(state);
-        if idle {
-            self.shared.submit();
+        if state.draining {
+            return true;
         }
-        true
+        state.draining = true;
+        state.submitting += 1;
+        drop(state);
+        self.shared.submit();
+        let mut state = self.shared.state.lock();
+        state.submitting -= 1;
+        let unwanted = std::mem::take(&mut state.unwanted) && state.queue.back().is_some_and(|last| last.seq() == seq);
+        if !unwanted {
+            return true;
+        }
+        let record = state.queue.pop_back();
+        state.settled += 1;
+        state.refused += 1;
+        drop(state);
+        drop(record);
+        self.shared.settled.notify_all();
+        false
     }
 
     /// Waits until everything pushed before was appended or lost; `false` when the deadline passed first.
@@ -222,7 +244,7 @@ impl<R: Numbered + Send + 'static> Writer<R> {
     }
 }
 
-/// One turn at the queue. Dropped without having run, it loses what waits.
+/// One turn at the queue. Dropped without having run, it loses what waits, unless a push says that it was refused.
 struct Drain<R: Numbered + Send + 'static> {
     shared: Arc<Shared<R>>,
     ended: Mutex<bool>,
@@ -317,8 +339,14 @@ impl<R: Numbered + Send + 'static> Drop for Drain<R> {
         if *self.ended.get_mut() {
             return;
         }
-        self.shared.give_up();
         let mut state = self.shared.state.lock();
+        if state.submitting > 0 {
+            state.unwanted = true;
+        } else {
+            drop(state);
+            self.shared.give_up();
+            state = self.shared.state.lock();
+        }
         state.draining = false;
         state.closed = state.closing;
         drop(state);

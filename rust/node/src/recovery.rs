@@ -38,6 +38,12 @@ pub trait RecoveryHandler: Any + Send + Sync {
         "recovery"
     }
 
+    /// Whether its last call raised because the thread that it ran on was interrupted. That is no strike, and
+    /// [`RecoveryRegistry::try_run_all`] ends.
+    fn was_interrupted(&self) -> bool {
+        false
+    }
+
     /// A number by which its owner finds it again.
     fn identity(&self) -> usize {
         0
@@ -86,6 +92,7 @@ struct Ran {
     name: Arc<str>,
     outcome: Result<Vec<u8>, CallFailed>,
     evicted: bool,
+    interrupted: bool,
 }
 
 impl RecoveryRegistry {
@@ -211,8 +218,14 @@ impl RecoveryRegistry {
     /// Runs each handler once on this thread, in the order of registration, and returns the slots they placed.
     pub fn try_run_all(&self) -> Vec<u8> {
         let numbers = self.shared.inner.lock().numbers();
-        let ran = numbers.into_iter().filter_map(|number| self.run_one(number));
-        ran.filter_map(|ran| ran.outcome.ok()).flatten().collect()
+        let mut slots = Vec::new();
+        for ran in numbers.into_iter().filter_map(|number| self.run_one(number)) {
+            if ran.interrupted {
+                break;
+            }
+            slots.extend(ran.outcome.unwrap_or_default());
+        }
+        slots
     }
 
     /// Runs handlers on this thread, each at most once, until the budget is used up; the next run goes on with the
@@ -249,13 +262,15 @@ impl RecoveryRegistry {
             }
         });
         let took = began.elapsed();
+        let interrupted = outcome.is_err() && handler.was_interrupted();
         let mut inner = self.shared.inner.lock();
         let evicted = inner.entry(number).is_some_and(|entry| {
             entry.running = false;
-            if !matches!(outcome, Ok(None)) {
-                entry.status.last_run_at = Some(at);
-                entry.status.last_took = took;
+            if interrupted || matches!(outcome, Ok(None)) {
+                return false;
             }
+            entry.status.last_run_at = Some(at);
+            entry.status.last_took = took;
             entry.count(&outcome)
         });
         let gone = if evicted { inner.remove(number) } else { None };
@@ -264,7 +279,12 @@ impl RecoveryRegistry {
         if evicted || !matches!(&outcome, Ok(slots) if slots.as_ref().is_none_or(Vec::is_empty)) {
             self.changed();
         }
-        outcome.transpose().map(|outcome| Ran { name, outcome, evicted })
+        outcome.transpose().map(|outcome| Ran {
+            name,
+            outcome,
+            evicted,
+            interrupted,
+        })
     }
 }
 

@@ -199,14 +199,32 @@ fn what_waits_at_the_deadline_is_lost_and_the_appender_closes_when_its_call_ends
 }
 
 #[test]
-fn lanes_that_were_stopped_lose_what_waits_and_nobody_waits_for_ever() {
+fn stopped_lanes_refuse_a_record_without_a_word_and_nobody_waits_for_ever() {
     let (kept, lanes) = (Arc::new(Kept::default()), lanes());
     let (writer, losses) = writer(&kept, &lanes);
     assert!(lanes.stop(PATIENCE));
-    writer.push(Number(1));
-    assert_eq!(*losses.lock().expect("no panic"), [(1, Lost::Closed)]);
+    // The sink would wait for this lock for ever.
+    let held = losses.lock().expect("no panic");
+    assert!(!writer.push(Number(1)));
+    drop(held);
+    assert_eq!(writer.stats().refused, 1);
     assert!(writer.flush(soon()));
     assert!(writer.close(soon()));
+    assert!(losses.lock().expect("no panic").is_empty());
+}
+
+#[test]
+fn lanes_that_stop_lose_what_waits_for_them() {
+    let ((kept, inside, go_on), lanes) = (blocked(), Lanes::new("test-lane", 1, |body| body()));
+    let ((writer, _), (other, losses)) = (writer(&kept, &lanes), writer(&Arc::new(Kept::default()), &lanes));
+    assert!(writer.push(Number(1)));
+    inside.wait();
+    assert!(other.push(Number(1)));
+    // The one lane is busy, so the other's job still waits.
+    assert!(!lanes.stop(Duration::ZERO));
+    assert_eq!(*losses.lock().expect("no panic"), [(1, Lost::Closed)]);
+    assert!(other.flush(soon()));
+    go_on.wait();
 }
 
 #[test]

@@ -298,3 +298,33 @@ fn a_bounded_run_tells_what_came_of_each_handler() {
     assert_eq!(run(), [good(), bad(true)]);
     assert_eq!(run(), [good()]);
 }
+
+/// Raises because its thread was interrupted.
+struct Interrupted;
+
+impl RecoveryHandler for Interrupted {
+    fn recover(&self) -> Result<Vec<u8>, CallFailed> {
+        Err(CallFailed::new("interrupted"))
+    }
+
+    fn was_interrupted(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_interrupt_is_no_strike_and_ends_the_run() {
+    let registry = RecoveryRegistry::new();
+    let calls = Arc::new(AtomicU32::new(0));
+    registry
+        .register(handler("first", || Ok(vec![1])), None, 1)
+        .expect("a free name");
+    registry.register(Arc::new(Interrupted), None, 1).expect("a free name");
+    registry
+        .register(counted("last", &calls, vec![3]), None, 1)
+        .expect("a free name");
+    assert_eq!(registry.try_run_all(), [1]);
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    assert_eq!(registry.len(), 3);
+    assert_eq!(registry.status()[1].runs, 0);
+}
