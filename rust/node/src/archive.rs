@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::host::Host;
-use meshos_core::id::EntityId;
+use meshos_core::id::{EntityId, Origin};
 
 use crate::sync::Mutex;
 
 use crate::daemon::Daemon;
+use crate::dormant::Dormant;
 use crate::inside::{Inside, Outputs};
 
 /// Payload bytes remembered of all stopped daemons together.
@@ -43,6 +44,8 @@ pub struct Archive<D: Daemon> {
     outputs_dropped: u64,
     /// Daemons that were closed while somebody was inside: what is left of them comes when they leave.
     leaving: BTreeSet<EntityId>,
+    /// What starts those again that were stopped to be started again.
+    pub dormant: Dormant<D>,
 }
 
 /// An archive that slots hand their remains to.
@@ -57,6 +60,7 @@ impl<D: Daemon> Default for Archive<D> {
             stopped: 0,
             outputs_dropped: 0,
             leaving: BTreeSet::new(),
+            dormant: Dormant::default(),
         }
     }
 }
@@ -77,7 +81,7 @@ impl<D: Daemon> Archive<D> {
         self.leaving.contains(entity)
     }
 
-    /// Takes what is left of a daemon out of its slot. One that did nothing leaves nothing.
+    /// Takes what is left of a daemon out of its slot, to be remembered. One that did nothing leaves nothing.
     pub fn remember(&mut self, inside: &mut Inside<D>) -> Vec<Outputs<D>> {
         self.leaving.remove(&inside.host.entity());
         let position = inside.host.position();
@@ -124,6 +128,12 @@ impl<D: Daemon> Archive<D> {
             }
         }
         dropped
+    }
+
+    /// Whether anything is known of a daemon. It looks at all of them.
+    #[must_use]
+    pub fn knows(&self, origin: Origin) -> bool {
+        self.remains.keys().any(|entity| entity.origin() == origin)
     }
 
     /// What is known of a daemon.

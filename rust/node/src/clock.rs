@@ -25,6 +25,12 @@ impl Deadline {
         Self(None)
     }
 
+    /// Now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(Some(Instant::now()))
+    }
+
     /// So much time from now; a span too long for the clock never ends.
     #[must_use]
     pub fn after(span: Duration) -> Self {

@@ -13,6 +13,7 @@ use meshos_core::ingress::{Admission, EventKey};
 use crate::clock;
 use crate::daemon::{Daemon, DeliverError, Delivered, Outputs, Process};
 use crate::inside::{Inside, Snapshot};
+use crate::revive;
 use crate::slot::Entered;
 
 /// Checkpoints kept of one daemon; older ones are dropped.
@@ -47,7 +48,9 @@ pub fn deliver<D: Daemon>(
     match begin(entered, event, want) {
         Begun::Done(outcome) => outcome,
         Begun::Later(key, later) => {
-            let outputs = Arc::clone(&entered.daemon).wait(later);
+            let Some(outputs) = entered.lend(|daemon| daemon.wait(later)) else {
+                return Err(DeliverError::Stale);
+            };
             finish(entered, event, key, want, outputs)
         }
     }
@@ -55,6 +58,9 @@ pub fn deliver<D: Daemon>(
 
 /// Decides about one event and calls `process` if it is new.
 pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
+    if let Some(reason) = entered.failure() {
+        return Begun::Done(Err(DeliverError::Failed(reason)));
+    }
     let key = D::key(event);
     match entered.host.admit(key) {
         Admission::NoNumber => return Begun::Done(Err(DeliverError::NoNumber)),
@@ -75,15 +81,17 @@ pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) 
         }
         Admission::CallProcess => {}
     }
-    if keeps_log(entered)
-        && entered.host.log_is_full()
-        && let Err(error) = snapshot(entered)
-    {
-        return Begun::Done(Err(DeliverError::SnapshotFailed(error)));
+    if keeps_log(entered) && (!entered.is_complete || entered.host.log_is_full()) {
+        match snapshot_inside(entered) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Begun::Done(Err(DeliverError::SnapshotFailed(error))),
+            None => return Begun::Done(Err(DeliverError::Stale)),
+        }
     }
-    match entered.daemon.process(event) {
-        Process::Done(outputs) => Begun::Done(finish(entered, event, key, want, outputs)),
-        Process::Later(later) => Begun::Later(key, later),
+    match entered.lend(|daemon| daemon.process(event)) {
+        Some(Process::Done(outputs)) => Begun::Done(finish(entered, event, key, want, outputs)),
+        Some(Process::Later(later)) => Begun::Later(key, later),
+        None => Begun::Done(Err(DeliverError::Stale)),
     }
 }
 
@@ -98,6 +106,10 @@ pub fn finish<D: Daemon>(
     want: Want,
     outputs: Outputs<D>,
 ) -> Result<Delivered<D>, DeliverError<D>> {
+    if entered.slot().is_forced() {
+        return Err(DeliverError::Stale);
+    }
+    let keeps_log = keeps_log(entered);
     let outputs = match outputs {
         Ok(outputs) => outputs,
         Err(error) => return Err(raised(entered, key, error)),
@@ -117,19 +129,21 @@ pub fn finish<D: Daemon>(
         event
     });
     let Ok(outputs) = emitted else {
-        if config.on_error == OnError::Restore {
+        if keeps_log {
             // User code already counted the event, the chain did not.
-            return Err(rebuild(entered).map_or_else(DeliverError::Failed, |()| DeliverError::Exhausted));
+            return Err(revive::rebuild(entered).map_or_else(DeliverError::Failed, |()| DeliverError::Exhausted));
         }
         return Err(DeliverError::Exhausted);
     };
     let receipt = (want == Want::Receipt).then(|| inside.host.receipt(key));
-    if keeps_log(inside) {
-        inside.log.push(event.clone());
+    if keeps_log {
+        inside.keep(event);
+    } else if inside.is_complete {
+        inside.stray();
     }
     if inside.host.snapshot_is_due()
         && inside.daemon.is_stateful()
-        && let Err(error) = snapshot(inside)
+        && let Some(Err(error)) = snapshot_inside(entered)
     {
         // The event took effect; that its snapshot failed is an error of its own.
         let crash = crash::<D>("automatic snapshot: ", &error, None);
@@ -160,66 +174,40 @@ fn raised<D: Daemon>(entered: &mut Entered<D>, key: EventKey, error: D::Error) -
         return DeliverError::Raised(error);
     }
     entered.host.raised();
-    entered.slot().emit(DaemonLifecycleSignal::Crashed {
-        crash: crash::<D>("", &error, Some(key)),
-        down: false,
-    });
+    let crash = crash::<D>("", &error, Some(key));
     if D::still_runs(&error) {
-        entered.fail("a call of process was interrupted and did not end");
+        entered.is_running = true;
+        entered.lose("a call of process was interrupted and did not end", crash);
         return DeliverError::Raised(error);
     }
-    if entered.host.config().on_error == OnError::Restore
-        && let Err(reason) = rebuild(entered)
-    {
+    if goes_down(entered) {
+        entered.go_down(crash);
+        return DeliverError::Raised(error);
+    }
+    entered
+        .slot()
+        .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
+    if entered.host.config().on_error != OnError::Restore {
+        entered.stray();
+    } else if let Err(reason) = revive::rebuild(entered) {
         return DeliverError::Lost { error, reason };
     }
     DeliverError::Raised(error)
 }
 
-fn keeps_log<D: Daemon>(inside: &Inside<D>) -> bool {
-    inside.host.config().on_error == OnError::Restore && inside.daemon.is_stateful()
+/// Whether a raise of `process` is rebuilt from at once, which may take user code some time.
+pub fn rebuilds<D: Daemon>(entered: &Entered<D>) -> bool {
+    entered.host.config().on_error == OnError::Restore && !goes_down(entered)
 }
 
-/// Rebuilds user code from the newest snapshot and the inputs since, with their outputs suppressed.
-fn rebuild<D: Daemon>(entered: &mut Entered<D>) -> Result<(), Arc<str>> {
-    if !entered.daemon.is_stateful() {
-        return Ok(());
-    }
-    let outcome = replay(entered);
-    match outcome {
-        Ok(daemon) => {
-            entered.daemon = daemon;
-            entered.host.restarted();
-            Ok(())
-        }
-        Err(error) => {
-            let reason = D::describe(&error);
-            entered.fail(&reason);
-            entered.slot().emit(DaemonLifecycleSignal::Crashed {
-                crash: crash::<D>("not restored: ", &error, None),
-                down: true,
-            });
-            Err(Arc::from(reason))
-        }
-    }
+/// Whether a raise of `process` takes the daemon down: somebody starts it again, and it can be.
+fn goes_down<D: Daemon>(entered: &Entered<D>) -> bool {
+    entered.slot().is_supervised() && entered.can_be_rebuilt()
 }
 
-fn replay<D: Daemon>(inside: &Inside<D>) -> Result<Arc<D>, D::Error> {
-    let daemon = inside
-        .daemon
-        .fresh()?
-        .map_or_else(|| Arc::clone(&inside.daemon), Arc::new);
-    if let Some(newest) = &inside.newest {
-        daemon.restore(&newest.state, newest.meta.schema)?;
-    }
-    for event in &inside.log {
-        let outputs = match daemon.process(event) {
-            Process::Done(outputs) => outputs,
-            Process::Later(later) => daemon.wait(later),
-        };
-        drop(outputs?);
-    }
-    Ok(daemon)
+fn keeps_log<D: Daemon>(entered: &Entered<D>) -> bool {
+    let wanted = entered.host.config().on_error == OnError::Restore || entered.slot().is_supervised();
+    wanted && entered.daemon.is_stateful()
 }
 
 /// Takes a snapshot at the present position, and keeps it as the newest.
@@ -227,7 +215,21 @@ fn replay<D: Daemon>(inside: &Inside<D>) -> Result<Arc<D>, D::Error> {
 /// # Errors
 /// User code raised, which is counted; nothing else changed.
 pub fn snapshot<D: Daemon>(inside: &mut Inside<D>) -> Result<Arc<Snapshot<D>>, D::Error> {
-    let state = match inside.daemon.snapshot() {
+    let state = inside.daemon.snapshot();
+    take_over(inside, state)
+}
+
+/// As [`snapshot`], so that it may be stopped by force. `None`: that happened, and there is nothing inside any more.
+pub(crate) fn snapshot_inside<D: Daemon>(entered: &mut Entered<D>) -> Option<Result<Arc<Snapshot<D>>, D::Error>> {
+    let state = entered.lend(Daemon::snapshot)?;
+    Some(take_over(entered, state))
+}
+
+pub(crate) fn take_over<D: Daemon>(
+    inside: &mut Inside<D>,
+    state: Result<D::State, D::Error>,
+) -> Result<Arc<Snapshot<D>>, D::Error> {
+    let state = match state {
         Ok(state) => state,
         Err(error) => {
             inside.host.raised();
@@ -240,8 +242,7 @@ pub fn snapshot<D: Daemon>(inside: &mut Inside<D>) -> Result<Arc<Snapshot<D>>, D
         clock::unix_ms(),
     );
     let snapshot = Arc::new(Snapshot { meta, state });
-    inside.newest = Some(Arc::clone(&snapshot));
-    inside.log.clear();
+    inside.rest_on(Arc::clone(&snapshot));
     Ok(snapshot)
 }
 

@@ -72,10 +72,14 @@ pub struct Inside<D: Daemon> {
     pub daemon: Arc<D>,
     /// Outputs for export.
     pub outputs: Outputs<D>,
-    /// Inputs since `newest`, when `on_error` is `Restore`.
+    /// Inputs since `newest`, when `on_error` is `Restore` or somebody watches over the daemon.
     pub log: Vec<D::Event>,
     /// The newest snapshot taken here or started from.
     pub newest: Option<Arc<Snapshot<D>>>,
+    /// Whether `newest` and `log` lead to the present state.
+    pub is_complete: bool,
+    /// Whether a call of this instance was given up while it still runs.
+    pub is_running: bool,
     /// Checkpoints in the order they were signed.
     pub checkpoints: Vec<Checkpoint>,
     /// Health and load as last told.
@@ -83,7 +87,7 @@ pub struct Inside<D: Daemon> {
 }
 
 impl<D: Daemon> Inside<D> {
-    /// A daemon that has told and kept nothing yet.
+    /// A daemon that has told and kept nothing yet, with the state of `newest` if there is one.
     #[must_use]
     pub fn new(host: Host, daemon: Arc<D>, newest: Option<Arc<Snapshot<D>>>) -> Self {
         let position = host.position();
@@ -92,9 +96,36 @@ impl<D: Daemon> Inside<D> {
             daemon,
             outputs: Outputs::after(position.sequence, position.digest),
             log: Vec::new(),
+            is_complete: newest.is_some(),
+            is_running: false,
             newest,
             checkpoints: Vec::new(),
             told: (DaemonHealth::Healthy, 0.0),
         }
+    }
+    /// Begins anew from a snapshot of the present state.
+    pub fn rest_on(&mut self, snapshot: Arc<Snapshot<D>>) {
+        self.newest = Some(snapshot);
+        self.log.clear();
+        self.is_complete = true;
+    }
+
+    /// Keeps an input that took effect.
+    pub fn keep(&mut self, event: &D::Event) {
+        if self.is_complete {
+            self.log.push(event.clone());
+        }
+    }
+
+    /// Says that the present state is not what the snapshot and the inputs lead to.
+    pub fn stray(&mut self) {
+        self.is_complete = false;
+        self.log = Vec::new();
+    }
+
+    /// Whether user code can be rebuilt at the present position.
+    #[must_use]
+    pub fn can_be_rebuilt(&self) -> bool {
+        self.is_complete || !self.daemon.is_stateful()
     }
 }

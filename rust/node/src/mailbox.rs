@@ -1,9 +1,10 @@
-//! The mailbox of a daemon: events that wait for it without a thread of their own.
+//! The mailbox of a daemon: events and controls that wait for it without a thread of their own.
 //!
 //! Invariants
 //! * First in, first out; numbers given by a sender are given in that order.
 //! * Bounded in events and bytes; what does not fit is refused, never dropped.
 //! * A lane works on one mailbox at a time, in batches, and answers a batch at once.
+//! * While user code waits to be started again the mail waits too.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,13 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
-use meshos_core::config::OnError;
+use meshos_core::control::DaemonControl;
 use meshos_core::gate::{self, Gate, Refusal, Signal};
 use meshos_core::id::Origin;
 use meshos_core::ingress::{DIRECT, EventKey};
 
-use crate::daemon::DeliverError;
-use crate::daemon::{Daemon, Outputs, Settled};
+use crate::controls::Controls;
+use crate::daemon::{Daemon, DeliverError, Outputs, Settled};
 use crate::deliver::{self, Begun, Want};
 use crate::lane::{Job, Lanes};
 use crate::slot::{Cell, EnterError, Entered, Slot};
@@ -76,10 +77,11 @@ enum Written<D: Daemon> {
 /// Replies of a batch, with the events they answer.
 type Replies<D> = Vec<(<D as Daemon>::Reply, EventKey, Settled<D>)>;
 
-/// The events that wait.
+/// The events and controls that wait.
 pub(crate) struct Mailbox<D: Daemon> {
     queue: VecDeque<Mail<D>>,
     bytes: u64,
+    controls: Controls,
     lanes: Lanes,
     /// A lane has it, or is about to.
     scheduled: bool,
@@ -94,6 +96,18 @@ pub enum PostError {
     Stale,
     /// The lanes were stopped.
     Closed,
+}
+
+impl<D: Daemon> Mailbox<D> {
+    fn on(lanes: &Lanes) -> Box<Self> {
+        Box::new(Self {
+            queue: VecDeque::new(),
+            bytes: 0,
+            controls: Controls::default(),
+            lanes: lanes.clone(),
+            scheduled: false,
+        })
+    }
 }
 
 impl<D: Daemon> Slot<D> {
@@ -118,14 +132,7 @@ impl<D: Daemon> Slot<D> {
         if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
             return Err((PostError::Stale, reply));
         }
-        let mailbox = cell.mailbox.get_or_insert_with(|| {
-            Box::new(Mailbox {
-                queue: VecDeque::new(),
-                bytes: 0,
-                lanes: lanes.clone(),
-                scheduled: false,
-            })
-        });
+        let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
         // One event always fits: a payload above the bound must not wait for ever.
         if mailbox.queue.len() >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && !mailbox.queue.is_empty()) {
             return Err((PostError::Full, reply));
@@ -157,7 +164,7 @@ impl<D: Daemon> Slot<D> {
             group,
         });
         mailbox.bytes += bytes;
-        if cell.gate != Gate::Busy {
+        if !matches!(cell.gate, Gate::Busy | Gate::Down) {
             self.schedule(&mut cell);
             let mailbox = cell.mailbox.as_mut().expect("just used");
             if !mailbox.scheduled {
@@ -169,11 +176,43 @@ impl<D: Daemon> Slot<D> {
         Ok(key.sequence)
     }
 
+    /// Puts a control into the mailbox; `false` when the daemon or the lanes were stopped.
+    pub(crate) fn post_control(self: &Arc<Self>, lanes: &Lanes, control: DaemonControl) -> bool {
+        let mut cell = self.cell.lock();
+        if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
+            return false;
+        }
+        let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
+        mailbox.controls.put(control);
+        if cell.gate != Gate::Active {
+            // Whoever is inside schedules it when they leave.
+            return true;
+        }
+        self.schedule(&mut cell);
+        cell.mailbox.as_ref().is_some_and(|mailbox| mailbox.scheduled)
+    }
+
+    /// Takes the most urgent control out.
+    pub(crate) fn next_control(&self) -> Option<DaemonControl> {
+        self.cell.lock().mailbox.as_mut()?.controls.take()
+    }
+
+    /// Whether a control waits for somebody to leave.
+    pub(crate) fn has_controls(&self) -> bool {
+        let cell = self.cell.lock();
+        let waits = cell
+            .mailbox
+            .as_ref()
+            .is_some_and(|mailbox| !mailbox.controls.is_empty());
+        waits && cell.gate == Gate::Busy
+    }
+
     /// Gives the mailbox to a lane, if something waits in it and no lane has it.
     pub(crate) fn schedule(self: &Arc<Self>, cell: &mut Cell<D>) {
+        let works = matches!(cell.gate, Gate::Active | Gate::Busy);
         if let Some(mailbox) = &mut cell.mailbox
             && !mailbox.scheduled
-            && !mailbox.queue.is_empty()
+            && (!mailbox.queue.is_empty() || works && !mailbox.controls.is_empty())
         {
             mailbox.scheduled = mailbox.lanes.submit(Arc::clone(self) as Arc<dyn Job>);
         }
@@ -194,13 +233,13 @@ impl<D: Daemon> Slot<D> {
             mailbox.scheduled = false;
         }
         // Whoever is inside schedules it when they leave.
-        if !matches!(cell.gate, Gate::Busy | Gate::Stopping) {
+        if !matches!(cell.gate, Gate::Busy | Gate::Down | Gate::Stopping) {
             self.schedule(&mut cell);
         }
     }
 
     /// Answers everything that waits with an error.
-    fn refuse_all(self: &Arc<Self>, error: impl Fn() -> DeliverError<D>) {
+    pub(crate) fn refuse_all(&self, error: impl Fn() -> DeliverError<D>) {
         let mut replies = Vec::new();
         while let Some(mail) = self.next_mail() {
             replies.push((mail.reply, mail.key, Err(error())));
@@ -208,24 +247,38 @@ impl<D: Daemon> Slot<D> {
         if !replies.is_empty() {
             D::settle(replies);
         }
-        self.end_turn();
     }
 
-    fn turn(self: &Arc<Self>) {
-        let entered = match self.try_enter() {
-            Ok(entered) => entered,
-            Err(EnterError::Failed(reason)) => return self.refuse_all(|| DeliverError::Failed(Arc::clone(&reason))),
-            Err(EnterError::Stale) => return self.refuse_all(|| DeliverError::Stale),
-            Err(_) => return self.end_turn(),
-        };
-        self.batch(entered, Vec::new());
+    /// `false`: somebody is inside, and a control waits that must not wait behind others.
+    fn turn(self: &Arc<Self>) -> bool {
+        match self.try_enter() {
+            Ok(entered) => {
+                self.batch(entered, Vec::new());
+                return true;
+            }
+            Err(EnterError::Failed(reason)) => self.refuse_all(|| DeliverError::Failed(Arc::clone(&reason))),
+            Err(EnterError::Stale) => self.refuse_all(|| DeliverError::Stale),
+            Err(_) if self.has_controls() => return false,
+            Err(_) => {}
+        }
+        self.end_turn();
+        true
+    }
+
+    fn turn_for_controls(self: &Arc<Self>) {
+        match self.enter_with_controls() {
+            Ok(entered) => D::batch(|| self.batch(entered, Vec::new())),
+            Err(_) => self.end_turn(),
+        }
     }
 
     /// Works on what waits until the batch is full, user code goes elsewhere, or nothing is left.
     fn batch(self: &Arc<Self>, mut entered: Entered<D>, mut replies: Replies<D>) {
         let started = Instant::now();
-        while replies.len() < BATCH_MAX
-            && entered.failure().is_none()
+        let present = self.give_controls(&mut entered);
+        while present
+            && replies.len() < BATCH_MAX
+            && entered.is_open()
             && !matches!(self.gate(), Gate::Stopping)
             && (replies.is_empty() || started.elapsed() < BATCH_TIME)
         {
@@ -248,6 +301,9 @@ impl<D: Daemon> Slot<D> {
                         D::settle(std::mem::take(&mut replies));
                     }
                     let daemon = Arc::clone(&entered.daemon);
+                    if self.is_supervised() {
+                        entered.park();
+                    }
                     let call = Call {
                         entered,
                         event,
@@ -273,7 +329,12 @@ impl<D: Daemon> Job for Slot<D> {
     fn run(self: Arc<Self>) {
         // A bug of ours in one turn must not keep the mailbox from the next: those it was to answer reach their
         // deadline, everybody else is served.
-        let turn = AssertUnwindSafe(|| D::batch(|| self.turn()));
+        let turn = AssertUnwindSafe(|| {
+            // It waits outside of the batch, which holds what those need who are inside.
+            if !D::batch(|| self.turn()) {
+                self.turn_for_controls();
+            }
+        });
         if let Err(panic) = catch_unwind(turn) {
             self.end_turn();
             resume_unwind(panic);
@@ -307,7 +368,10 @@ struct Call<D: Daemon> {
 
 impl<D: Daemon> Call<D> {
     fn resume(mut self, outputs: Outputs<D>) {
-        if outputs.is_err() && self.entered.host.config().on_error == OnError::Restore {
+        if !self.entered.unpark() {
+            return self.end(Err(DeliverError::Stale));
+        }
+        if outputs.is_err() && deliver::rebuilds(&self.entered) {
             // The state is rebuilt by waiting for coroutines, which this thread, their loop's, must not do.
             let slot = Arc::clone(self.entered.slot());
             let lanes = slot.cell.lock().mailbox.as_ref().map(|mailbox| mailbox.lanes.clone());

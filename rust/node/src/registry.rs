@@ -6,12 +6,13 @@
 //!   of the new.
 //! * A call waits for the daemon it names, never for another.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sync::RwLock;
+use crate::sync::{Mutex, RwLock};
+use meshos_core::control::DaemonControl;
 use meshos_core::event::{self, DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleSignal};
 use meshos_core::id::Origin;
 use meshos_core::signal::{DaemonRef, RosterEntry};
@@ -57,6 +58,8 @@ pub struct Registry<D: Daemon> {
     map: RwLock<Map<D>>,
     events: Arc<Events>,
     archive: Option<SharedArchive<D>>,
+    /// Whom somebody starts again, whether they are here or not.
+    supervised: Mutex<BTreeSet<Origin>>,
     polls: AtomicU64,
 }
 
@@ -73,6 +76,7 @@ impl<D: Daemon> Registry<D> {
             map: RwLock::default(),
             events: Arc::new(Events::new(lanes)),
             archive,
+            supervised: Mutex::default(),
             polls: AtomicU64::new(0),
         }
     }
@@ -110,6 +114,9 @@ impl<D: Daemon> Registry<D> {
         slot.tell(Arc::clone(&self.events));
         if let Some(archive) = &self.archive {
             slot.bequeath(Arc::clone(archive));
+        }
+        if self.supervised.lock().contains(&slot.origin()) {
+            slot.mark_supervised(true);
         }
         let number = slot
             .emit(DaemonLifecycleSignal::Registered)
@@ -250,6 +257,29 @@ impl<D: Daemon> Registry<D> {
     #[must_use]
     pub fn polls(&self) -> u64 {
         self.polls.load(Ordering::Relaxed)
+    }
+
+    /// Says whether somebody starts a daemon again when it is down ([`Slot::supervise`]). It holds for each daemon of
+    /// that handle, also for one that comes later. Returns whether one is here.
+    pub fn supervise(&self, origin: Origin, supervised: bool) -> bool {
+        let slot = {
+            // Under the map's lock, so that no daemon comes in between unseen.
+            let map = self.map.read();
+            let mut known = self.supervised.lock();
+            if supervised {
+                known.insert(origin);
+            } else {
+                known.remove(&origin);
+            }
+            map.get(&origin).map(|entry| Arc::clone(&entry.slot))
+        };
+        slot.is_some_and(|slot| slot.supervise(supervised))
+    }
+
+    /// Gives every daemon a control as soon as nobody is inside, on a lane; returns how many will get it.
+    pub fn broadcast(&self, lanes: &Lanes, control: DaemonControl) -> usize {
+        let slots = self.list();
+        slots.iter().filter(|slot| slot.control_soon(lanes, control)).count()
     }
 
     /// Asks each daemon that reports for its health and load, and tells what changed. One that is busy is asked the

@@ -16,7 +16,6 @@ use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::config::{DaemonHostConfig, OnError};
 use meshos_core::control::DaemonControl;
-use meshos_core::event::DaemonLifecycleSignal;
 use meshos_core::host::{Host, Position, ResumeError};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::{IdentityError, Keypair};
@@ -26,6 +25,7 @@ use meshos_core::time::UnixMs;
 
 use crate::archive::{Remains, SharedArchive};
 use crate::clock::{self, Deadline};
+use crate::controls;
 use crate::daemon::Daemon;
 use crate::deliver;
 use crate::inside::{Inside, Snapshot};
@@ -101,7 +101,7 @@ pub struct Runtime<D: Daemon> {
     node: Arc<Keypair>,
     state: AtomicU8,
     registry: Arc<Registry<D>>,
-    archive: SharedArchive<D>,
+    pub(crate) archive: SharedArchive<D>,
     /// Identities whose spawn is under way: user code may run in it for long.
     starting: Mutex<BTreeSet<EntityId>>,
     sender: Sender,
@@ -209,7 +209,7 @@ impl<D: Daemon> Runtime<D> {
             }
         };
         let mut inside = match known {
-            Some(remains) => Self::revived(remains, config, daemon),
+            Some(remains) => Self::revived(remains, config, Arc::new(daemon)),
             None => Inside::new(Host::new(entity, config), Arc::new(daemon), None),
         };
         let checked = self
@@ -219,7 +219,7 @@ impl<D: Daemon> Runtime<D> {
             self.remember(&mut inside);
             return Err(error);
         }
-        self.place(key, inside)
+        self.spawned(key, inside)
     }
 
     /// Starts a daemon after a snapshot. `restore` is called last, when nothing else can refuse it.
@@ -263,11 +263,11 @@ impl<D: Daemon> Runtime<D> {
             inside.outputs = remains.outputs;
             inside.checkpoints = remains.checkpoints;
         }
-        self.place(key, inside)
+        self.spawned(key, inside)
     }
 
     /// Reserves an identity for one spawn; another call for it is refused until the reservation ends.
-    fn admit(&self, key: &SharedKey) -> Result<Starting<'_>, SpawnError<D>> {
+    pub(crate) fn admit(&self, key: &SharedKey) -> Result<Starting<'_>, SpawnError<D>> {
         self.allow(Call::Work).map_err(SpawnError::Lifecycle)?;
         let entity = key.lock().entity_id();
         let reserved = self.starting.lock().insert(entity);
@@ -284,7 +284,7 @@ impl<D: Daemon> Runtime<D> {
         Ok(starting)
     }
 
-    fn check_key(&self, key: &SharedKey, host: &Host) -> Result<(), SpawnError<D>> {
+    pub(crate) fn check_key(&self, key: &SharedKey, host: &Host) -> Result<(), SpawnError<D>> {
         let certified = !host.owes_certificate() && host.certified_node() == Some(self.node.entity_id());
         if !certified && key.lock().is_read_only() {
             return Err(SpawnError::Key(IdentityError::ReadOnly));
@@ -292,9 +292,9 @@ impl<D: Daemon> Runtime<D> {
         Ok(())
     }
 
-    fn revived(remains: Remains<D>, config: DaemonHostConfig, daemon: D) -> Inside<D> {
+    pub(crate) fn revived(remains: Remains<D>, config: DaemonHostConfig, daemon: Arc<D>) -> Inside<D> {
         let host = remains.host.with_config(config);
-        let mut inside = Inside::new(host, Arc::new(daemon), None);
+        let mut inside = Inside::new(host, daemon, None);
         inside.outputs = remains.outputs;
         inside.checkpoints = remains.checkpoints;
         inside
@@ -307,8 +307,14 @@ impl<D: Daemon> Runtime<D> {
         Ok(())
     }
 
-    fn place(&self, key: &SharedKey, inside: Inside<D>) -> Result<Arc<Slot<D>>, SpawnError<D>> {
+    fn spawned(&self, key: &SharedKey, inside: Inside<D>) -> Result<Arc<Slot<D>>, SpawnError<D>> {
         let slot = Slot::new(Arc::clone(key), Some(self.node.entity_id()), inside);
+        self.place(Arc::clone(&slot)).map(|()| slot)
+    }
+
+    /// Puts a daemon into the registry. What was kept to start it again is dropped.
+    pub(crate) fn place(&self, slot: Arc<Slot<D>>) -> Result<(), SpawnError<D>> {
+        let rest = self.archive.lock().dormant.get(slot.origin());
         if let Err(occupied) = self.registry.register(Arc::clone(&slot)) {
             if let Ok(mut entered) = slot.try_enter() {
                 self.remember(&mut entered);
@@ -320,10 +326,12 @@ impl<D: Daemon> Runtime<D> {
             self.registry.unregister(slot.origin());
             return Err(SpawnError::Lifecycle(error));
         }
-        Ok(slot)
+        let dropped = rest.map(|rest| self.archive.lock().dormant.remove_exactly(&rest));
+        drop(dropped);
+        Ok(())
     }
 
-    fn remember(&self, inside: &mut Inside<D>) {
+    pub(crate) fn remember(&self, inside: &mut Inside<D>) {
         let dropped = self.archive.lock().remember(inside);
         drop(dropped);
     }
@@ -345,18 +353,17 @@ impl<D: Daemon> Runtime<D> {
         if !entered.slot().is_stateful() {
             return Ok(None);
         }
+        let key = Arc::clone(entered.slot().key());
         // A key that was erased since cannot sign; the snapshot is good without the certificate.
-        let _ = self.certify(entered);
+        let _ = self.certify(&key, entered);
         deliver::snapshot(entered).map(Some)
     }
 
-    fn certify(&self, entered: &mut Entered<D>) -> Result<(), IdentityError> {
-        if !entered.host.owes_certificate() {
+    pub(crate) fn certify(&self, key: &SharedKey, inside: &mut Inside<D>) -> Result<(), IdentityError> {
+        if !inside.host.owes_certificate() {
             return Ok(());
         }
-        let key = Arc::clone(entered.slot().key());
-        let key = key.lock();
-        entered.host.certify(&key, self.node.entity_id())
+        inside.host.certify(&key.lock(), self.node.entity_id())
     }
 
     /// Signs a checkpoint at the head and returns the kept outputs with everything that vouches for them.
@@ -364,7 +371,8 @@ impl<D: Daemon> Runtime<D> {
     /// # Errors
     /// The daemon's key was erased before it signed who may speak.
     pub fn export(&self, entered: &mut Entered<D>) -> Result<Exported<D>, IdentityError> {
-        self.certify(entered)?;
+        let key = Arc::clone(entered.slot().key());
+        self.certify(&key, entered)?;
         deliver::anchor(entered, &self.node)?;
         deliver::checkpoint(entered, &self.node)?;
         Ok(Exported {
@@ -379,23 +387,24 @@ impl<D: Daemon> Runtime<D> {
     /// raises on the way is told as an event, and stops all the same.
     pub fn stop(&self, mut entered: Entered<D>, deadline: UnixMs) {
         let slot = Arc::clone(entered.slot());
-        if entered.failure().is_none()
+        if entered.is_open()
             && slot.takes_control()
-            && let Err(error) = entered.daemon.control(DaemonControl::Shutdown { deadline })
+            && controls::give(&mut entered, DaemonControl::Shutdown { deadline }).is_none()
         {
-            entered.host.raised();
-            slot.emit(DaemonLifecycleSignal::Crashed {
-                crash: deliver::crash::<D>("", &error, None),
-                down: false,
-            });
+            return;
         }
-        if entered.host.position().sequence > 0 && self.certify(&mut entered).is_ok() {
-            let signed = deliver::checkpoint(&mut entered, &self.node);
-            debug_assert!(signed.is_ok(), "the node's key is whole");
-        }
+        self.seal(&slot, &mut entered);
         // What is left of it goes to the archive when it is left, here at the end.
         self.registry.remove_exactly(&slot);
         slot.stop();
+    }
+
+    /// Signs what vouches for the head of the chain.
+    pub(crate) fn seal(&self, slot: &Slot<D>, inside: &mut Inside<D>) {
+        if inside.host.position().sequence > 0 && self.certify(slot.key(), inside).is_ok() {
+            let signed = deliver::checkpoint(inside, &self.node);
+            debug_assert!(signed.is_ok(), "the node's key is whole");
+        }
     }
 
     /// Shuts down: takes nothing new on, then stops every daemon within `timeout`. Does nothing the second time.
@@ -420,7 +429,7 @@ impl<D: Daemon> Runtime<D> {
             }
         });
         for slot in busy {
-            match slot.enter(deadline, interrupted) {
+            match slot.inspect_later(deadline, interrupted) {
                 Ok(entered) => D::batch(|| self.stop(entered, until)),
                 Err(EnterError::Stale) => {}
                 Err(_) => {
@@ -429,12 +438,14 @@ impl<D: Daemon> Runtime<D> {
                 }
             }
         }
+        let rests = self.archive.lock().dormant.clear();
+        D::batch(|| drop(rests));
         Shutdown { stuck }
     }
 }
 
 /// An identity reserved for one spawn.
-struct Starting<'a> {
+pub(crate) struct Starting<'a> {
     entity: EntityId,
     reserved: &'a Mutex<BTreeSet<EntityId>>,
 }

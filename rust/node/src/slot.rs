@@ -3,72 +3,48 @@
 //! Invariants
 //! * At most one is inside ([`Gate`]); whoever is inside owns [`Inside`] by value, so nothing of it needs a lock.
 //! * The lock of the cell is held for moves of pointers only: never over user code, hashing or the end of a user object.
-//! * Those who wait are bounded in number, wait with a deadline, and enter in the order they came once they waited
-//!   [`FAIR`]; before that, who comes by at the right moment may go first, which is what keeps an interpreter with one
-//!   lock from changing threads at each event.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use crate::sync::{Condvar, Mutex};
+use crate::sync::Mutex;
 use meshos_core::bindings::DaemonBindings;
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::event::DaemonLifecycleSignal;
-use meshos_core::gate::{self, Gate, Refusal, Signal};
+use meshos_core::gate::Gate;
 use meshos_core::host::{HostView, Position};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
 
 use crate::archive::SharedArchive;
-use crate::clock::Deadline;
 use crate::daemon::Daemon;
+use crate::dormant::Rest;
+use crate::enter::Waiter;
+pub use crate::enter::{EnterError, Entered};
 use crate::events::{Events, Presence};
 use crate::inside::Inside;
 use crate::mailbox::Mailbox;
 
-/// Callers that may wait for one daemon.
-pub const WAITERS_MAX: usize = 4096;
-/// A caller that waited so long enters next.
-pub const FAIR: Duration = Duration::from_millis(2);
+/// Somebody starts it again when it is down.
+const SUPERVISED: u8 = 1;
+/// It was stopped by force: what user code still does has no effect.
+const FORCED: u8 = 2;
+/// What would start it again is kept when it is closed.
+const KEPT: u8 = 4;
 
 /// A key that its owner may erase while a daemon uses it.
 pub type SharedKey = Arc<Mutex<Keypair>>;
 
-#[derive(Default)]
-pub(crate) struct Waiter {
-    bell: Condvar,
-    /// It was woken and has not looked yet: it need not be woken again for each event that goes by meanwhile.
-    woken: AtomicBool,
-    /// The gate was handed over: it is busy on this waiter's behalf.
-    granted: AtomicBool,
-}
-
 pub(crate) struct Cell<D: Daemon> {
     pub(crate) gate: Gate,
-    inside: Option<Box<Inside<D>>>,
-    view: HostView,
-    failure: Option<Arc<str>>,
-    waiters: VecDeque<(Instant, Arc<Waiter>)>,
+    pub(crate) inside: Option<Box<Inside<D>>>,
+    /// What is inside while user code runs of which a forced stop must not wait for the end.
+    pub(crate) parked: Option<Box<Inside<D>>>,
+    pub(crate) view: HostView,
+    pub(crate) failure: Option<Arc<str>>,
+    pub(crate) waiters: VecDeque<Arc<Waiter>>,
     pub(crate) mailbox: Option<Box<Mailbox<D>>>,
-}
-
-/// Why nobody could enter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EnterError {
-    /// Somebody is inside.
-    Busy,
-    /// The daemon was removed or replaced.
-    Stale,
-    /// User code failed and could not be rebuilt; the reason in one line.
-    Failed(Arc<str>),
-    /// As many wait as may.
-    Crowded,
-    /// The deadline passed.
-    Timeout,
-    /// The caller was interrupted.
-    Interrupted,
 }
 
 /// One daemon on this node.
@@ -86,6 +62,7 @@ pub struct Slot<D: Daemon> {
     config: DaemonHostConfig,
     events: OnceLock<Arc<Events>>,
     presence: Presence,
+    flags: AtomicU8,
     /// Where what is left of the daemon goes when the slot is closed.
     archive: OnceLock<SharedArchive<D>>,
     /// The ledger as last published, so that reading it never waits; `None`: empty.
@@ -112,12 +89,14 @@ impl<D: Daemon> Slot<D> {
             config: *inside.host.config(),
             events: OnceLock::new(),
             presence: Presence::default(),
+            flags: AtomicU8::new(0),
             archive: OnceLock::new(),
             ledger: Mutex::new(published(inside.host.bindings())),
             cell: Mutex::new(Cell {
                 gate: Gate::Active,
                 view: inside.host.view(),
                 inside: Some(Box::new(inside)),
+                parked: None,
                 failure: None,
                 waiters: VecDeque::new(),
                 mailbox: None,
@@ -242,6 +221,11 @@ impl<D: Daemon> Slot<D> {
         let _ = self.archive.set(archive);
     }
 
+    /// Its events, once it is in a registry.
+    pub(crate) fn events(&self) -> Option<&Arc<Events>> {
+        self.events.get()
+    }
+
     /// Tells a lifecycle event, if it is in a registry; returns the event's number.
     pub fn emit(&self, signal: DaemonLifecycleSignal) -> Option<u64> {
         let events = self.events.get()?;
@@ -254,248 +238,57 @@ impl<D: Daemon> Slot<D> {
         self.presence.is_down()
     }
 
-    /// Enters if nobody is inside.
-    ///
-    /// # Errors
-    /// [`EnterError::Busy`], [`EnterError::Stale`] or [`EnterError::Failed`].
-    pub fn try_enter(self: &Arc<Self>) -> Result<Entered<D>, EnterError> {
-        Arc::clone(self).try_enter_owned().map_err(|(_, error)| error)
+    fn has(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Acquire) & flag != 0
     }
 
-    /// Enters if nobody is inside, with the caller's own reference: the hot path saves a count.
-    ///
-    /// # Errors
-    /// As [`Slot::try_enter`], with the reference.
-    pub fn try_enter_owned(self: Arc<Self>) -> Result<Entered<D>, (Arc<Self>, EnterError)> {
-        let admitted = Self::admit(&mut self.cell.lock());
-        match admitted {
-            Ok(inside) => Ok(Entered {
-                slot: self,
-                inside: Some(inside),
-                failure: None,
-            }),
-            Err(error) => Err((self, error)),
-        }
+    /// Whether somebody starts it again when it is down.
+    #[must_use]
+    pub fn is_supervised(&self) -> bool {
+        self.has(SUPERVISED)
     }
 
-    /// Enters, waiting for whoever is inside. `interrupted` is asked about twenty times a second, with no lock held.
-    ///
-    /// # Errors
-    /// [`EnterError`], but never `Busy`.
-    pub fn enter(
-        self: &Arc<Self>,
-        deadline: Deadline,
-        interrupted: &mut dyn FnMut() -> bool,
-    ) -> Result<Entered<D>, EnterError> {
-        let entered = |inside| Entered {
-            slot: Arc::clone(self),
-            inside: Some(inside),
-            failure: None,
-        };
-        let mut cell = self.cell.lock();
-        match Self::admit(&mut cell) {
-            Err(EnterError::Busy) => {}
-            outcome => return outcome.map(entered),
-        }
-        if cell.waiters.len() >= WAITERS_MAX {
-            return Err(EnterError::Crowded);
-        }
-        let me = Arc::new(Waiter::default());
-        cell.waiters.push_back((Instant::now(), Arc::clone(&me)));
-        loop {
-            cell = me.bell.wait_until(cell, deadline.slice());
-            me.woken.store(false, Ordering::Relaxed);
-            let outcome = Self::wake(&mut cell, &me);
-            if !matches!(outcome, Err(EnterError::Busy)) {
-                return outcome.map(entered);
-            }
-            // Signal handlers are user code: they run with nothing locked.
-            drop(cell);
-            let timed_out = deadline.passed();
-            let give_up = timed_out || interrupted();
-            cell = self.cell.lock();
-            if give_up {
-                // The gate may have been handed over in the meantime: then it must be passed on.
-                let outcome = Self::wake(&mut cell, &me);
-                cell.waiters.retain(|(_, waiter)| !Arc::ptr_eq(waiter, &me));
-                drop(cell);
-                drop(outcome.map(entered));
-                return Err(if timed_out {
-                    EnterError::Timeout
-                } else {
-                    EnterError::Interrupted
-                });
-            }
-        }
-    }
-
-    fn wake(cell: &mut Cell<D>, me: &Arc<Waiter>) -> Result<Box<Inside<D>>, EnterError> {
-        if me.granted.load(Ordering::Relaxed) {
-            return Ok(cell.inside.take().expect("a gate handed over has its host in the slot"));
-        }
-        let outcome = Self::admit(cell);
-        if !matches!(outcome, Err(EnterError::Busy)) {
-            cell.waiters.retain(|(_, waiter)| !Arc::ptr_eq(waiter, me));
-        }
-        outcome
-    }
-
-    /// Enters to look or to stop, also when user code is lost; the failure stays.
-    ///
-    /// # Errors
-    /// [`EnterError::Busy`] or [`EnterError::Stale`].
-    pub fn inspect(self: &Arc<Self>) -> Result<Entered<D>, EnterError> {
-        let mut cell = self.cell.lock();
-        let failure = if cell.gate == Gate::Failed {
-            cell.failure.clone()
+    pub(crate) fn mark_supervised(&self, supervised: bool) {
+        if supervised {
+            self.flags.fetch_or(SUPERVISED, Ordering::AcqRel);
         } else {
-            None
-        };
-        match gate::step(cell.gate, Signal::Inspect) {
-            Ok(gate) => {
-                cell.gate = gate;
-                let inside = cell.inside.take();
-                Ok(Entered {
-                    slot: Arc::clone(self),
-                    inside,
-                    failure,
-                })
-            }
-            Err(Refusal::Busy) => Err(EnterError::Busy),
-            Err(Refusal::Failed | Refusal::Stopped | Refusal::NotDown | Refusal::NobodyInside) => {
-                Err(EnterError::Stale)
-            }
+            self.flags.fetch_and(!SUPERVISED, Ordering::AcqRel);
         }
     }
 
-    fn admit(cell: &mut Cell<D>) -> Result<Box<Inside<D>>, EnterError> {
-        match gate::step(cell.gate, Signal::Enter) {
-            Ok(gate) => {
-                cell.gate = gate;
-                Ok(cell.inside.take().expect("an open gate has its host in the slot"))
-            }
-            Err(Refusal::Busy) => Err(EnterError::Busy),
-            Err(Refusal::Failed) => Err(EnterError::Failed(
-                cell.failure.clone().expect("a failed gate has its reason"),
-            )),
-            Err(Refusal::Stopped | Refusal::NotDown | Refusal::NobodyInside) => Err(EnterError::Stale),
-        }
+    /// Whether it was stopped by force: what user code still does has no effect.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.has(FORCED)
     }
 
-    /// Closes the slot: at once, or when whoever is inside leaves. Those who wait are turned away.
-    pub fn stop(self: &Arc<Self>) {
-        let mut cell = self.cell.lock();
-        cell.gate = gate::step(cell.gate, Signal::Stop).expect("stopping is always possible");
-        self.close(cell);
+    pub(crate) fn mark_forced(&self) {
+        self.flags.fetch_or(FORCED, Ordering::AcqRel);
     }
 
-    fn leave(self: &Arc<Self>, inside: Box<Inside<D>>, failure: Option<Arc<str>>) {
-        let mut cell = self.cell.lock();
-        let signal = if failure.is_some() {
-            Signal::LeaveFailed
-        } else {
-            Signal::Leave
-        };
-        cell.gate = gate::step(cell.gate, signal).expect("who leaves is inside");
-        cell.view = inside.host.view();
-        cell.inside = Some(inside);
-        if failure.is_some() {
-            cell.failure = failure;
-        }
-        if cell.gate != Gate::Active {
-            self.close(cell);
+    /// Says that what would start it again is to be kept when it is closed.
+    pub(crate) fn mark_kept(&self) {
+        self.flags.fetch_or(KEPT, Ordering::AcqRel);
+    }
+
+    /// Hands what was in a closed slot to the archive.
+    pub(crate) fn leave_behind(&self, inside: Option<Box<Inside<D>>>) {
+        let (Some(mut inside), Some(archive)) = (inside, self.archive.get()) else {
             return;
-        }
-        if let Some((since, waiter)) = cell.waiters.front() {
-            let waiter = Arc::clone(waiter);
-            if since.elapsed() >= FAIR {
-                cell.waiters.pop_front();
-                cell.gate = Gate::Busy;
-                waiter.granted.store(true, Ordering::Relaxed);
-            }
-            if !waiter.woken.swap(true, Ordering::Relaxed) || cell.gate == Gate::Busy {
-                waiter.bell.notify_one();
-            }
-        }
-        if cell.mailbox.is_some() {
-            self.schedule(&mut cell);
-        }
-    }
-
-    /// Turns everybody away whom a closed or failed gate will not let in, and ends what is in a closed slot.
-    fn close(self: &Arc<Self>, mut cell: MutexGuard<'_, Cell<D>>) {
-        let waiters = std::mem::take(&mut cell.waiters);
-        for (_, waiter) in &waiters {
-            waiter.bell.notify_one();
-        }
-        // User objects end outside the lock.
-        let inside = if cell.gate == Gate::Stopped {
-            cell.inside.take()
-        } else {
-            None
         };
-        if cell.mailbox.is_some() {
-            self.schedule(&mut cell);
-        }
-        drop(cell);
-        if let Some(mut inside) = inside {
-            let dropped = self.archive.get().map(|archive| archive.lock().remember(&mut inside));
-            drop(dropped);
-        }
+        let rest = self.has(KEPT).then(|| Rest::of(Arc::clone(&self.key), &mut inside));
+        let mut archive = archive.lock();
+        let outputs = archive.remember(&mut inside);
+        let rests = match rest {
+            Some(rest) => archive.dormant.put(rest),
+            None => archive.dormant.remove(self.origin).into_iter().collect(),
+        };
+        drop(archive);
+        // User objects end outside the lock.
+        drop((outputs, rests));
     }
 }
 
 fn published(bindings: &DaemonBindings) -> Option<Arc<DaemonBindings>> {
     (!bindings.is_empty()).then(|| Arc::new(bindings.clone()))
-}
-
-/// The right to be inside a slot; leaving is dropping it.
-pub struct Entered<D: Daemon> {
-    slot: Arc<Slot<D>>,
-    inside: Option<Box<Inside<D>>>,
-    failure: Option<Arc<str>>,
-}
-
-impl<D: Daemon> Entered<D> {
-    /// The slot.
-    #[must_use]
-    pub fn slot(&self) -> &Arc<Slot<D>> {
-        &self.slot
-    }
-
-    /// Leaves with user code lost: the daemon takes no more events.
-    pub fn fail(&mut self, reason: &str) {
-        self.failure = Some(Arc::from(reason));
-    }
-
-    /// Why user code is lost, if it is.
-    #[must_use]
-    pub fn failure(&self) -> Option<&Arc<str>> {
-        self.failure.as_ref()
-    }
-}
-
-impl<D: Daemon> std::ops::Deref for Entered<D> {
-    type Target = Inside<D>;
-
-    fn deref(&self) -> &Inside<D> {
-        self.inside.as_deref().expect("held until dropped")
-    }
-}
-
-impl<D: Daemon> std::ops::DerefMut for Entered<D> {
-    fn deref_mut(&mut self) -> &mut Inside<D> {
-        self.inside.as_deref_mut().expect("held until dropped")
-    }
-}
-
-impl<D: Daemon> Drop for Entered<D> {
-    fn drop(&mut self) {
-        if let Some(inside) = self.inside.take() {
-            if std::thread::panicking() && self.failure.is_none() {
-                self.failure = Some(Arc::from("a bug in meshos stopped it half way"));
-            }
-            self.slot.leave(inside, self.failure.take());
-        }
-    }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshos_core::gate::Gate;
 use meshos_node::clock::Deadline;
 use meshos_node::deliver::{self, Want};
 use meshos_node::slot::{EnterError, Entered, Slot};
@@ -26,17 +25,11 @@ pub fn enter(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyD
     enter_owned(py, Arc::clone(slot))
 }
 
-/// Enters to look or to stop, also when user code is lost.
+/// Enters to look or to stop, also when user code is down or lost.
 pub fn inspect(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
     match slot.inspect() {
         Ok(entered) => Ok(entered),
-        Err(EnterError::Busy) => match enter_later(py, slot) {
-            // It was lost while this call waited.
-            Err(_) if slot.gate() == Gate::Failed => {
-                slot.inspect().map_err(|error| errors::enter(error, slot.origin(), py))
-            }
-            outcome => outcome,
-        },
+        Err(EnterError::Busy) => wait(py, slot, Slot::inspect_later),
         Err(error) => Err(errors::enter(error, slot.origin(), py)),
     }
 }
@@ -46,16 +39,18 @@ pub fn inspect(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<P
 fn enter_owned(py: Python<'_>, slot: Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
     match slot.try_enter_owned() {
         Ok(entered) => Ok(entered),
-        Err((slot, EnterError::Busy)) => enter_later(py, &slot),
+        Err((slot, EnterError::Busy)) => wait(py, &slot, Slot::enter),
         Err((slot, error)) => Err(errors::enter(error, slot.origin(), py)),
     }
 }
 
+type Enter = fn(&Arc<Slot<PyDaemon>>, Deadline, &mut dyn FnMut() -> bool) -> Result<Entered<PyDaemon>, EnterError>;
+
 #[cold]
-fn enter_later(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<PyDaemon>> {
+fn wait(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>, enter: Enter) -> PyResult<Entered<PyDaemon>> {
     aio::may_block(py, "a call that waits for a busy daemon")?;
     let mut signal = None;
-    let outcome = py.detach(|| slot.enter(Deadline::after(WAIT), &mut || guard::interrupted(&mut signal)));
+    let outcome = py.detach(|| enter(slot, Deadline::after(WAIT), &mut || guard::interrupted(&mut signal)));
     match (outcome, signal) {
         (Ok(entered), None) => Ok(entered),
         (_, Some(signal)) => Err(signal),

@@ -136,12 +136,13 @@ pub fn lifecycle(error: LifecycleError) -> PyErr {
     }
 }
 
-/// A daemon could not be entered. `Busy` waits elsewhere and `Interrupted` has its own exception, so neither gets here.
+/// A daemon could not be entered. `Busy` waits elsewhere, `Interrupted` has its own exception and `NotDown` is for who
+/// starts daemons again, so none of them gets here.
 pub fn enter(error: EnterError, origin: Origin, py: Python<'_>) -> PyErr {
     match error {
         EnterError::Stale => StaleDaemon::new_err((origin.get(),)),
         EnterError::Failed(reason) => RestoreFailed::new_err(("failed", origin.get(), reason.to_string())),
-        EnterError::Crowded | EnterError::Busy => backpressure(py),
+        EnterError::Crowded | EnterError::Busy | EnterError::NotDown => backpressure(py),
         EnterError::Timeout => waited("the daemon", std::time::Duration::ZERO, py),
         EnterError::Interrupted => PyKeyboardInterrupt::new_err(()),
     }

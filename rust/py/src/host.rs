@@ -353,8 +353,7 @@ pub fn adopt(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>, snapshot: &PyStateSnaps
         let position = entered.host.position();
         entered.outputs = meshos_node::inside::Outputs::after(position.sequence, position.digest);
     }
-    entered.newest = Some(Arc::clone(taken));
-    entered.log.clear();
+    entered.rest_on(Arc::clone(taken));
     slot.publish(entered.host.bindings());
     Ok(())
 }

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use meshos_core::event::DaemonLifecycleEvent;
 use meshos_core::signal::DaemonRef;
+use meshos_node::controls;
 use meshos_node::events::Observer;
 use meshos_node::registry::Registry;
 use meshos_node::runtime::ReachError;
-use meshos_node::slot::Slot;
+use meshos_node::slot::{EnterError, Slot};
 use meshos_node::sync::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -317,18 +318,15 @@ pub fn control_one(
     slot: &Arc<Slot<PyDaemon>>,
     control: meshos_core::control::DaemonControl,
 ) -> PyResult<()> {
-    use meshos_node::daemon::Daemon;
     if !slot.takes_control() {
         return Ok(());
     }
     let mut entered = enter(py, slot)?;
-    let outcome = entered.daemon.control(control);
-    outcome.map_err(|error| {
-        entered.host.raised();
-        let crash = meshos_node::deliver::crash::<PyDaemon>("", &error, None);
-        slot.emit(meshos_core::event::DaemonLifecycleSignal::Crashed { crash, down: false });
-        errors::callback(error, slot.origin(), "on_control", py)
-    })
+    match controls::give(&mut entered, control) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(errors::callback(error, slot.origin(), "on_control", py)),
+        None => Err(errors::enter(EnterError::Stale, slot.origin(), py)),
+    }
 }
 
 /// Adds the class to the module.

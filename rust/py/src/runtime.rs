@@ -494,6 +494,7 @@ impl PyRuntime {
         visit.call(&self.mesh)?;
         visit.call(&self.registry)?;
         visit.call(&self.factories)?;
+        self.runtime.peek_dormant(|daemon| daemon.traverse(&visit))?;
         self.home.traverse(&visit)
     }
 }
