@@ -19,7 +19,9 @@ import meshos.dispatch
 import meshos.events
 import meshos.identity
 import meshos.probes
+import meshos.recovery
 import meshos.runtime
+import meshos.scheduler
 import meshos.status
 from meshos.errors import InvalidArgument
 
@@ -34,7 +36,9 @@ MODULES = (
     meshos.events,
     meshos.identity,
     meshos.probes,
+    meshos.recovery,
     meshos.runtime,
+    meshos.scheduler,
     meshos.status,
 )
 UTC = datetime.UTC

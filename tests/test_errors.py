@@ -31,7 +31,12 @@ EXAMPLES: list[MeshOsError] = [
     errors.PoisonedError("deliver", "index out of bounds"),
     errors.LoopClosed("the runtime"),
     errors.WaitTimeout("the predicate to hold", SECOND),
+    errors.QueueFull("the event queue", 1024),
     errors.Backpressure(timedelta(milliseconds=50)),
+    errors.RuntimeShutdownError("loop_timeout", "the loop did not end within 5 s"),
+    errors.RuntimeShutdownError("loop_failed", "the loop ended by a bug of ours"),
+    errors.RuntimeShutdownError("executor_timeout", "a dispatch did not end within 5 s"),
+    errors.RuntimeShutdownError("executor_failed", "the executor ended by a bug of ours"),
     errors.InvalidDaemon("not_a_mesh_daemon", "int", "it is not a subclass of MeshDaemon"),
     errors.InvalidDaemon("snapshot_without_restore", "Counter", "it overrides `snapshot` only"),
     errors.InvalidDaemon("restore_without_snapshot", "Counter", "it overrides `restore` only"),
@@ -84,7 +89,7 @@ EXAMPLES: list[MeshOsError] = [
     errors.ChannelNameError("invalid_char", "Ünicode"),
     errors.ChannelNameError("invalid_segment", "a//b"),
 ]
-RETRYABLE = {errors.WaitTimeout, errors.Backpressure, errors.StaleDaemon}
+RETRYABLE = {errors.WaitTimeout, errors.QueueFull, errors.Backpressure, errors.StaleDaemon}
 TREE = {
     errors.ConfigError: (MeshOsError, ValueError),
     errors.InvalidArgument: (MeshOsError, ValueError),
@@ -93,7 +98,9 @@ TREE = {
     errors.PoisonedError: (MeshOsError, RuntimeError),
     errors.LoopClosed: (MeshOsError,),
     errors.WaitTimeout: (MeshOsError, TimeoutError),
+    errors.QueueFull: (MeshOsError,),
     errors.Backpressure: (MeshOsError,),
+    errors.RuntimeShutdownError: (MeshOsError,),
     errors.InvalidDaemon: (errors.DaemonError, TypeError),
     errors.DaemonNotFound: (errors.DaemonError, LookupError),
     errors.StaleDaemon: (errors.DaemonError,),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from meshos import identity as identity
     from meshos import mesh as mesh
     from meshos import probes as probes
+    from meshos import recovery as recovery
     from meshos import runtime as runtime
+    from meshos import scheduler as scheduler
     from meshos import snapshot as snapshot
     from meshos import status as status
     from meshos._core import __version__ as __version__
@@ -140,7 +142,9 @@ _MODULES = frozenset(
         "identity",
         "mesh",
         "probes",
+        "recovery",
         "runtime",
+        "scheduler",
         "snapshot",
         "status",
     )

@@ -1,7 +1,6 @@
 """What a daemon class promises: checked once per class, before anything is made of it.
 
-The rules are about the class alone, so the answer is kept per class. They are read from code objects and not with
-`inspect`, whose import would lengthen the way to the first event.
+The rules are about the class alone, so the answer is kept per class.
 """
 
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from meshos._core import CapabilitySet
+from meshos._signature import ASYNC_GENERATOR, COROUTINE, Rule, misfit
 from meshos.daemon import MeshDaemon
 from meshos.errors import InvalidDaemon
 
@@ -30,30 +30,16 @@ class Contract(NamedTuple):
     asynchronous: bool
 
 
-class _Rule(NamedTuple):
-    """How the engine calls a method."""
-
-    arguments: int
-    awaited: bool = False
-    iterated: bool = False
-
-
 _RULES = {
-    "process": _Rule(1, awaited=True, iterated=True),
-    "snapshot": _Rule(0),
-    "restore": _Rule(1),
-    "upgrade": _Rule(2),
-    "health": _Rule(0),
-    "saturation": _Rule(0),
-    "on_control": _Rule(1, awaited=True),
-    "requirements": _Rule(0),
+    "process": Rule(1, awaited=True, iterated=True),
+    "snapshot": Rule(0),
+    "restore": Rule(1),
+    "upgrade": Rule(2),
+    "health": Rule(0),
+    "saturation": Rule(0),
+    "on_control": Rule(1, awaited=True),
+    "requirements": Rule(0),
 }
-
-# Of code objects, as `inspect` names them.
-_VARARGS = 0x04
-_GENERATOR = 0x20
-_COROUTINE = 0x80 | 0x100
-_ASYNC_GENERATOR = 0x200
 
 _known: WeakKeyDictionary[type, Contract] = WeakKeyDictionary()
 
@@ -105,7 +91,7 @@ def _read(cls: object) -> Contract:
 
 def _asynchronous(cls: type) -> bool:
     code = getattr(getattr(cls, "process", None), "__code__", None)
-    return bool(getattr(code, "co_flags", 0) & (_COROUTINE | _ASYNC_GENERATOR))
+    return bool(getattr(code, "co_flags", 0) & (COROUTINE | ASYNC_GENERATOR))
 
 
 def _stateful(cls: type) -> bool:
@@ -143,7 +129,7 @@ def _schema(cls: type[MeshDaemon]) -> int:
     return int(schema)
 
 
-def _check_method(cls: type, method: str, rule: _Rule) -> None:
+def _check_method(cls: type, method: str, rule: Rule) -> None:
     found = _found(cls, method)
     function, given = found, rule.arguments + 1
     if isinstance(found, (staticmethod, classmethod)):
@@ -156,16 +142,9 @@ def _check_method(cls: type, method: str, rule: _Rule) -> None:
         if called or bound:
             return
         raise _bad_signature(cls, f"`{method}` is a {type(function).__name__}, not a method")
-    code = function.__code__
-    required = code.co_argcount - len(function.__defaults__ or ())
-    named = code.co_kwonlyargcount - len(function.__kwdefaults__ or ())
-    if required > given or named or (code.co_argcount < given and not code.co_flags & _VARARGS):
-        arguments = ("no argument", "one positional argument", "two positional arguments")[rule.arguments]
-        raise _bad_signature(cls, f"`{method}` cannot be called with {arguments}")
-    if code.co_flags & (_COROUTINE | _ASYNC_GENERATOR) and not rule.awaited:
-        raise _bad_signature(cls, f"`{method}` is async, and is never awaited")
-    if code.co_flags & (_GENERATOR | _ASYNC_GENERATOR) and not rule.iterated:
-        raise _bad_signature(cls, f"`{method}` is a generator, and is never iterated")
+    wrong = misfit(function, rule, given)
+    if wrong is not None:
+        raise _bad_signature(cls, f"`{method}` {wrong}")
 
 
 def _check_not_hidden(cls: type, method: str) -> None:

@@ -50,9 +50,12 @@ __all__ = [
     "PoisonedError",
     "ProcessFailed",
     "ProcessFailedKind",
+    "QueueFull",
     "ReentrantCallError",
     "RestoreFailed",
     "RestoreFailedKind",
+    "RuntimeShutdownError",
+    "RuntimeShutdownErrorKind",
     "SendTimeout",
     "ShuttingDown",
     "SnapshotDecodeError",
@@ -220,6 +223,28 @@ class WaitTimeout(MeshOsError, TimeoutError):
         return True
 
 
+class QueueFull(MeshOsError):
+    """A bounded queue of this process refused the item, and nothing was queued: offer it again later. Retryable.
+
+    Attributes:
+        queue: Which queue, as a noun.
+        capacity: How much it holds.
+    """
+
+    def __init__(self, queue: str, capacity: int) -> None:
+        super().__init__(queue, capacity, text=f"{queue} is full: it holds {capacity}")
+        self.queue: str = queue
+        self.capacity: int = capacity
+
+    @property
+    def kind(self) -> Literal["queue_full"]:
+        return "queue_full"
+
+    @property
+    def retryable(self) -> Literal[True]:
+        return True
+
+
 class Backpressure(MeshOsError):
     """The receiver asks for a pause, and nothing was accepted: call again after `retry_after`. Retryable.
 
@@ -240,9 +265,25 @@ class Backpressure(MeshOsError):
         return True
 
 
-# ---------------------------------------------------------------- daemons
-
 # An alias of kinds is a union of one `Literal` each: of a `Literal` with several values `stubtest` says it is no union.
+RuntimeShutdownErrorKind: TypeAlias = (
+    Literal["loop_timeout"] | Literal["loop_failed"] | Literal["executor_timeout"] | Literal["executor_failed"]
+)
+
+
+class RuntimeShutdownError(MeshOsError):
+    """The behaviour loop or its executor did not end within the deadline, or failed while ending; nothing goes on."""
+
+    def __init__(self, kind: RuntimeShutdownErrorKind, message: str) -> None:
+        super().__init__(kind, message, text=message)
+        self._kind: RuntimeShutdownErrorKind = kind
+
+    @property
+    def kind(self) -> RuntimeShutdownErrorKind:
+        return self._kind
+
+
+# ---------------------------------------------------------------- daemons
 
 
 class DaemonError(MeshOsError):

@@ -17,7 +17,9 @@ from meshos.control import DaemonControl
 from meshos.daemon import DaemonLifecycleObserver, MeshDaemon
 from meshos.events import AdminEvent, DaemonIntent, DaemonLifecycleSignal, LocalReplicaIntent, LogLevel, ReplicaChange
 from meshos.identity import EntityId, OriginHash
-from meshos.probes import NodeHealth
+from meshos.probes import HealthProbe, InventoryProbe, LocalityProbe, NodeHealth
+from meshos.recovery import RecoveryHandler
+from meshos.scheduler import PlacementScorer
 from meshos.status import MaintenancePhase, MaintenanceState
 
 __version__: str
@@ -1996,6 +1998,127 @@ class ProbeCounts:
         """Of inventories."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: callbacks
+
+@final
+class ProbeRegistry:
+    """The probes of a runtime; may be shared and changed at any time, and takes effect at the next tick.
+
+    Coroutines of its probes run on the loop that started the first runtime it was given to, or on one of meshos.
+    """
+
+    def __new__(cls) -> Self: ...
+    def add_locality_probe(self, probe: LocalityProbe) -> None:
+        """Add a probe of round trips; raises `TypeError` for an object that is none."""
+    def add_health_probe(self, probe: HealthProbe) -> None:
+        """Add a probe of health; raises `TypeError` for an object that is none."""
+    def add_inventory_probe(self, probe: InventoryProbe) -> None:
+        """Add a probe of inventories; raises `TypeError` for an object that is none."""
+    def remove(self, probe: LocalityProbe | HealthProbe | InventoryProbe) -> bool:
+        """Take a probe out, wherever it was added; whether it was there."""
+    def clear_locality_probes(self) -> None: ...
+    def clear_health_probes(self) -> None: ...
+    def clear_inventory_probes(self) -> None: ...
+    def probe_counts(self) -> ProbeCounts:
+        """Return how many there are of each kind, at one moment."""
+
+@final
+class RecoveryRegistry:
+    """The recovery handlers of a runtime. Handlers may call it; a handler added during a run begins with the next.
+
+    Coroutines of its handlers run on the loop that started the first runtime it was given to, or on one of meshos.
+    """
+
+    def __new__(cls) -> Self: ...
+    def register(self, handler: RecoveryHandler, *, name: str | None = None, strikes: int = 3) -> int:
+        """Add a handler and return how many there are; it is evicted after `strikes` raises in a row.
+
+        Without a `name` it gets that of its function or class, numbered when that is in use. Raises `InvalidArgument`
+        for a name in use, and `TypeError` for an object that cannot be called without arguments.
+        """
+    def unregister(self, handler: RecoveryHandler | str) -> bool:
+        """Take a handler out, by itself or by name; whether it was there. A call of it that is under way ends as usual."""
+    def try_run_all(self) -> tuple[int, ...]:
+        """Run each handler once, in the order of registration, and return the recovered slots; the loop does this each tick.
+
+        Runs on this thread. What a handler raises is logged, and a strike. Skips a handler that is running already, and
+        one whose `has_work` says that there is none. Raises `ReentrantCallError` inside a daemon.
+        """
+    def status(self) -> tuple[RecoveryStatus, ...]:
+        """Return how each handler is doing, in the order of registration."""
+    def is_empty(self) -> bool: ...
+    def __len__(self) -> int: ...
+
+@final
+class RecoveryStatus:
+    """How one handler is doing."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        name: str,
+        runs: int,
+        recovered: int,
+        strikes: int,
+        last_error: str | None,
+        last_run_at: datetime | None,
+        last_took: timedelta,
+    ) -> Self: ...
+    @property
+    def name(self) -> str:
+        """Its name."""
+    @property
+    def runs(self) -> int:
+        """Calls that ended."""
+    @property
+    def recovered(self) -> int:
+        """Slots it placed again."""
+    @property
+    def strikes(self) -> int:
+        """Raises in a row."""
+    @property
+    def last_error(self) -> str | None:
+        """What it raised last."""
+    @property
+    def last_run_at(self) -> datetime | None:
+        """When it ran last."""
+    @property
+    def last_took(self) -> timedelta:
+        """How long that took."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MigrationCost:
+    """What moving a replica would cost; scores are compared after it."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls, *, state_transfer: timedelta = ..., disruption: timedelta = ..., reliability_factor: float = 1.0
+    ) -> Self: ...
+    @property
+    def state_transfer(self) -> timedelta:
+        """Time to copy."""
+    @property
+    def disruption(self) -> timedelta:
+        """Time in which the copy is of no use."""
+    @property
+    def reliability_factor(self) -> float:
+        """Weight of both; one that is not positive and finite counts as 1."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class SchedulerRegistry:
+    """The slot of the active scorer; may be shared."""
+
+    def __new__(cls) -> Self: ...
+    def install(self, scorer: PlacementScorer) -> PlacementScorer | None:
+        """Use `scorer` from the next pass on; returns the one before. Raises `TypeError` for an object that is none."""
+    def current(self) -> PlacementScorer | None: ...
+    def has_scorer(self) -> bool: ...
 
 # ---------------------------------------------------------------- the behaviour loop: actions
 

@@ -128,6 +128,13 @@ impl Loop {
         }
     }
 
+    /// Refuses a call that would wait for coroutines on the loop that runs them. Starts no loop.
+    pub fn may_wait_for_coroutines(&self, py: Python<'_>, call: &'static str) -> PyResult<()> {
+        may_block(py, call)?;
+        let is_chosen = self.chosen.lock().is_some();
+        if is_chosen { self.may_block(py, call) } else { Ok(()) }
+    }
+
     /// Shows what it holds to the collector.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self.chosen.try_lock() {
@@ -142,6 +149,16 @@ pub struct Later {
     awaitable: Py<PyAny>,
     is_iterable: bool,
     home: Arc<Loop>,
+    owner: Owner,
+}
+
+/// Whose coroutine it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// A daemon's: its steps count as user code of a daemon.
+    Daemon,
+    /// A callback's of the behaviour loop, which may call whatever it likes.
+    Callback,
 }
 
 impl Later {
@@ -151,10 +168,21 @@ impl Later {
             awaitable,
             is_iterable,
             home,
+            owner: Owner::Daemon,
         }
     }
 
-    /// As a coroutine whose steps count as user code.
+    /// Takes over what a callback of the behaviour loop gave.
+    pub fn of_callback(awaitable: Py<PyAny>, home: Arc<Loop>) -> Self {
+        Self {
+            awaitable,
+            is_iterable: false,
+            home,
+            owner: Owner::Callback,
+        }
+    }
+
+    /// As a coroutine whose steps count as its owner's.
     fn into_stepper<'py>(self, py: Python<'py>) -> PyResult<Bound<'py, Stepper>> {
         let awaitable = self.awaitable.into_bound(py);
         let coroutine = if self.is_iterable {
@@ -168,6 +196,7 @@ impl Later {
             py,
             Stepper {
                 coroutine: coroutine.unbind(),
+                owner: self.owner,
             },
         )
     }
@@ -181,29 +210,36 @@ impl Later {
     }
 }
 
-/// A coroutine whose every step is marked as user code of a daemon.
+/// A coroutine whose every step is marked as its owner's.
 #[pyclass(frozen, name = "_Stepper", module = "meshos._core")]
 pub struct Stepper {
     coroutine: Py<PyAny>,
+    owner: Owner,
+}
+
+impl Stepper {
+    fn enter(&self) -> Option<InUserCode> {
+        (self.owner == Owner::Daemon).then(InUserCode::begin)
+    }
 }
 
 #[pymethods]
 impl Stepper {
     fn send<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = value.py();
-        let _inside = InUserCode::begin();
+        let _inside = self.enter();
         self.coroutine.bind(py).call_method1(intern!(py, "send"), (value,))
     }
 
     #[pyo3(signature = (*arguments))]
     fn throw<'py>(&self, arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
         let py = arguments.py();
-        let _inside = InUserCode::begin();
+        let _inside = self.enter();
         self.coroutine.bind(py).call_method1(intern!(py, "throw"), arguments)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let _inside = InUserCode::begin();
+        let _inside = self.enter();
         self.coroutine.bind(py).call_method0(intern!(py, "close")).map(|_| ())
     }
 
@@ -230,6 +266,7 @@ type Then = Box<dyn FnOnce(Python<'_>, Result<Bound<'_, PyAny>, UserError>) + Se
 #[pyclass(frozen, name = "_Done", module = "meshos._core")]
 pub struct Done {
     call: &'static str,
+    owner: Owner,
     then: Mutex<Option<Then>>,
     on_loop: Mutex<Option<OnLoop>>,
     task: Mutex<Option<Py<PyAny>>>,
@@ -259,7 +296,10 @@ impl Done {
         let on_loop = self.on_loop.lock().take();
         drop(on_loop);
         if let Some(then) = then {
-            let closed = LoopClosed::new_err(("the event loop of the daemon",));
+            let closed = LoopClosed::new_err((match self.owner {
+                Owner::Daemon => "the event loop of the daemon",
+                Owner::Callback => "the event loop of the callback",
+            },));
             then(py, Err(UserError::raised(py, self.call, closed)));
         }
     }
@@ -279,6 +319,7 @@ fn start<'py>(py: Python<'py>, later: Later, call: &'static str, then: Then) -> 
         py,
         Done {
             call,
+            owner: later.owner,
             then: Mutex::new(Some(then)),
             on_loop: Mutex::new(Some(OnLoop::begin(&event_loop))),
             task: Mutex::new(None),
@@ -342,7 +383,8 @@ pub fn wait_for_none(later: Later, call: &'static str) -> Result<(), UserError> 
 
 type Slip = Arc<(Mutex<Option<Result<Py<PyAny>, UserError>>>, Condvar)>;
 
-fn wait_on_thread(py: Python<'_>, later: Later, call: &'static str) -> Result<Py<PyAny>, UserError> {
+/// Runs a pending call on its loop, and waits for its result on this thread.
+pub fn wait_on_thread(py: Python<'_>, later: Later, call: &'static str) -> Result<Py<PyAny>, UserError> {
     let raised = |error| UserError::raised(py, call, error);
     let event_loop = later.home.get(py).map_err(raised)?;
     if runs_here(&event_loop) {

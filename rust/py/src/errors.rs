@@ -10,6 +10,7 @@ use meshos_core::ingress::EventKey;
 use meshos_core::lifecycle::LifecycleError;
 use meshos_core::name::NameError;
 use meshos_node::daemon::DeliverError;
+use meshos_node::recovery::NameTaken;
 use meshos_node::runtime::{ReachError, SpawnError};
 use meshos_node::slot::EnterError;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
@@ -28,6 +29,8 @@ import_exception!(meshos.errors, ForkedProcessError);
 import_exception!(meshos.errors, PoisonedError);
 import_exception!(meshos.errors, LoopClosed);
 import_exception!(meshos.errors, WaitTimeout);
+import_exception!(meshos.errors, QueueFull);
+import_exception!(meshos.errors, RuntimeShutdownError);
 import_exception!(meshos.errors, Backpressure);
 import_exception!(meshos.errors, InvalidDaemon);
 import_exception!(meshos.errors, DaemonNotFound);
@@ -146,6 +149,11 @@ pub fn enter(error: EnterError, origin: Origin, py: Python<'_>) -> PyErr {
         EnterError::Timeout => waited("the daemon", std::time::Duration::ZERO, py),
         EnterError::Interrupted => PyKeyboardInterrupt::new_err(()),
     }
+}
+
+/// A recovery handler was not registered.
+pub fn name_taken(error: &NameTaken) -> PyErr {
+    InvalidArgument::new_err(("name", format!("{:?} is in use", error.name)))
 }
 
 /// Ask again in a moment.

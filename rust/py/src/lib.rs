@@ -9,6 +9,7 @@ mod aio;
 mod args;
 mod bindings;
 mod call;
+mod callback;
 mod capability;
 mod causal;
 mod certificate;
@@ -37,11 +38,14 @@ mod mesh_event;
 mod name;
 mod output;
 mod peer;
+mod probes;
 mod receipt;
 mod record;
+mod recovery;
 mod registry;
 mod reply;
 mod runtime;
+mod scorer;
 mod send;
 mod signal;
 mod snapshot;
@@ -85,6 +89,9 @@ mod _core {
             control::register,
             config::register,
             loop_config::register,
+            probes::register,
+            recovery::register,
+            scorer::register,
             output::register,
             threads::register,
             mesh::register,
