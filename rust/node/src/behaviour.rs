@@ -19,7 +19,7 @@ use meshos_core::executor::Dispatch;
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::loop_config::MeshOsConfig;
 use meshos_core::placement::ScoreRequest;
-use meshos_core::signal::{MeshOsEvent, Outcome, RosterEntry, Signal};
+use meshos_core::signal::{DaemonSignal, MeshOsEvent, Outcome, RosterEntry, Signal};
 use meshos_core::status::{
     AuthorityStatus, ExecutorStats, Explanation, Failure, FailureSource, LoopMetrics, MeshOsSnapshot, MigrationStatus,
     Part,
@@ -29,6 +29,7 @@ use meshos_core::time::UnixMs;
 use crate::callback::{CallFailed, Callback, Callbacks};
 use crate::clock::{Deadline, LoopClock};
 use crate::dispatch::{ActionDispatcher, ControlSink, MigrationAborter, MigrationSnapshotSource};
+use crate::ears::Ears;
 use crate::intake::{Batch, Intake};
 use crate::lane::{Job, Lanes};
 use crate::probes::{ProbeRegistry, SampleSink, Sampled, Sampler};
@@ -55,6 +56,10 @@ pub trait Keeper: Send + Sync {
     fn roster(&self) -> (Vec<RosterEntry>, u64);
     /// Gives every daemon a control, soon.
     fn broadcast(&self, control: DaemonControl);
+    /// Gives one daemon a control, soon; `false`: it is not there.
+    fn control(&self, daemon: Origin, control: DaemonControl) -> bool;
+    /// Takes a daemon out by force; `false`: it is not there.
+    fn remove(&self, daemon: Origin) -> bool;
     /// Asks daemons for health and load; called on a lane.
     fn poll(&self);
 }
@@ -114,6 +119,8 @@ pub struct Shared {
     pub intake: Arc<Intake>,
     /// What comes out.
     pub published: Arc<Published>,
+    /// Who hears the controls of daemons.
+    pub ears: Ears,
     /// What it is made of.
     pub parts: Parts,
     stats: Mutex<ExecutorStats>,
@@ -212,6 +219,7 @@ impl MeshOs {
             epoch_id,
             intake,
             published: Arc::new(Published::new(first, parts.lanes.clone())),
+            ears: Ears::new(parts.lanes.clone()),
             parts,
             stats: Mutex::default(),
             questions: Mutex::default(),
@@ -505,6 +513,7 @@ impl Runner {
         let ending = batch.ending;
         let mut signals = self.ask(&batch, began);
         signals.extend(batch.signals);
+        self.close_ears(&signals);
         let now = self.shared.parts.clock.now();
         let step = self.behaviour.step(now, signals);
         (self.more, self.next) = (step.more || batch.more, step.next);
@@ -516,6 +525,22 @@ impl Runner {
         self.shared.intake.folded();
         self.answer();
         if ending { Going::Ending } else { Going::On }
+    }
+
+    fn close_ears(&self, signals: &[Signal]) {
+        if self.shared.ears.is_empty() {
+            return;
+        }
+        for signal in signals {
+            if let Signal::Registry {
+                daemon,
+                signal: DaemonSignal::ExitedCleanly,
+                ..
+            } = signal
+            {
+                self.shared.ears.close(Some(daemon.id));
+            }
+        }
     }
 
     fn wait_until(&self, first: bool) -> Deadline {
@@ -666,9 +691,11 @@ impl Runner {
         let shared = Arc::clone(&self.shared);
         let callback = Arc::clone(&self.dispatching);
         let Dispatch { id, mut action, cause } = dispatch;
-        if let MeshOsAction::StopDaemon { deadline, .. } = &mut action {
+        if let MeshOsAction::StopDaemon { daemon, deadline, .. } = &mut action {
             // Daemons are told by the wall clock.
             *deadline = shared.parts.clock.wall(*deadline);
+            let deadline = *deadline;
+            shared.ears.tell(Some(daemon.id), DaemonControl::Shutdown { deadline });
         }
         let told = Arc::clone(&self.shared.intake);
         let submitted = on_lane(&self.shared.parts.lanes, move || {
@@ -715,6 +742,7 @@ impl Runner {
             other => other,
         };
         shared.parts.keeper.broadcast(control);
+        shared.ears.tell(None, control);
         if let (Some(sink), Some(line)) = (&shared.parts.sink, &self.controls) {
             let sink = Arc::clone(sink);
             push(shared, line, Box::new(move || sink.emit(control)));
@@ -855,6 +883,7 @@ impl Runner {
         shared.alive.store(false, Ordering::Release);
         self.answer();
         shared.intake.abort();
+        shared.ears.close(None);
         shared.published.end();
         *shared.ended.lock() = Some(Ended {
             passes,

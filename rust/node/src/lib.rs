@@ -32,6 +32,7 @@ pub mod scorer;
 pub mod appender;
 pub mod dispatch;
 pub mod published;
+pub mod ears;
 pub mod intake;
 pub mod records;
 pub mod behaviour;

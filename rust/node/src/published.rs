@@ -51,14 +51,21 @@ pub enum Waited {
     Interrupted,
 }
 
-struct Waking(Mutex<Vec<(u64, Wake)>>);
+struct Waking(Mutex<Vec<Wake>>);
 
 impl Job for Waking {
     fn run(self: Arc<Self>) {
         let wakes = std::mem::take(&mut *self.0.lock());
-        for (_, wake) in wakes {
+        for wake in wakes {
             wake();
         }
+    }
+}
+
+/// Calls those who wait on a lane.
+pub fn wake_on(lanes: &Lanes, wakes: Vec<Wake>) {
+    if !wakes.is_empty() {
+        lanes.submit(Arc::new(Waking(Mutex::new(wakes))));
     }
 }
 
@@ -116,9 +123,7 @@ impl Published {
         let wakes = std::mem::take(&mut state.wakes);
         self.bell.notify_all();
         drop(state);
-        if !wakes.is_empty() {
-            self.lanes.submit(Arc::new(Waking(Mutex::new(wakes))));
-        }
+        wake_on(&self.lanes, wakes.into_iter().map(|(_, wake)| wake).collect());
     }
 
     /// Waits for a snapshot with a higher generation. `interrupted` is asked about twenty times a second.

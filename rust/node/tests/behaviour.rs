@@ -103,6 +103,14 @@ impl Keeper for Nobody {
         self.heard.lock().unwrap().push(control);
     }
 
+    fn control(&self, _daemon: Origin, _control: DaemonControl) -> bool {
+        false
+    }
+
+    fn remove(&self, _daemon: Origin) -> bool {
+        false
+    }
+
     fn poll(&self) {}
 }
 

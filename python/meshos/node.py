@@ -1,0 +1,161 @@
+"""One node with all its parts: mesh, daemons, behaviour loop."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from threading import Lock
+from typing import TYPE_CHECKING, Self, final
+
+from meshos.compute import DaemonRuntime
+from meshos.dispatch import ComputeDispatcher
+from meshos.errors import ConfigError, LoopClosed, NotReady
+from meshos.mesh import Mesh
+from meshos.runtime import MeshOsConfig, MeshOsRuntime
+from meshos.stream import seconds_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from meshos.daemon import MeshDaemon
+    from meshos.dispatch import ActionDispatcher
+
+__all__ = ["Node"]
+
+SHUTDOWN_TIMEOUT = timedelta(seconds=10)
+"""How long a shutdown may take unless told otherwise."""
+_SHARE_OF_LOOP = 0.4
+"""How much of that the behaviour loop gets; the daemons get the rest."""
+
+
+@final
+class Node:
+    """Starts the parts of a node in order, with a `ComputeDispatcher` between them, and stops them in the other order."""
+
+    __slots__ = ("_config", "_daemons", "_dispatcher", "_lock", "_mesh", "_runtime", "_state")
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        *,
+        kinds: Mapping[str, Callable[[], MeshDaemon]],
+        config: MeshOsConfig | None = None,
+        dispatcher: ActionDispatcher | None = None,
+    ) -> None:
+        """Take over `mesh`, and register `kinds`; raises `ConfigError`, `InvalidDaemon`."""
+        if not isinstance(mesh, Mesh):
+            message = f"mesh must be a Mesh, not {type(mesh).__name__}"
+            raise TypeError(message)
+        config = MeshOsConfig() if config is None else config
+        if not isinstance(config, MeshOsConfig):
+            message = f"config must be a MeshOsConfig or None, not {type(config).__name__}"
+            raise TypeError(message)
+        if config.this_node not in (None, mesh.node_id):
+            raise ConfigError("this_node", f"must be the mesh's, 0x{mesh.node_id:016x}")
+        self._mesh = mesh
+        self._config = config
+        self._daemons = DaemonRuntime(mesh)
+        try:
+            for kind, factory in kinds.items():
+                self._daemons.register_factory(kind, factory)
+        except BaseException:
+            self._daemons.shutdown()
+            raise
+        self._dispatcher = dispatcher
+        self._runtime: MeshOsRuntime | None = None
+        self._state = "made"
+        self._lock = Lock()
+
+    @property
+    def mesh(self) -> Mesh:
+        """The node's key and connections."""
+        return self._mesh
+
+    @property
+    def daemons(self) -> DaemonRuntime:
+        """The daemons."""
+        return self._daemons
+
+    @property
+    def runtime(self) -> MeshOsRuntime:
+        """The behaviour loop; raises `NotReady` before `start`."""
+        if self._runtime is None:
+            raise NotReady
+        return self._runtime
+
+    def start(self) -> None:
+        """Start the daemons' runtime, then the loop; does nothing the second time. Raises `LoopClosed` after the end."""
+        with self._lock:
+            if self._state == "ended":
+                raise LoopClosed("Node")
+            if self._state == "started":
+                return
+            self._daemons.start()
+            dispatcher = ComputeDispatcher(self._daemons) if self._dispatcher is None else self._dispatcher
+            self._runtime = MeshOsRuntime.start(
+                self._config, dispatcher, daemon_registry=self._daemons.daemon_registry()
+            )
+            self._state = "started"
+
+    async def start_async(self) -> None:
+        """Twin of `start`; coroutines of daemons and callbacks run on this event loop."""
+        from asyncio import get_running_loop
+
+        if self._state == "made":
+            self._daemons._start_on(get_running_loop())
+        self.start()
+
+    def shutdown(self, *, timeout: timedelta = SHUTDOWN_TIMEOUT) -> None:
+        """Stop loop, daemons and mesh, within `timeout`, 10 s; does nothing the second time.
+
+        Every part is stopped, also when one before it did not end in time; what is raised is the first of that.
+
+        Raises:
+            RuntimeShutdownError: A dispatch had not ended in time.
+            WaitTimeout: User code of a daemon had not ended in time; its daemon is closed all the same.
+        """
+        seconds_of(timeout)
+        with self._lock:
+            if self._state == "ended":
+                return
+            self._state = "ended"
+        try:
+            if self._runtime is not None:
+                self._runtime.shutdown_with_timeout(timeout * _SHARE_OF_LOOP)
+        finally:
+            try:
+                self._daemons.shutdown(timeout=timeout * (1 - _SHARE_OF_LOOP))
+            finally:
+                self._mesh.close()
+
+    async def shutdown_async(self, *, timeout: timedelta = SHUTDOWN_TIMEOUT) -> None:
+        """Twin of `shutdown`."""
+        from meshos._twins import on_lane
+
+        await on_lane("Node.shutdown_async", self.shutdown, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Shut down."""
+        self.shutdown()
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start_async()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Shut down."""
+        await self.shutdown_async()
+
+    def __repr__(self) -> str:
+        """Show the node and its state."""
+        return f"<Node 0x{self._mesh.node_id:016x} {self._state}>"

@@ -1,0 +1,175 @@
+//! Ears: how authors of daemons hear the controls of their daemon without being it.
+//!
+//! Invariants
+//! * An ear holds the newest control of each sort: it is bounded by construction, and nothing newer is lost.
+//! * A shutdown is heard first, and no back-pressure pushes it out.
+//! * An ear ends with its daemon, and then has nothing more to say than what it holds.
+
+use std::sync::{Arc, Weak};
+
+use meshos_core::control::DaemonControl;
+use meshos_core::id::Origin;
+
+use crate::clock::Deadline;
+use crate::lane::Lanes;
+use crate::published::{Wake, wake_on};
+use crate::sync::{Condvar, Mutex};
+
+#[derive(Default)]
+struct State {
+    shutdown: Option<DaemonControl>,
+    drain: Option<DaemonControl>,
+    pressure: Option<DaemonControl>,
+    ended: bool,
+    wakes: Vec<Wake>,
+}
+
+impl State {
+    fn put(&mut self, control: DaemonControl) {
+        let place = match control {
+            DaemonControl::Shutdown { .. } => &mut self.shutdown,
+            DaemonControl::DrainStart { .. } | DaemonControl::DrainFinish | DaemonControl::Resume => &mut self.drain,
+            DaemonControl::BackpressureOn { .. } | DaemonControl::BackpressureOff => &mut self.pressure,
+        };
+        *place = Some(control);
+    }
+
+    fn take(&mut self) -> Option<DaemonControl> {
+        let Self {
+            shutdown,
+            drain,
+            pressure,
+            ..
+        } = self;
+        [shutdown, drain, pressure].into_iter().find_map(Option::take)
+    }
+}
+
+/// Hears the controls of one daemon.
+pub struct Ear {
+    origin: Origin,
+    state: Mutex<State>,
+    bell: Condvar,
+    lanes: Lanes,
+}
+
+/// What came of listening.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Listened {
+    /// A control.
+    Control(DaemonControl),
+    /// The daemon is gone, or the ear was closed.
+    Ended,
+    /// Time was up.
+    TimedOut,
+    /// The caller was interrupted.
+    Interrupted,
+}
+
+impl Ear {
+    /// Waits for the next control. `interrupted` is asked about twenty times a second.
+    pub fn listen(&self, deadline: Deadline, interrupted: &mut dyn FnMut() -> bool) -> Listened {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(control) = state.take() {
+                return Listened::Control(control);
+            }
+            if state.ended {
+                return Listened::Ended;
+            }
+            if deadline.passed() {
+                return Listened::TimedOut;
+            }
+            state = self.bell.wait_until(state, deadline.slice());
+            drop(state);
+            if interrupted() {
+                return Listened::Interrupted;
+            }
+            state = self.state.lock();
+        }
+    }
+
+    /// Has `wake` called on a lane once there is something to hear, or the end.
+    ///
+    /// # Errors
+    /// Gives `wake` back when there is already.
+    pub fn on_control(&self, wake: Wake) -> Result<(), Wake> {
+        let mut state = self.state.lock();
+        if state.ended || state.shutdown.is_some() || state.drain.is_some() || state.pressure.is_some() {
+            return Err(wake);
+        }
+        state.wakes.push(wake);
+        Ok(())
+    }
+
+    /// Ends it, and wakes who listens.
+    pub fn close(&self) {
+        self.ring(|state| state.ended = true);
+    }
+
+    fn ring(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        change(&mut state);
+        let wakes = std::mem::take(&mut state.wakes);
+        self.bell.notify_all();
+        drop(state);
+        wake_on(&self.lanes, wakes);
+    }
+}
+
+/// The ears of one loop.
+pub struct Ears {
+    ears: Mutex<Vec<Weak<Ear>>>,
+    lanes: Lanes,
+}
+
+impl Ears {
+    /// None yet; who waits is called on `lanes`.
+    #[must_use]
+    pub const fn new(lanes: Lanes) -> Self {
+        Self {
+            ears: Mutex::new(Vec::new()),
+            lanes,
+        }
+    }
+
+    /// A new ear for a daemon; it hears as long as somebody holds it.
+    #[must_use]
+    pub fn open(&self, origin: Origin) -> Arc<Ear> {
+        let ear = Arc::new(Ear {
+            origin,
+            state: Mutex::default(),
+            bell: Condvar::new(),
+            lanes: self.lanes.clone(),
+        });
+        let mut ears = self.ears.lock();
+        ears.retain(|ear| ear.strong_count() > 0);
+        ears.push(Arc::downgrade(&ear));
+        ear
+    }
+
+    fn each(&self, of: Option<Origin>, tell: impl Fn(&Ear)) {
+        let ears: Vec<_> = self.ears.lock().iter().filter_map(Weak::upgrade).collect();
+        for ear in ears {
+            if of.is_none_or(|origin| ear.origin == origin) {
+                tell(&ear);
+            }
+        }
+    }
+
+    /// Tells the ears of one daemon, or all.
+    pub fn tell(&self, of: Option<Origin>, control: DaemonControl) {
+        self.each(of, |ear| ear.ring(|state| state.put(control)));
+    }
+
+    /// Ends the ears of one daemon, or all.
+    pub fn close(&self, of: Option<Origin>) {
+        self.each(of, Ear::close);
+    }
+
+    /// Whether nobody listens.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ears.lock().is_empty()
+    }
+}
