@@ -36,3 +36,4 @@ pub mod ears;
 pub mod intake;
 pub mod records;
 pub mod behaviour;
+pub mod compute;
