@@ -57,7 +57,8 @@ def check(role: str, argument: str, candidate: object) -> list[str]:
         found: object = candidate if method == "__call__" else getattr(candidate, method, None)
         if found is None and method in optional:
             continue
-        if not callable(found):
+        can_be_called: bool = callable(found)
+        if not can_be_called:
             missing = "cannot be called" if method == "__call__" else f"has no method `{method}`"
             raise TypeError(f"{wanted}: {shown} {missing}")
         wrong = _misfit(found, rule)

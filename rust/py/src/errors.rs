@@ -55,6 +55,7 @@ import_exception!(meshos.errors, FileDecodeError);
 import_exception!(meshos.errors, SnapshotDecodeError);
 import_exception!(meshos.errors, IdentityError);
 import_exception!(meshos.errors, ChannelNameError);
+import_exception!(meshos.dispatch, DispatchError);
 
 /// A check of a signature or key failed, or a public-only key was to sign.
 pub fn identity(error: &CoreIdentityError) -> PyErr {

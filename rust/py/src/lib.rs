@@ -20,6 +20,7 @@ mod config;
 mod contract;
 mod control;
 mod daemon;
+mod dispatch;
 mod enter;
 mod errors;
 mod event;
