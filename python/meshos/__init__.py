@@ -6,6 +6,7 @@ A name has one home module. The everyday ones are here too, loaded when first us
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from meshos import audit as audit
     from meshos import capability as capability
     from meshos import chain as chain
     from meshos import channel as channel
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from meshos import events as events
     from meshos import identity as identity
     from meshos import mesh as mesh
+    from meshos import migration as migration
+    from meshos import operator as operator
     from meshos import probes as probes
     from meshos import recovery as recovery
     from meshos import runtime as runtime
@@ -130,6 +133,7 @@ _HOME = {
 }
 _MODULES = frozenset(
     (
+        "audit",
         "capability",
         "chain",
         "channel",
@@ -141,6 +145,8 @@ _MODULES = frozenset(
         "events",
         "identity",
         "mesh",
+        "migration",
+        "operator",
         "probes",
         "recovery",
         "runtime",

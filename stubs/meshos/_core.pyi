@@ -17,10 +17,12 @@ from meshos.control import DaemonControl
 from meshos.daemon import DaemonLifecycleObserver, MeshDaemon
 from meshos.events import AdminEvent, DaemonIntent, DaemonLifecycleSignal, LocalReplicaIntent, LogLevel, ReplicaChange
 from meshos.identity import EntityId, OriginHash
+from meshos.migration import MigrationPhase
+from meshos.operator import Verdict
 from meshos.probes import HealthProbe, InventoryProbe, LocalityProbe, NodeHealth
 from meshos.recovery import RecoveryHandler
 from meshos.scheduler import PlacementScorer
-from meshos.status import MaintenancePhase, MaintenanceState
+from meshos.status import Lifecycle, MaintenancePhase, MaintenanceState, RestartState
 
 __version__: str
 
@@ -2333,6 +2335,953 @@ class BackpressureChange:
     @property
     def level(self) -> float:
         """How full the queue is."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: daemons, chains and other nodes
+
+@final
+class Idle:
+    """May start at once."""
+
+    __match_args__: Final = ()
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class BackingOff:
+    """Waits after a crash."""
+
+    __match_args__: Final = ("until",)
+    def __new__(cls, until: datetime) -> Self: ...
+    @property
+    def until(self) -> datetime:
+        """Until when."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class CrashLooping:
+    """Crashed too often and cools down."""
+
+    __match_args__: Final = ("until",)
+    def __new__(cls, until: datetime) -> Self: ...
+    @property
+    def until(self) -> datetime:
+        """Until when."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class CrashRecord:
+    """Why a daemon crashed last."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        exception: str,
+        message: str,
+        at: datetime,
+        event_origin: _OriginHash | None,
+        event_sequence: int | None,
+    ) -> Self: ...
+    @property
+    def exception(self) -> str:
+        """Class name of the exception; empty when there was none."""
+    @property
+    def message(self) -> str:
+        """Its text, or the reason when there was no exception."""
+    @property
+    def at(self) -> datetime:
+        """When."""
+    @property
+    def event_origin(self) -> _OriginHash | None:
+        """Origin of the event it failed on, if it was one."""
+    @property
+    def event_sequence(self) -> int | None:
+        """Number of that event."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DaemonSnapshot:
+    """One daemon that runs, ran or is wanted."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        ref: DaemonRef,
+        intent: DaemonIntent | None,
+        lifecycle: Lifecycle,
+        health: _Health | None,
+        saturation: float,
+        restart_state: RestartState,
+        restarts: int,
+        last_crash: CrashRecord | None,
+        started_at: datetime | None,
+        placement: _NodeId,
+    ) -> Self: ...
+    @property
+    def ref(self) -> DaemonRef: ...
+    @property
+    def intent(self) -> DaemonIntent | None:
+        """What is wanted of it; `None`: nothing."""
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """Where it is."""
+    @property
+    def health(self) -> _Health | None:
+        """What it said of itself since it started last."""
+    @property
+    def saturation(self) -> float:
+        """Its load since it started last, 0 to 1."""
+    @property
+    def restart_state(self) -> RestartState:
+        """Whether it may start."""
+    @property
+    def restarts(self) -> int:
+        """Starts after a crash."""
+    @property
+    def last_crash(self) -> CrashRecord | None:
+        """Why it crashed last."""
+    @property
+    def started_at(self) -> datetime | None:
+        """When it started last."""
+    @property
+    def placement(self) -> _NodeId:
+        """The node it is on."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ReplicaSnapshot:
+    """One replicated chain."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        holders: tuple[_NodeId, ...],
+        desired_count: int | None,
+        leader: _NodeId | None,
+        term: int,
+    ) -> Self: ...
+    @property
+    def holders(self) -> tuple[_NodeId, ...]:
+        """Nodes that hold a copy, ascending."""
+    @property
+    def desired_count(self) -> int | None:
+        """How many copies are wanted; `None`: nobody said."""
+    @property
+    def leader(self) -> _NodeId | None:
+        """The node that leads."""
+    @property
+    def term(self) -> int:
+        """Term of the election that said so."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class PeerSnapshot:
+    """Another node; `None` where nothing is known."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        rtt: timedelta | None,
+        health: NodeHealth | None,
+        maintenance: MaintenancePhase | None,
+        cordoned: bool,
+        cpu_load_1m: float | None,
+        mem_used_bytes: int | None,
+        mem_total_bytes: int | None,
+        disk_used_bytes: int | None,
+        disk_total_bytes: int | None,
+        saturation_trend: float | None,
+        capability_set: frozenset[str],
+        software_version: str | None,
+        forked_from: _NodeId | None,
+    ) -> Self: ...
+    @property
+    def rtt(self) -> timedelta | None:
+        """Round trip as sampled last."""
+    @property
+    def health(self) -> NodeHealth | None:
+        """How it looks."""
+    @property
+    def maintenance(self) -> MaintenancePhase | None:
+        """Its maintenance."""
+    @property
+    def cordoned(self) -> bool:
+        """Whether nothing new is placed on it."""
+    @property
+    def cpu_load_1m(self) -> float | None:
+        """Load average of one minute."""
+    @property
+    def mem_used_bytes(self) -> int | None:
+        """Memory in use."""
+    @property
+    def mem_total_bytes(self) -> int | None:
+        """Memory there is."""
+    @property
+    def disk_used_bytes(self) -> int | None:
+        """Disk in use."""
+    @property
+    def disk_total_bytes(self) -> int | None:
+        """Disk there is."""
+    @property
+    def saturation_trend(self) -> float | None:
+        """Where its load is heading, 0 to 1."""
+    @property
+    def capability_set(self) -> frozenset[str]:
+        """Capability tags."""
+    @property
+    def software_version(self) -> str | None:
+        """Version of its software."""
+    @property
+    def forked_from(self) -> _NodeId | None:
+        """The node it was forked from."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class AvoidEntry:
+    """A peer that nothing new is placed on."""
+
+    __match_args__: Final = ("reason", "until")
+    def __new__(cls, reason: str, until: datetime) -> Self: ...
+    @property
+    def reason(self) -> str:
+        """Why, for people."""
+    @property
+    def until(self) -> datetime:
+        """Until when."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: work
+
+@final
+class ActionSnapshot:
+    """An action that was emitted."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        action_id: int,
+        kind: str,
+        target: int | None,
+        state: Literal["queued", "deferred", "running", "awaiting_confirmation", "done", "failed"],
+        emitted_at: datetime,
+        attempts: int,
+    ) -> Self: ...
+    @property
+    def action_id(self) -> int:
+        """Its number, rising from 1 in a run."""
+    @property
+    def kind(self) -> str:
+        """Its stable name."""
+    @property
+    def target(self) -> int | None:
+        """The daemon, chain or node it is about."""
+    @property
+    def state(self) -> Literal["queued", "deferred", "running", "awaiting_confirmation", "done", "failed"]:
+        """Where it is; "done": it is not under way any more."""
+    @property
+    def emitted_at(self) -> datetime:
+        """When it was emitted."""
+    @property
+    def attempts(self) -> int:
+        """Dispatches so far; 0 when it is not under way any more."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class CallbackStatus:
+    """How one piece of user code on the callback lane is doing."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        calls: int,
+        failures: int,
+        late: int,
+        disabled: bool,
+        slowest: timedelta,
+        last_error: str | None,
+    ) -> Self: ...
+    @property
+    def calls(self) -> int:
+        """Calls that ended."""
+    @property
+    def failures(self) -> int:
+        """Calls that raised or gave back something they must not."""
+    @property
+    def late(self) -> int:
+        """Answers that came after the budget."""
+    @property
+    def disabled(self) -> bool:
+        """Whether it failed too often in a row and is left alone for a while."""
+    @property
+    def slowest(self) -> timedelta:
+        """Longest call."""
+    @property
+    def last_error(self) -> str | None:
+        """What it raised last."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class LoopMetrics:
+    """How the loop is doing."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        tick_took: timedelta,
+        event_queue_depth: int,
+        action_queue_depth: int,
+        dropped_actions: int,
+        refused_events: int,
+        sweep_repairs: int,
+    ) -> Self: ...
+    @property
+    def tick_took(self) -> timedelta:
+        """Time of the last pass."""
+    @property
+    def event_queue_depth(self) -> int:
+        """Events that wait."""
+    @property
+    def action_queue_depth(self) -> int:
+        """Actions that wait."""
+    @property
+    def dropped_actions(self) -> int:
+        """Emissions that the full queue refused."""
+    @property
+    def refused_events(self) -> int:
+        """Events that a full queue refused."""
+    @property
+    def sweep_repairs(self) -> int:
+        """Changes that only the full sweep found; 0 unless meshos has a bug."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ExecutorStatsSnapshot:
+    """Counters of the executor."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        dispatched: int,
+        failed: int,
+        deferred: int,
+        gated: int,
+        dispatch_retries: int,
+        superseded: int,
+        cluster_backpressure_asserts: int,
+        cluster_backpressure_releases: int,
+        chain_append_failures: int,
+    ) -> Self: ...
+    @property
+    def dispatched(self) -> int:
+        """Carried out."""
+    @property
+    def failed(self) -> int:
+        """Failed for good, each once."""
+    @property
+    def deferred(self) -> int:
+        """Waited for a throttle."""
+    @property
+    def gated(self) -> int:
+        """Refused by a gate at the last moment."""
+    @property
+    def dispatch_retries(self) -> int:
+        """Tried again because the dispatcher asked for it."""
+    @property
+    def superseded(self) -> int:
+        """Taken back because nobody wanted it any more."""
+    @property
+    def cluster_backpressure_asserts(self) -> int:
+        """Rising edges of back-pressure."""
+    @property
+    def cluster_backpressure_releases(self) -> int:
+        """Falling edges."""
+    @property
+    def chain_append_failures(self) -> int:
+        """Action records that the appender could not keep."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class RuntimeStats:
+    """What a runtime did in its life."""
+
+    __match_args__: Final = ()
+    def __new__(cls, *, reconcile_passes: int, executor: ExecutorStatsSnapshot, dropped_actions: int) -> Self: ...
+    @property
+    def reconcile_passes(self) -> int:
+        """Passes of its loop."""
+    @property
+    def executor(self) -> ExecutorStatsSnapshot:
+        """What its executor did."""
+    @property
+    def dropped_actions(self) -> int:
+        """Emissions that the executor's full queue refused."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class RuntimeHealth:
+    """Whether the parts of a runtime are alive."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        loop_alive: bool,
+        executor_alive: bool,
+        last_tick_at: datetime,
+        last_tick_took: timedelta,
+    ) -> Self: ...
+    @property
+    def loop_alive(self) -> bool:
+        """Whether the loop is."""
+    @property
+    def executor_alive(self) -> bool:
+        """Whether the executor is."""
+    @property
+    def last_tick_at(self) -> datetime:
+        """When the last pass began."""
+    @property
+    def last_tick_took(self) -> timedelta:
+        """How long it took."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MetadataView:
+    """What a daemon may know of where it runs."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        node_id: _NodeId,
+        daemon: DaemonRef,
+        maintenance: MaintenanceState,
+        peers: Mapping[_NodeId, PeerSnapshot],
+    ) -> Self: ...
+    @property
+    def node_id(self) -> _NodeId:
+        """The node."""
+    @property
+    def daemon(self) -> DaemonRef:
+        """The daemon."""
+    @property
+    def maintenance(self) -> MaintenanceState:
+        """Maintenance of the node."""
+    @property
+    def peers(self) -> Mapping[_NodeId, PeerSnapshot]:
+        """Other nodes."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: moves
+
+@final
+class MigrationSnapshot:
+    """A move under way, as operators see it."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        daemon_origin: _OriginHash,
+        phase: MigrationPhase,
+        started_at: datetime,
+        phase_entered_at: datetime,
+        source_node: _NodeId,
+        target_node: _NodeId,
+        snapshot_bytes: int | None,
+        bytes_moved: int,
+        retries: int,
+        buffered_events: int | None,
+    ) -> Self: ...
+    @property
+    def daemon_origin(self) -> _OriginHash:
+        """The daemon that moves."""
+    @property
+    def phase(self) -> MigrationPhase:
+        """Its phase."""
+    @property
+    def started_at(self) -> datetime:
+        """When it began."""
+    @property
+    def phase_entered_at(self) -> datetime:
+        """When its phase began."""
+    @property
+    def source_node(self) -> _NodeId:
+        """From which node."""
+    @property
+    def target_node(self) -> _NodeId:
+        """To which node."""
+    @property
+    def snapshot_bytes(self) -> int | None:
+        """Size of the snapshot; `None`: not taken yet."""
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that reached the target."""
+    @property
+    def retries(self) -> int:
+        """Steps that were repeated."""
+    @property
+    def buffered_events(self) -> int | None:
+        """Events held back for the target; `None` where this node cannot know."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: records
+
+@final
+class FailureSource:
+    """Where a failure came from."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        part: Literal["action", "callback", "probe", "recovery", "appender", "migration", "loop"],
+        name: str,
+        target: int | None = None,
+        action_id: int | None = None,
+        envelope_id: bytes | None = None,
+    ) -> Self: ...
+    @property
+    def part(self) -> Literal["action", "callback", "probe", "recovery", "appender", "migration", "loop"]:
+        """Which part."""
+    @property
+    def name(self) -> str:
+        """Kind of the action, or name of the callback."""
+    @property
+    def target(self) -> int | None:
+        """The daemon, chain or node it was about."""
+    @property
+    def action_id(self) -> int | None:
+        """The action."""
+    @property
+    def envelope_id(self) -> bytes | None:
+        """The envelope, 32 bytes, when an operator ordered it."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class FailureRecord:
+    """Something that did not work."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        seq: int,
+        at: datetime,
+        source: FailureSource,
+        reason: str,
+        traceback: str | None = None,
+        chain_pending: bool = False,
+    ) -> Self: ...
+    @property
+    def seq(self) -> int:
+        """Its number, from 1 in a run."""
+    @property
+    def at(self) -> datetime:
+        """When."""
+    @property
+    def source(self) -> FailureSource:
+        """Where it came from."""
+    @property
+    def reason(self) -> str:
+        """Why, for people."""
+    @property
+    def traceback(self) -> str | None:
+        """Where in user code, for people."""
+    @property
+    def chain_pending(self) -> bool:
+        """Whether an appender could not keep it."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class LogRecord:
+    """One line of a daemon or of the node."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        seq: int,
+        at: datetime,
+        level: LogLevel,
+        node: _NodeId,
+        daemon: _OriginHash | None,
+        message: str,
+        chain_pending: bool = False,
+    ) -> Self: ...
+    @property
+    def seq(self) -> int:
+        """Its number, from 1 in a run."""
+    @property
+    def at(self) -> datetime:
+        """When."""
+    @property
+    def level(self) -> LogLevel:
+        """How severe."""
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    @property
+    def daemon(self) -> _OriginHash | None:
+        """Which daemon; `None`: the node itself."""
+    @property
+    def message(self) -> str:
+        """The line."""
+    @property
+    def chain_pending(self) -> bool:
+        """Whether an appender could not keep it."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class AdminAuditRecord:
+    """One attempt at a command, whatever came of it; written before the effect."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        seq: int,
+        committed_at: datetime,
+        event: AdminEvent,
+        envelope_id: bytes | None,
+        operator_ids: tuple[int, ...],
+        reason: str,
+        verdict: Verdict,
+        rejected_kind: str | None,
+        chain_pending: bool = False,
+    ) -> Self: ...
+    @property
+    def seq(self) -> int:
+        """Its number, from 1 in a run."""
+    @property
+    def committed_at(self) -> datetime:
+        """When."""
+    @property
+    def event(self) -> AdminEvent:
+        """What was ordered."""
+    @property
+    def envelope_id(self) -> bytes | None:
+        """The envelope it came in, 32 bytes."""
+    @property
+    def operator_ids(self) -> tuple[int, ...]:
+        """The operators whose signatures verified."""
+    @property
+    def reason(self) -> str:
+        """Why, in the operator's words."""
+    @property
+    def verdict(self) -> Verdict:
+        """What the node made of it."""
+    @property
+    def rejected_kind(self) -> str | None:
+        """Stable name of the reason, when refused."""
+    @property
+    def chain_pending(self) -> bool:
+        """Whether an appender could not keep it."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ActionRecord:
+    """What became of one action."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        seq: int,
+        at: datetime,
+        action_id: int,
+        action: str,
+        disposition: Literal["dispatched", "failed", "gated", "superseded"],
+        reason: str,
+        retry_after: timedelta | None = None,
+        chain_pending: bool = False,
+    ) -> Self: ...
+    @property
+    def seq(self) -> int:
+        """Its number, from 1 in a run."""
+    @property
+    def at(self) -> datetime:
+        """When."""
+    @property
+    def action_id(self) -> int:
+        """The action."""
+    @property
+    def action(self) -> str:
+        """Its stable name."""
+    @property
+    def disposition(self) -> Literal["dispatched", "failed", "gated", "superseded"]:
+        """What became of it."""
+    @property
+    def reason(self) -> str:
+        """Why, for people; empty when it was carried out."""
+    @property
+    def retry_after(self) -> timedelta | None:
+        """When it is tried again."""
+    @property
+    def chain_pending(self) -> bool:
+        """Whether an appender could not keep it."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: why, and how many
+
+@final
+class Reason:
+    """One thing that holds a daemon or a chain where it is."""
+
+    __match_args__: Final = ("kind", "text", "until")
+    def __new__(cls, kind: str, text: str, until: datetime | None = None) -> Self: ...
+    @property
+    def kind(self) -> str:
+        """Stable name."""
+    @property
+    def text(self) -> str:
+        """For people."""
+    @property
+    def until(self) -> datetime | None:
+        """Until when it holds."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Explanation:
+    """Why a daemon or a chain is as it is; `str()` is for people."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        subject: DaemonRef | _OriginHash,
+        desired: str,
+        actual: str,
+        rule: str,
+        reasons: tuple[Reason, ...],
+    ) -> Self: ...
+    @property
+    def subject(self) -> DaemonRef | _OriginHash:
+        """What is explained."""
+    @property
+    def desired(self) -> str:
+        """What is wanted, for people."""
+    @property
+    def actual(self) -> str:
+        """What is, for people."""
+    @property
+    def rule(self) -> str:
+        """Stable name of the rule that decides."""
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """What holds it."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class PeerCounts:
+    """Nodes by health."""
+
+    __match_args__: Final = ()
+    def __new__(cls, *, healthy: int, degraded: int, unreachable: int, unknown: int) -> Self: ...
+    @property
+    def healthy(self) -> int:
+        """Those that answer in time."""
+    @property
+    def degraded(self) -> int:
+        """Those that answer late."""
+    @property
+    def unreachable(self) -> int:
+        """Those that do not answer."""
+    @property
+    def unknown(self) -> int:
+        """Those whose health nobody sampled."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class DaemonCounts:
+    """Daemons by lifecycle; the last two overlap with the others."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        running: int,
+        starting: int,
+        stopping: int,
+        stopped: int,
+        backing_off: int,
+        crash_looping: int,
+    ) -> Self: ...
+    @property
+    def running(self) -> int:
+        """Those that run."""
+    @property
+    def starting(self) -> int:
+        """Those whose start is under way."""
+    @property
+    def stopping(self) -> int:
+        """Those whose stop is under way."""
+    @property
+    def stopped(self) -> int:
+        """Those that do not run."""
+    @property
+    def backing_off(self) -> int:
+        """Those that wait after a crash."""
+    @property
+    def crash_looping(self) -> int:
+        """Those that crashed too often and cool down."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class StatusSummary:
+    """A snapshot in one line."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        peers: PeerCounts,
+        daemons: DaemonCounts,
+        replica_chains: int,
+        avoid_list_entries: int,
+        recently_emitted: int,
+        recent_failures: int,
+        frozen: bool,
+        local_maintenance: MaintenancePhase,
+    ) -> Self: ...
+    @property
+    def peers(self) -> PeerCounts:
+        """Other nodes."""
+    @property
+    def daemons(self) -> DaemonCounts:
+        """Daemons."""
+    @property
+    def replica_chains(self) -> int:
+        """Replicated chains."""
+    @property
+    def avoid_list_entries(self) -> int:
+        """Peers that nothing new is placed on."""
+    @property
+    def recently_emitted(self) -> int:
+        """Actions in `recently_emitted`."""
+    @property
+    def recent_failures(self) -> int:
+        """Failures in `recent_failures`."""
+    @property
+    def frozen(self) -> bool:
+        """Whether the cluster is frozen."""
+    @property
+    def local_maintenance(self) -> MaintenancePhase:
+        """Maintenance of the node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the behaviour loop: its snapshot
+
+@final
+class MeshOsSnapshot:
+    """One node's view after a pass of its loop. Immutable; shares what did not change with the one before.
+
+    Only a runtime makes one: it has no constructor, and is not pickled. Two are equal when they are the same publication
+    of the same run. A mapping makes the object of an entry when it is asked for it.
+    """
+
+    @property
+    def runtime_epoch_id(self) -> int:
+        """Random for each start; a change resets every `seq` a reader keeps."""
+    @property
+    def generation(self) -> int:
+        """Rises by one for each change of content, never for the passing of time."""
+    @property
+    def tick(self) -> int:
+        """Passes of the loop so far."""
+    @property
+    def published_at(self) -> datetime:
+        """When it was published."""
+    @property
+    def this_node(self) -> _NodeId:
+        """The node."""
+    @property
+    def authority(self) -> Literal["verified", "refused", "open"]:
+        """What commands need to be obeyed: a verifier's word, or nothing ("open"), or they are all refused."""
+    @property
+    def daemons(self) -> Mapping[_OriginHash, DaemonSnapshot]:
+        """Daemons by handle."""
+    @property
+    def replicas(self) -> Mapping[_OriginHash, ReplicaSnapshot]:
+        """Replicated chains by origin."""
+    @property
+    def peers(self) -> Mapping[_NodeId, PeerSnapshot]:
+        """Other nodes."""
+    @property
+    def avoid_list(self) -> Mapping[_NodeId, AvoidEntry]:
+        """Peers that nothing new is placed on."""
+    @property
+    def local_maintenance(self) -> MaintenanceState:
+        """Maintenance of the node."""
+    @property
+    def freeze_until(self) -> datetime | None:
+        """When a freeze ends; `None`: not frozen."""
+    @property
+    def in_flight(self) -> tuple[ActionSnapshot, ...]:
+        """Actions under way, in the order of their numbers."""
+    @property
+    def recently_emitted(self) -> tuple[ActionSnapshot, ...]:
+        """The newest emissions, oldest first."""
+    @property
+    def recent_failures(self) -> tuple[FailureRecord, ...]:
+        """The newest failures, oldest first."""
+    @property
+    def in_flight_migrations(self) -> tuple[MigrationSnapshot, ...]:
+        """Moves under way."""
+    @property
+    def recovery(self) -> tuple[RecoveryStatus, ...]:
+        """Recovery handlers, in the order of their registration."""
+    @property
+    def callbacks(self) -> Mapping[str, CallbackStatus]:
+        """Other user code, by name."""
+    @property
+    def audit_head_seq(self) -> int:
+        """Number of the newest audit record; 0: none."""
+    @property
+    def log_head_seq(self) -> int:
+        """Number of the newest line of the log; 0: none."""
+    @property
+    def failure_head_seq(self) -> int:
+        """Number of the newest failure; 0: none."""
+    @property
+    def metrics(self) -> LoopMetrics:
+        """How the loop is doing."""
+    def summary(self) -> StatusSummary:
+        """Count what is in it."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 

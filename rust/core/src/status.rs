@@ -518,10 +518,12 @@ pub struct MigrationStatus {
     pub target_node: NodeId,
     /// Size of the snapshot.
     pub snapshot_bytes: Option<u64>,
+    /// Bytes that reached the target.
+    pub bytes_moved: u64,
     /// Steps that were repeated.
     pub retries: u32,
-    /// Events that wait for it.
-    pub buffered_events: u64,
+    /// Events that wait for it; `None` where this node cannot know.
+    pub buffered_events: Option<u64>,
 }
 
 /// How the loop is doing.

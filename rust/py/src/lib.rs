@@ -36,6 +36,7 @@ mod loop_config;
 mod maintenance_state;
 mod mesh;
 mod mesh_event;
+mod migration;
 mod name;
 mod output;
 mod peer;
@@ -52,6 +53,7 @@ mod signal;
 mod snapshot;
 mod spawn;
 mod stats;
+mod status;
 mod threads;
 mod user;
 mod verify;
@@ -87,6 +89,8 @@ mod _core {
             peer::register,
             mesh_event::register,
             action::register,
+            migration::register,
+            status::register,
             control::register,
             config::register,
             loop_config::register,

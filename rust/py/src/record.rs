@@ -105,6 +105,14 @@ impl<T: field::Field> field::Field for Beside<T> {
     }
 }
 
+/// The name of a field; one that is a word of Rust is written as `r#ref`.
+pub const fn plain(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
 /// Reads a record of one class.
 pub fn copied<R: PyClass<Frozen = True> + Sync + Clone>(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<R> {
     match value.cast::<R>() {
@@ -132,17 +140,17 @@ fn values<'py, R: Record>(record: &Bound<'py, R>) -> PyResult<Bound<'py, PyTuple
 /// Declares a record that is nothing but its fields, each of a type that is a [`field::Field`], and is one itself.
 ///
 /// `kind` is a class attribute that tells the records of a union apart, and so is `phase`, which is a word; `by keyword`
-/// makes a record of options. A field may have a default; `signature` shows it. A field under `beside` is given by keyword only and not compared.
+/// makes a record of options, and `shown by` says what its `str()` is. A field may have a default; `signature` shows it. A field under `beside` is given by keyword only and not compared.
 macro_rules! record {
     (
         $(#[$meta:meta])*
-        pub struct $class:ident in $module:literal as $name:literal, by keyword $(, signature $text:literal)? {
+        pub struct $class:ident in $module:literal as $name:literal, by keyword $(, shown by $shown:path)? $(, signature $text:literal)? {
             $($(#[$doc:meta])* $field:ident: $type:ty $(= $default:expr)?,)*
         }
     ) => {
         $crate::record::record! { @declare
             [*, $($field $(= $crate::record::absent!($default))?),*] true [$($text)?]
-            $(#[$meta])* $class $module $name [] []
+            $(#[$meta])* $class $module $name [] [] [$($shown)?]
             { $($(#[$doc])* $field: $type [$($default)?],)* } {} }
     };
     (
@@ -160,13 +168,13 @@ macro_rules! record {
                 $($field $(= $crate::record::absent!($default))?),*
                 $(, *, $($beside = $crate::record::absent!($beside_default)),*)?
             ] false [$($text)?]
-            $(#[$meta])* $class $module $name [$($kind)?] [$($phase)?]
+            $(#[$meta])* $class $module $name [$($kind)?] [$($phase)?] []
             { $($(#[$doc])* $field: $type [$($default)?],)* }
             { $($($(#[$beside_doc])* $beside: $beside_type [$beside_default],)*)? } }
     };
     (@declare [$($signature:tt)*] $by_keyword:literal [$($text:literal)?]
         $(#[$meta:meta])* $class:ident $module:literal $name:literal
-        [$($kind:literal)?] [$($phase:path)?]
+        [$($kind:literal)?] [$($phase:path)?] [$($shown:path)?]
         { $($(#[$doc:meta])* $field:ident: $type:ty [$($default:expr)?],)* }
         { $($(#[$beside_doc:meta])* $beside:ident: $beside_type:ty [$beside_default:expr],)* }
     ) => {
@@ -179,7 +187,7 @@ macro_rules! record {
         }
 
         impl $crate::record::Record for $class {
-            const FIELDS: &'static [&'static str] = &[$(stringify!($field)),*];
+            const FIELDS: &'static [&'static str] = &[$($crate::record::plain(stringify!($field))),*];
             const BY_KEYWORD: bool = $by_keyword;
             const BESIDE: &'static [&'static str] = &[$(stringify!($beside)),*];
         }
@@ -232,6 +240,10 @@ macro_rules! record {
                 $crate::record::word::LazyWord(|py| $crate::record::field::Field::to_python(&$phase, py))
             })?
 
+            $(fn __str__(&self, py: pyo3::Python<'_>) -> pyo3::PyResult<String> {
+                $shown(self, py)
+            })?
+
             #[classattr]
             fn __match_args__(py: pyo3::Python<'_>) -> pyo3::PyResult<pyo3::Bound<'_, pyo3::types::PyTuple>> {
                 $crate::record::match_args::<Self>(py)
@@ -264,10 +276,10 @@ pub(crate) use absent;
 /// Reads an argument as the field of its name, or takes the default.
 macro_rules! given {
     ($field:ident []) => {
-        $field.read(stringify!($field))?
+        $field.read($crate::record::plain(stringify!($field)))?
     };
     ($field:ident [$default:expr]) => {
-        $field.read_or_else(stringify!($field), || $default)?
+        $field.read_or_else($crate::record::plain(stringify!($field)), || $default)?
     };
 }
 pub(crate) use given;

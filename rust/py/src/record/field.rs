@@ -2,6 +2,7 @@
 //!
 //! A value of the wrong type is a `TypeError`, one out of range an `InvalidArgument`; both name the field.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -140,6 +141,17 @@ impl Field for String {
 
 /// A text that is shared, not copied.
 impl Field for Arc<str> {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        String::from_python(value, name).map(Self::from)
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        shown(&**self, py)
+    }
+}
+
+/// A text that is mostly one of ours.
+impl Field for Cow<'static, str> {
     fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
         String::from_python(value, name).map(Self::from)
     }
