@@ -47,18 +47,49 @@ pub struct Switches {
     pub fail_restore: AtomicBool,
     pub fail_snapshot: AtomicBool,
     pub unhealthy: AtomicBool,
+    pub fail_control: AtomicBool,
     pub inside: AtomicUsize,
     pub most_inside: AtomicUsize,
     pub snapshots: AtomicU64,
     pub controls: Mutex<Vec<DaemonControl>>,
     pub seen: Mutex<Vec<Vec<u8>>>,
-    /// An event with the payload "wait" waits here.
+    /// An event whose payload begins with "wait" waits here.
     pub gate: Mutex<()>,
+    /// Controls wait here, after they were noted.
+    pub control_gate: Mutex<()>,
+    /// Snapshots wait here.
+    pub snapshot_gate: Mutex<()>,
+    /// Restores wait here.
+    pub restore_gate: Mutex<()>,
+    /// Calls that wait somewhere above, or did.
+    pub waiting: AtomicUsize,
     /// Pending calls of "later" events, with what they return.
     pub pending: Mutex<Vec<Continuation<Sum>>>,
 }
 
-/// Adds up the lengths of its payloads; emits the sum. "raise" adds and then raises, "none" emits nothing.
+impl Switches {
+    /// Waits at a gate if it is closed.
+    fn wait(&self, gate: &Mutex<()>) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        drop(gate.lock());
+    }
+
+    /// Waits until so many calls came to a gate.
+    pub fn until_waiting(&self, calls: usize) {
+        until(|| self.waiting.load(Ordering::SeqCst) >= calls);
+    }
+}
+
+/// Waits until something holds.
+pub fn until(holds: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "it never held");
+        std::thread::yield_now();
+    }
+}
+
+/// Adds up the lengths of its payloads; emits the sum. What ends in "raise" adds and then raises, "none" emits nothing.
 pub struct Sum {
     pub total: AtomicU64,
     pub stateful: bool,
@@ -169,14 +200,14 @@ impl Daemon for Sum {
     fn process(&self, event: &Event) -> Process<Self> {
         let now = self.switches.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.switches.most_inside.fetch_max(now, Ordering::SeqCst);
-        if event.payload.as_slice() == b"wait" {
-            drop(self.switches.gate.lock());
+        if event.payload.starts_with(b"wait") {
+            self.switches.wait(&self.switches.gate);
         }
         self.switches.seen.lock().push(event.payload.to_vec());
         let total = self.total.fetch_add(event.payload.len() as u64, Ordering::SeqCst) + event.payload.len() as u64;
         self.switches.inside.fetch_sub(1, Ordering::SeqCst);
         match event.payload.as_slice() {
-            b"raise" => Process::Done(Err("on purpose".to_owned())),
+            payload if payload.ends_with(b"raise") => Process::Done(Err("on purpose".to_owned())),
             b"none" => Process::Done(Ok(Few::new())),
             b"two" => Process::Done(Ok([b"a".to_vec(), b"b".to_vec()].into_iter().collect())),
             b"later" => Process::Later(()),
@@ -194,12 +225,14 @@ impl Daemon for Sum {
         if self.switches.fail_snapshot.load(Ordering::SeqCst) {
             return Err("no snapshot".to_owned());
         }
+        self.switches.wait(&self.switches.snapshot_gate);
         Ok(self.total.load(Ordering::SeqCst).to_le_bytes().to_vec())
     }
     fn restore(&self, state: &Vec<u8>, _schema: u32) -> Result<(), String> {
         if self.switches.fail_restore.load(Ordering::SeqCst) {
             return Err("no restore".to_owned());
         }
+        self.switches.wait(&self.switches.restore_gate);
         let bytes: [u8; 8] = state.as_slice().try_into().map_err(|_| "eight bytes".to_owned())?;
         self.total.store(u64::from_le_bytes(bytes), Ordering::SeqCst);
         Ok(())
@@ -219,6 +252,10 @@ impl Daemon for Sum {
     }
     fn control(&self, control: DaemonControl) -> Result<(), String> {
         self.switches.controls.lock().push(control);
+        self.switches.wait(&self.switches.control_gate);
+        if self.switches.fail_control.load(Ordering::SeqCst) {
+            return Err("no control".to_owned());
+        }
         Ok(())
     }
 }
