@@ -9,6 +9,7 @@ from typing import TypeAlias, cast
 
 import pytest
 
+import meshos.audit
 import meshos.capability
 import meshos.chain
 import meshos.channel
@@ -18,6 +19,8 @@ import meshos.daemon
 import meshos.dispatch
 import meshos.events
 import meshos.identity
+import meshos.migration
+import meshos.operator
 import meshos.probes
 import meshos.recovery
 import meshos.runtime
@@ -26,6 +29,7 @@ import meshos.status
 from meshos.errors import InvalidArgument
 
 MODULES = (
+    meshos.audit,
     meshos.capability,
     meshos.chain,
     meshos.channel,
@@ -35,6 +39,8 @@ MODULES = (
     meshos.dispatch,
     meshos.events,
     meshos.identity,
+    meshos.migration,
+    meshos.operator,
     meshos.probes,
     meshos.recovery,
     meshos.runtime,

@@ -8,12 +8,14 @@ from typing import NamedTuple, TypeAlias, cast
 
 import pytest
 
-from meshos import dispatch, events, probes, status
+from meshos import audit, dispatch, events, migration, operator, probes, recovery, runtime, scheduler, status
 from meshos.daemon import DaemonRef, Degraded, Healthy
 from meshos.errors import InvalidArgument
 from meshos.events import DaemonIntent, LocalReplicaIntent, LogLevel, ReplicaChange
+from meshos.migration import MigrationPhase
+from meshos.operator import Verdict
 from meshos.probes import NodeHealth
-from meshos.status import MaintenancePhase
+from meshos.status import Lifecycle, MaintenancePhase
 from records import (
     BAD_BOOLS,
     BAD_BYTES_32,
@@ -91,6 +93,7 @@ FINITE = Field(
         *((value, InvalidArgument) for value in (NAN, INFINITY, -INFINITY, 10**400)),
     ],
 )
+WEIGHT = FINITE._replace(bad=[(value, error) for value, error in FINITE.bad if not isinstance(value, float)])
 BOOL = Field(True, False, BAD_BOOLS)
 ENVELOPE = Field(bytes(range(32)), bytes(32), BAD_BYTES_32).optional
 TAGS = Field(
@@ -108,6 +111,36 @@ STATE = instance(DRAINING, ACTIVE)
 HEALTH = instance(Degraded("slow"), Healthy())
 NODE_HEALTH = word(NodeHealth.DEGRADED, NodeHealth.HEALTHY)
 SIGNAL = instance(events.Crashed("KeyError: 'a'", NOON), events.Started())
+
+ORDER = instance(events.DropReplicas(7, (1, 2)), events.Cordon(7))
+CRASH = status.CrashRecord(exception="KeyError", message="'a'", at=NOON, event_origin=7, event_sequence=None)
+SOURCE = audit.FailureSource(part="action", name="start_daemon", target=7, action_id=1)
+COUNTERS = (
+    "dispatched",
+    "failed",
+    "deferred",
+    "gated",
+    "dispatch_retries",
+    "superseded",
+    "cluster_backpressure_asserts",
+    "cluster_backpressure_releases",
+    "chain_append_failures",
+)
+EXECUTED = runtime.ExecutorStatsSnapshot(**dict.fromkeys(COUNTERS, 7))
+PEERS = status.PeerCounts(healthy=1, degraded=2, unreachable=3, unknown=4)
+DAEMONS = status.DaemonCounts(running=1, starting=2, stopping=3, stopped=4, backing_off=5, crash_looping=6)
+PENDING = BOOL.by_default(False)
+INVENTORY = {
+    "cpu_load_1m": FINITE.optional,
+    "mem_used_bytes": INT.optional,
+    "mem_total_bytes": INT.optional,
+    "disk_used_bytes": INT.optional,
+    "disk_total_bytes": INT.optional,
+    "saturation_trend": SHARE.optional,
+    "capability_set": TAGS.optional,
+    "software_version": TEXT.optional,
+    "forked_from": INT.optional,
+}
 
 Fields: TypeAlias = Mapping[str, Field]
 Class: TypeAlias = Callable[..., object]
@@ -180,22 +213,178 @@ BY_POSITION: dict[Class, Fields] = {
     dispatch.MarkAvoid: {"peer": INT, "reason": TEXT, "until": MOMENT},
     dispatch.CommitMaintenanceTransition: {"node": INT, "target": STATE},
     dispatch.BackpressureChange: {"asserted": BOOL, "level": SHARE},
+    status.Idle: {},
+    status.BackingOff: {"until": MOMENT},
+    status.CrashLooping: {"until": MOMENT},
+    status.AvoidEntry: {"reason": TEXT, "until": MOMENT},
+    status.Reason: {"kind": TEXT, "text": TEXT, "until": AT},
     probes.ProbeCounts: {"locality": INT, "health": INT, "inventory": INT},
 }
 BY_KEYWORD: dict[Class, Fields] = {
-    probes.PeerInventory: {
-        name: field.optional.by_default(None)
-        for name, field in {
-            "cpu_load_1m": FINITE,
-            "mem_used_bytes": INT,
-            "mem_total_bytes": INT,
-            "disk_used_bytes": INT,
-            "disk_total_bytes": INT,
-            "saturation_trend": SHARE,
-            "capability_set": TAGS,
-            "software_version": TEXT,
-            "forked_from": INT,
-        }.items()
+    probes.PeerInventory: {name: field.by_default(None) for name, field in INVENTORY.items()},
+    status.CrashRecord: {
+        "exception": TEXT,
+        "message": TEXT,
+        "at": MOMENT,
+        "event_origin": INT.optional,
+        "event_sequence": INT.optional,
+    },
+    status.DaemonSnapshot: {
+        "ref": DAEMON,
+        "intent": word(DaemonIntent.RUN, DaemonIntent.STOP).optional,
+        "lifecycle": word(Lifecycle.RUNNING, Lifecycle.STOPPED),
+        "health": HEALTH.optional,
+        "saturation": SHARE,
+        "restart_state": instance(status.BackingOff(NOON), status.Idle()),
+        "restarts": INT,
+        "last_crash": instance(CRASH, None).optional,
+        "started_at": MOMENT.optional,
+        "placement": INT,
+    },
+    status.ReplicaSnapshot: {
+        "holders": tuple_of(INT),
+        "desired_count": COUNT.optional,
+        "leader": INT.optional,
+        "term": INT,
+    },
+    status.PeerSnapshot: {
+        "rtt": SPANNED.optional,
+        "health": NODE_HEALTH.optional,
+        "maintenance": word(MaintenancePhase.RECOVERY, MaintenancePhase.ACTIVE).optional,
+        "cordoned": BOOL,
+        **INVENTORY,
+        "capability_set": TAGS,
+    },
+    status.ActionSnapshot: {
+        "action_id": INT,
+        "kind": TEXT,
+        "target": INT.optional,
+        "state": literal("awaiting_confirmation", "done"),
+        "emitted_at": MOMENT,
+        "attempts": COUNT,
+    },
+    status.CallbackStatus: {
+        "calls": INT,
+        "failures": INT,
+        "late": INT,
+        "disabled": BOOL,
+        "slowest": SPANNED,
+        "last_error": TEXT.optional,
+    },
+    status.LoopMetrics: {
+        "tick_took": SPANNED,
+        "event_queue_depth": INT,
+        "action_queue_depth": INT,
+        "dropped_actions": INT,
+        "refused_events": INT,
+        "sweep_repairs": INT,
+    },
+    status.PeerCounts: dict.fromkeys(("healthy", "degraded", "unreachable", "unknown"), INT),
+    status.DaemonCounts: dict.fromkeys(
+        ("running", "starting", "stopping", "stopped", "backing_off", "crash_looping"), INT
+    ),
+    status.StatusSummary: {
+        "peers": instance(PEERS, status.PeerCounts(healthy=0, degraded=0, unreachable=0, unknown=0)),
+        "daemons": instance(
+            DAEMONS,
+            status.DaemonCounts(running=0, starting=0, stopping=0, stopped=0, backing_off=0, crash_looping=0),
+        ),
+        "replica_chains": INT,
+        "avoid_list_entries": INT,
+        "recently_emitted": INT,
+        "recent_failures": INT,
+        "frozen": BOOL,
+        "local_maintenance": word(MaintenancePhase.DRAIN_FAILED, MaintenancePhase.ACTIVE),
+    },
+    status.Explanation: {
+        "subject": Field(DaemonRef(7, "counter"), 12, BAD_INTS),
+        "desired": TEXT,
+        "actual": TEXT,
+        "rule": TEXT,
+        "reasons": tuple_of(instance(status.Reason("backoff", "waits"), status.Reason("frozen", "", NOON))),
+    },
+    recovery.RecoveryStatus: {
+        "name": TEXT,
+        "runs": INT,
+        "recovered": INT,
+        "strikes": COUNT,
+        "last_error": TEXT.optional,
+        "last_run_at": MOMENT.optional,
+        "last_took": SPANNED,
+    },
+    runtime.ExecutorStatsSnapshot: dict.fromkeys(COUNTERS, INT),
+    runtime.RuntimeStats: {
+        "reconcile_passes": INT,
+        "executor": instance(EXECUTED, runtime.ExecutorStatsSnapshot(**dict.fromkeys(COUNTERS, 0))),
+        "dropped_actions": INT,
+    },
+    runtime.RuntimeHealth: {
+        "loop_alive": BOOL,
+        "executor_alive": BOOL,
+        "last_tick_at": MOMENT,
+        "last_tick_took": SPANNED,
+    },
+    migration.MigrationSnapshot: {
+        "daemon_origin": INT,
+        "phase": word(MigrationPhase.REPLAY, MigrationPhase.SNAPSHOT),
+        "started_at": MOMENT,
+        "phase_entered_at": MOMENT,
+        "source_node": INT,
+        "target_node": INT,
+        "snapshot_bytes": INT.optional,
+        "bytes_moved": INT,
+        "retries": COUNT,
+        "buffered_events": INT.optional,
+    },
+    scheduler.MigrationCost: {
+        "state_transfer": SPANNED.by_default(timedelta()),
+        "disruption": SPANNED.by_default(timedelta()),
+        "reliability_factor": WEIGHT.by_default(1.0),
+    },
+    audit.FailureSource: {
+        "part": literal("callback", "loop"),
+        "name": TEXT,
+        "target": INT.optional.by_default(None),
+        "action_id": INT.optional.by_default(None),
+        "envelope_id": ENVELOPE.by_default(None),
+    },
+    audit.FailureRecord: {
+        "seq": INT,
+        "at": MOMENT,
+        "source": instance(SOURCE, audit.FailureSource(part="loop", name="")),
+        "reason": TEXT,
+        "traceback": TEXT.optional.by_default(None),
+        "chain_pending": PENDING,
+    },
+    audit.LogRecord: {
+        "seq": INT,
+        "at": MOMENT,
+        "level": word(LogLevel.ERROR, LogLevel.TRACE),
+        "node": INT,
+        "daemon": INT.optional,
+        "message": TEXT,
+        "chain_pending": PENDING,
+    },
+    audit.AdminAuditRecord: {
+        "seq": INT,
+        "committed_at": MOMENT,
+        "event": ORDER,
+        "envelope_id": ENVELOPE,
+        "operator_ids": tuple_of(INT),
+        "reason": TEXT,
+        "verdict": word(Verdict.REJECTED, Verdict.UNVERIFIED),
+        "rejected_kind": TEXT.optional,
+        "chain_pending": PENDING,
+    },
+    audit.ActionRecord: {
+        "seq": INT,
+        "at": MOMENT,
+        "action_id": INT,
+        "action": TEXT,
+        "disposition": literal("dispatched", "superseded"),
+        "reason": TEXT,
+        "retry_after": SPANNED.optional.by_default(None),
+        "chain_pending": PENDING,
     },
 }
 TABLE = {**BY_POSITION, **BY_KEYWORD}
@@ -210,7 +399,17 @@ ACTIONS: list[Class] = [
     dispatch.MarkAvoid,
     dispatch.CommitMaintenanceTransition,
 ]
-ENUMS = (DaemonIntent, LocalReplicaIntent, LogLevel, ReplicaChange, NodeHealth, MaintenancePhase)
+ENUMS = (
+    DaemonIntent,
+    Lifecycle,
+    LocalReplicaIntent,
+    LogLevel,
+    MaintenancePhase,
+    MigrationPhase,
+    NodeHealth,
+    ReplicaChange,
+    Verdict,
+)
 
 
 def name_of(cls: object) -> str:
@@ -286,17 +485,24 @@ def test_it_says_what_it_is(cls: Class) -> None:
 
 
 @every_record
+def test_it_is_small_enough_to_have_by_the_thousand(cls: Class) -> None:
+    assert not hasattr(made(cls), "__dict__")
+
+
+@every_record
 def test_it_cannot_be_subclassed(cls: Class) -> None:
     with pytest.raises(TypeError):
         type("Mine", (cast("type", cls),), {})
 
 
 def test_every_record_of_the_loop_is_in_the_table() -> None:
-    for module in (dispatch, events, probes, status):
-        classes = {
-            value for name in module.__all__ if isinstance(value := getattr(module, name), type) and value is not int
+    for module in (audit, dispatch, events, migration, operator, probes, recovery, runtime, scheduler, status):
+        classes = {value for name in module.__all__ if isinstance(value := getattr(module, name), type)}
+        records = {cls for cls in classes if hasattr(cls, "__match_args__")}
+        assert {cls for cls in records if not cls.__name__.endswith("Config")} - set(TABLE) == {
+            cls for cls in records if cls is runtime.MetadataView
         }
-        assert classes - set(TABLE) - set(ENUMS) == set()
+        assert {cls for cls in classes if issubclass(cls, StrEnum)} <= set(ENUMS)
 
 
 WITH_KIND = [cls for cls in TABLE if name_of(cls) in events.__all__ or cls in ACTIONS]
@@ -336,6 +542,10 @@ def test_words_are_texts(cls: type[StrEnum]) -> None:
         (events.ReplicaUpdate, "change", ReplicaChange),
         (events.LogLine, "level", LogLevel),
         (events.NodeHealthUpdate, "health", NodeHealth),
+        (status.DaemonSnapshot, "lifecycle", Lifecycle),
+        (status.PeerSnapshot, "maintenance", MaintenancePhase),
+        (migration.MigrationSnapshot, "phase", MigrationPhase),
+        (audit.AdminAuditRecord, "verdict", Verdict),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -358,6 +568,27 @@ def test_states_tell_their_phase() -> None:
     for cls, phase in phases.items():
         assert getattr(cls, "phase", None) is phase
         assert getattr(made(cls), "phase", None) is phase
+
+
+LITERALS: list[tuple[Class, str, tuple[str, ...]]] = [
+    (dispatch.Cause, "kind", ("event", "probe", "timer", "operator", "sweep")),
+    (
+        status.ActionSnapshot,
+        "state",
+        ("queued", "deferred", "running", "awaiting_confirmation", "done", "failed"),
+    ),
+    (audit.FailureSource, "part", ("action", "callback", "probe", "recovery", "appender", "migration", "loop")),
+    (audit.ActionRecord, "disposition", ("dispatched", "failed", "gated", "superseded")),
+]
+
+
+@pytest.mark.parametrize(("cls", "field", "texts"), LITERALS, ids=lambda value: getattr(value, "__name__", ""))
+def test_every_text_of_a_literal_comes_back(cls: Class, field: str, texts: tuple[str, ...]) -> None:
+    for text in texts:
+        assert getattr(made(cls, **{field: text}), field) == text
+    with pytest.raises(InvalidArgument) as raised:
+        made(cls, **{field: "other"})
+    assert all(text in str(raised.value) for text in texts)
 
 
 # ---------------------------------------------------------------- causes of actions
@@ -412,6 +643,19 @@ def test_events_are_matched() -> None:
     assert told(events.UnsignedAdminEvent(events.Drain(1, timedelta(minutes=1)))) == "0:01:00"
     assert told(events.MaintenanceTransitionObserved(1, status.Recovery(NOON))) == "12"
     assert told(events.ForgetChain(7)) == "forget_chain"
+
+
+def test_an_explanation_is_for_people() -> None:
+    reasons = (status.Reason("backoff", "waits after a crash", NOON), status.Reason("frozen", "the cluster is frozen"))
+    fields = {"desired": "running", "actual": "stopped", "rule": "backoff"}
+
+    assert str(status.Explanation(subject=DaemonRef(42, "ingest"), **fields, reasons=reasons)) == (
+        "daemon ingest (000000000000002a): wanted running, is stopped; decided by backoff\n"
+        "  backoff: waits after a crash, until 2026-11-21 12:00:00.123000+00:00\n"
+        "  frozen: the cluster is frozen"
+    )
+    assert str(status.Explanation(subject=DaemonRef(42), **fields, reasons=())).startswith("daemon 000000000000002a: ")
+    assert str(status.Explanation(subject=42, **fields, reasons=())).startswith("chain 000000000000002a: ")
 
 
 def test_moments_are_kept_to_the_microsecond_and_shown_in_utc() -> None:
