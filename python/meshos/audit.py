@@ -1,14 +1,165 @@
-"""Records of what was commanded, logged, done and what failed."""
+"""Records of what was commanded, logged, done and what failed: rings in memory, appenders that keep them."""
 
-from typing import TypeAlias
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from threading import Lock
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, final
 
 from meshos._core import ActionRecord as ActionRecord
 from meshos._core import AdminAuditRecord as AdminAuditRecord
 from meshos._core import FailureRecord as FailureRecord
 from meshos._core import FailureSource as FailureSource
 from meshos._core import LogRecord as LogRecord
+from meshos.errors import InvalidArgument
 
-__all__ = ["ActionRecord", "AdminAuditRecord", "FailureRecord", "FailureSource", "LogRecord", "Record"]
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+__all__ = [
+    "ActionChainAppender",
+    "ActionRecord",
+    "AdminAuditChainAppender",
+    "AdminAuditRecord",
+    "BufferingActionAppender",
+    "BufferingAdminAuditAppender",
+    "BufferingFailureAppender",
+    "BufferingLogAppender",
+    "FailureChainAppender",
+    "FailureRecord",
+    "FailureSource",
+    "LogChainAppender",
+    "LogRecord",
+    "Record",
+]
+
+T = TypeVar("T")
 
 Record: TypeAlias = AdminAuditRecord | LogRecord | FailureRecord | ActionRecord
 """What an appender keeps."""
+
+
+class AdminAuditChainAppender(ABC):
+    """Keeps audit records beyond the ring."""
+
+    @abstractmethod
+    def append(self, record: AdminAuditRecord, /) -> Awaitable[None] | None:
+        """Keep one record; called on a lane, in order, one at a time. A raise marks the record as pending."""
+
+    def close(self) -> Awaitable[None] | None:  # noqa: B027  optional
+        """Hear that there will be no more records; called once, by the runtime it was given to."""
+
+
+class LogChainAppender(ABC):
+    """Keeps log records beyond the ring."""
+
+    @abstractmethod
+    def append(self, record: LogRecord, /) -> Awaitable[None] | None:
+        """Keep one record; called on a lane, in order, one at a time. A raise marks the record as pending."""
+
+    def close(self) -> Awaitable[None] | None:  # noqa: B027  optional
+        """Hear that there will be no more records; called once, by the runtime it was given to."""
+
+
+class FailureChainAppender(ABC):
+    """Keeps failure records beyond the ring."""
+
+    @abstractmethod
+    def append(self, record: FailureRecord, /) -> Awaitable[None] | None:
+        """Keep one record; called on a lane, in order, one at a time. A raise marks the record as pending."""
+
+    def close(self) -> Awaitable[None] | None:  # noqa: B027  optional
+        """Hear that there will be no more records; called once, by the runtime it was given to."""
+
+
+class ActionChainAppender(ABC):
+    """Keeps action records beyond the ring."""
+
+    @abstractmethod
+    def append(self, record: ActionRecord, /) -> Awaitable[None] | None:
+        """Keep one record; called on a lane, in order, one at a time. A raise marks the record as pending."""
+
+    def close(self) -> Awaitable[None] | None:  # noqa: B027  optional
+        """Hear that there will be no more records; called once, by the runtime it was given to."""
+
+
+class _Buffer(Generic[T]):
+    """The newest records, oldest first."""
+
+    def __init__(self, capacity: int) -> None:
+        if isinstance(capacity, bool) or not isinstance(capacity, int):
+            message = f"capacity must be an int, not {type(capacity).__name__}"
+            raise TypeError(message)
+        if capacity < 1:
+            raise InvalidArgument("capacity", f"must be at least 1, not {capacity}")
+        self._lock = Lock()
+        self._kept: deque[T] = deque(maxlen=capacity)
+        self._dropped = 0
+
+    def captured(self) -> tuple[T, ...]:
+        """Return the kept records, oldest first."""
+        with self._lock:
+            return tuple(self._kept)
+
+    def dropped_count(self) -> int:
+        """Return how many records made room for newer ones."""
+        with self._lock:
+            return self._dropped
+
+    def _keep(self, record: T) -> None:
+        with self._lock:
+            self._dropped += len(self._kept) == self._kept.maxlen
+            self._kept.append(record)
+
+
+@final
+class BufferingAdminAuditAppender(_Buffer[AdminAuditRecord], AdminAuditChainAppender):
+    """Keeps the newest audit records in memory, for tests."""
+
+    def __init__(self, capacity: int = 4_096) -> None:
+        """Keep the newest `capacity` records, at least 1; raises `InvalidArgument`."""
+        super().__init__(capacity)
+
+    def append(self, record: AdminAuditRecord, /) -> None:
+        """Keep a record."""
+        self._keep(record)
+
+
+@final
+class BufferingLogAppender(_Buffer[LogRecord], LogChainAppender):
+    """Keeps the newest log records in memory, for tests."""
+
+    def __init__(self, capacity: int = 16_384) -> None:
+        """Keep the newest `capacity` records, at least 1; raises `InvalidArgument`."""
+        super().__init__(capacity)
+
+    def append(self, record: LogRecord, /) -> None:
+        """Keep a record."""
+        self._keep(record)
+
+
+@final
+class BufferingFailureAppender(_Buffer[FailureRecord], FailureChainAppender):
+    """Keeps the newest failure records in memory, for tests."""
+
+    def __init__(self, capacity: int = 4_096) -> None:
+        """Keep the newest `capacity` records, at least 1; raises `InvalidArgument`."""
+        super().__init__(capacity)
+
+    def append(self, record: FailureRecord, /) -> None:
+        """Keep a record."""
+        self._keep(record)
+
+
+@final
+class BufferingActionAppender(_Buffer[ActionRecord], ActionChainAppender):
+    """Keeps the newest action records in memory, for tests."""
+
+    def __init__(self, capacity: int = 4_096) -> None:
+        """Keep the newest `capacity` records, at least 1; raises `InvalidArgument`."""
+        super().__init__(capacity)
+
+    def append(self, record: ActionRecord, /) -> None:
+        """Keep a record."""
+        self._keep(record)

@@ -10,9 +10,10 @@ use meshos_core::control::DaemonControl;
 use meshos_core::finite::Share;
 use meshos_core::id::Origin;
 use meshos_core::signal::Outcome;
+use meshos_core::status::MigrationStatus;
 use meshos_node::callback::CallFailed;
 use meshos_node::clock;
-use meshos_node::dispatch::{ActionDispatcher, ControlSink, MigrationAborter};
+use meshos_node::dispatch::{ActionDispatcher, ControlSink, MigrationAborter, MigrationSnapshotSource};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -23,9 +24,13 @@ use crate::aio::Loop;
 use crate::args;
 use crate::callback::{Callee, Offered, attached};
 use crate::control;
-use crate::errors::DispatchError;
+use crate::errors::{DispatchError, InvalidArgument};
+use crate::migration::PyMigrationSnapshot;
 use crate::record::field::Field;
 use crate::user::UserError;
+
+/// Most moves that one call lists.
+const MOVES_MAX: usize = 65_536;
 
 /// A dispatcher written in Python.
 pub struct PyDispatcher {
@@ -192,4 +197,44 @@ impl MigrationAborter for PyAborter {
     fn name(&self) -> &str {
         self.callee.name()
     }
+}
+
+/// Something written in Python that lists moves.
+pub struct PyMigrationSource(Callee);
+
+impl PyMigrationSource {
+    /// Takes an object over; raises `TypeError` if it lists no moves.
+    pub fn new(object: &Bound<'_, PyAny>, home: Arc<Loop>) -> PyResult<Self> {
+        Offered::by(object, "MigrationSnapshotSource", "migration_snapshot_source")?;
+        Ok(Self(Callee::new(object, home)))
+    }
+
+    /// Shows what it holds to the collector.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.0.traverse(visit)
+    }
+}
+
+impl MigrationSnapshotSource for PyMigrationSource {
+    fn list(&self) -> Result<Vec<MigrationStatus>, CallFailed> {
+        attached(|py| {
+            let arguments = || Ok(PyTuple::empty(py));
+            self.0.ask(py, "list", arguments, moves)
+        })
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+}
+
+fn moves(listed: &Bound<'_, PyAny>) -> PyResult<Vec<MigrationStatus>> {
+    let mut moves = Vec::new();
+    for item in listed.try_iter()? {
+        if moves.len() == MOVES_MAX {
+            return Err(InvalidArgument::new_err(("list", "must give at most 65,536 moves")));
+        }
+        moves.push(PyMigrationSnapshot::from_python(&item?, "list")?.core());
+    }
+    Ok(moves)
 }

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 mod action;
 mod aio;
+mod appender;
 mod args;
 mod bindings;
 mod call;

@@ -89,7 +89,7 @@ fn as_python(probe: &dyn Probe) -> Option<&PyProbe> {
 #[pymethods]
 impl PyProbeRegistry {
     #[new]
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             registry: ProbeRegistry::new(),
             home: Loop::new(None),

@@ -115,7 +115,7 @@ fn as_python(handler: &dyn RecoveryHandler) -> Option<&PyHandler> {
 #[pymethods]
 impl PyRecoveryRegistry {
     #[new]
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             registry: RecoveryRegistry::new(),
             home: Loop::new(None),

@@ -174,7 +174,7 @@ fn object(py: Python<'_>, scorer: Option<Arc<dyn PlacementScorer>>) -> Option<Bo
 #[pymethods]
 impl PySchedulerRegistry {
     #[new]
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             registry: SchedulerRegistry::new(),
             home: Loop::new(None),
