@@ -1,20 +1,24 @@
 """Read by a type checker and never run: what users write, and what they get back."""
 
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, assert_never, assert_type
 
 import meshos
 from meshos import (
+    BackoffConfig,
     CausalEvent,
     DaemonControl,
     DaemonHandle,
     DaemonHostConfig,
+    DaemonIntent,
+    DaemonRef,
     DaemonRuntime,
     EntityId,
     Identity,
     MeshDaemon,
+    MeshOsConfig,
     MeshOsError,
     Output,
     ProcessFailed,
@@ -27,8 +31,36 @@ from meshos.capability import CapabilityFilter, CapabilitySet
 from meshos.chain import ChainReport
 from meshos.control import BackpressureOff, BackpressureOn, DrainFinish, DrainStart, Resume, Shutdown
 from meshos.daemon import DaemonHealth, DaemonLifecycleEvent, DaemonLifecycleObserver, Degraded, Healthy, Unhealthy
+from meshos.dispatch import Cause, MeshOsAction, PullReplica, StartDaemon, StopDaemon
 from meshos.errors import BrokenLink, InvalidDaemon, RestoreFailed, SendTimeout, StaleSnapshot
-from meshos.events import Crashed, HealthChanged, Registered, SaturationChanged, Unregistered
+from meshos.events import (
+    Crashed,
+    DaemonIntentUpdate,
+    DaemonLifecycle,
+    ExitedCleanly,
+    HealthChanged,
+    MeshOsEvent,
+    Registered,
+    SaturationChanged,
+    Started,
+    Unregistered,
+)
+from meshos.probes import NodeHealth, PeerInventory
+from meshos.status import (
+    Active,
+    BackingOff,
+    CrashLooping,
+    DaemonSnapshot,
+    DrainFailed,
+    EnteringMaintenance,
+    ExitingMaintenance,
+    Idle,
+    Maintenance,
+    MaintenancePhase,
+    MeshOsSnapshot,
+    Recovery,
+    StatusSummary,
+)
 
 
 class Nothing(MeshDaemon):
@@ -122,7 +154,7 @@ class Watch(DaemonLifecycleObserver):
                         assert_never(health)
             case SaturationChanged(saturation):
                 assert_type(saturation, float)
-            case Registered() | Unregistered():
+            case Registered() | Unregistered() | Started() | ExitedCleanly():
                 pass
             case _:
                 assert_never(event.signal)
@@ -189,3 +221,65 @@ def errors(runtime: DaemonRuntime, event: CausalEvent) -> None:
     except MeshOsError as error:
         assert_type(error.kind, str)
         assert_type(error.retryable, bool)
+
+
+def published() -> list[MeshOsEvent]:
+    daemon = DaemonRef(42, "ingest")
+    return [
+        DaemonIntentUpdate(daemon, DaemonIntent.RUN),
+        DaemonIntentUpdate(daemon, intent=DaemonIntent.STOP, node=7),
+        DaemonLifecycle(daemon, Started()),
+        DaemonLifecycle(daemon, Crashed("gone", at=datetime.now(UTC))),
+    ]
+
+
+def decided(action: MeshOsAction) -> Cause:
+    match action:
+        case StartDaemon(daemon) | StopDaemon(daemon, _, _):
+            assert_type(daemon, DaemonRef)
+        case PullReplica(chain, source):
+            assert_type((chain, source), tuple[int, int])
+        case _:
+            assert_type(
+                action.kind,
+                Literal[
+                    "apply_backoff",
+                    "drop_replica",
+                    "request_placement",
+                    "request_eviction",
+                    "mark_avoid",
+                    "commit_maintenance_transition",
+                ],
+            )
+    return action.cause
+
+
+def shown(snapshot: MeshOsSnapshot) -> StatusSummary:
+    assert_type(snapshot.authority, Literal["verified", "refused", "open"])
+    assert_type(snapshot.daemons, Mapping[int, DaemonSnapshot])
+    daemon = snapshot.daemons[42]
+    match daemon.restart_state:
+        case Idle():
+            pass
+        case BackingOff(until) | CrashLooping(until):
+            assert_type(until, datetime)
+        case _:
+            assert_never(daemon.restart_state)
+    match snapshot.local_maintenance:
+        case Active():
+            assert_type(snapshot.local_maintenance.phase, Literal[MaintenancePhase.ACTIVE])
+        case EnteringMaintenance(since, _) | Maintenance(since) | ExitingMaintenance(since) | Recovery(since):
+            assert_type(since, datetime)
+        case DrainFailed(_, reason):
+            assert_type(reason, str)
+        case _:
+            assert_never(snapshot.local_maintenance)
+    assert_type(snapshot.peers[3].health, NodeHealth | None)
+    assert_type(daemon.last_crash.message if daemon.last_crash else "", str)
+    return snapshot.summary()
+
+
+def options() -> MeshOsConfig:
+    PeerInventory(cpu_load_1m=0.5, capability_set=frozenset({"gpu"}))
+    backoff = BackoffConfig(initial=timedelta(seconds=1), factor=2)
+    return MeshOsConfig(this_node=1, authority="open", audit="required", backoff=backoff)

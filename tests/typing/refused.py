@@ -9,7 +9,12 @@ import meshos
 from meshos import CausalEvent, CausalLink, DaemonHostConfig, DaemonRuntime, Identity, MeshDaemon, Output, Resume
 from meshos import MigrationError as MigrationError  # type: ignore[attr-defined]
 from meshos.daemon import DaemonRef
+from meshos.dispatch import Cause, StartDaemon
 from meshos.errors import ConfigError, NotReady, ProcessFailed, WaitTimeout
+from meshos.events import DaemonIntent, DaemonIntentUpdate, DaemonLifecycle, Registered, RttSample
+from meshos.probes import PeerInventory
+from meshos.runtime import MeshOsConfig
+from meshos.status import MeshOsSnapshot
 
 
 class Number(MeshDaemon):
@@ -73,3 +78,18 @@ def mistakes(runtime: DaemonRuntime, identity: Identity, event: CausalEvent) -> 
     if NotReady().kind == "ready":  # type: ignore[comparison-overlap]
         pass
     meshos.Deamon  # type: ignore[attr-defined]  # noqa: B018
+
+
+def mistakes_of_the_loop(snapshot: MeshOsSnapshot) -> None:
+    DaemonIntentUpdate(DaemonRef(1), "run")  # type: ignore[arg-type]
+    DaemonIntentUpdate(1, DaemonIntent.RUN)  # type: ignore[arg-type]
+    DaemonLifecycle(DaemonRef(1), Registered())  # type: ignore[arg-type]
+    RttSample(2, 0.003)  # type: ignore[arg-type]
+    StartDaemon(DaemonRef(1), Cause())  # type: ignore[call-arg]
+    Cause("boredom")  # type: ignore[arg-type]
+    MeshOsConfig(1)  # type: ignore[call-arg]
+    MeshOsConfig(authority="closed")  # type: ignore[arg-type]
+    MeshOsConfig(tick_interval=0.5)  # type: ignore[arg-type]
+    PeerInventory(0.5)  # type: ignore[call-arg]
+    snapshot.daemons[1] = snapshot.daemons[2]  # type: ignore[index]
+    snapshot.tick = 7  # type: ignore[misc]

@@ -133,7 +133,7 @@ fn pair<T: Field>(item: &Bound<'_, PyAny>, name: &'static str) -> PyResult<(Node
             NodeId::from_python(&pair.get_item(0)?, name)?,
             T::from_python(&pair.get_item(1)?, name)?,
         )),
-        _ => Err(args::wrong_type(name, "pairs, each a tuple of two", item)),
+        _ => Err(args::wrong_type(name, "a tuple of two", item)),
     }
 }
 
