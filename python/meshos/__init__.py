@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meshos import identity as identity
     from meshos import mesh as mesh
     from meshos import migration as migration
+    from meshos import node as node
     from meshos import operator as operator
     from meshos import probes as probes
     from meshos import recovery as recovery
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from meshos import scheduler as scheduler
     from meshos import snapshot as snapshot
     from meshos import status as status
+    from meshos import stream as stream
     from meshos._core import __version__ as __version__
     from meshos.chain import CausalEvent as CausalEvent
     from meshos.chain import CausalLink as CausalLink
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from meshos.daemon import DaemonRef as DaemonRef
     from meshos.daemon import MeshDaemon as MeshDaemon
     from meshos.daemon import Output as Output
+    from meshos.dispatch import ComputeDispatcher as ComputeDispatcher
     from meshos.errors import Backpressure as Backpressure
     from meshos.errors import ChainError as ChainError
     from meshos.errors import DaemonError as DaemonError
@@ -56,8 +59,11 @@ if TYPE_CHECKING:
     from meshos.identity import EntityId as EntityId
     from meshos.identity import Identity as Identity
     from meshos.mesh import Mesh as Mesh
+    from meshos.node import Node as Node
     from meshos.runtime import BackoffConfig as BackoffConfig
     from meshos.runtime import MeshOsConfig as MeshOsConfig
+    from meshos.runtime import MeshOsRuntime as MeshOsRuntime
+    from meshos.runtime import MeshOsRuntimeBuilder as MeshOsRuntimeBuilder
     from meshos.snapshot import StateSnapshot as StateSnapshot
 
 __all__ = [
@@ -69,6 +75,7 @@ __all__ = [
     "CausalLink",
     "ChainError",
     "ChannelName",
+    "ComputeDispatcher",
     "DaemonControl",
     "DaemonError",
     "DaemonHandle",
@@ -84,6 +91,9 @@ __all__ = [
     "MeshDaemon",
     "MeshOsConfig",
     "MeshOsError",
+    "MeshOsRuntime",
+    "MeshOsRuntimeBuilder",
+    "Node",
     "Output",
     "ProcessFailed",
     "Receipt",
@@ -105,6 +115,7 @@ _HOME = {
     "CausalLink": "chain",
     "ChainError": "errors",
     "ChannelName": "channel",
+    "ComputeDispatcher": "dispatch",
     "DaemonControl": "control",
     "DaemonError": "errors",
     "DaemonHandle": "daemon",
@@ -120,6 +131,9 @@ _HOME = {
     "MeshDaemon": "daemon",
     "MeshOsConfig": "runtime",
     "MeshOsError": "errors",
+    "MeshOsRuntime": "runtime",
+    "MeshOsRuntimeBuilder": "runtime",
+    "Node": "node",
     "Output": "daemon",
     "ProcessFailed": "errors",
     "Receipt": "compute",
@@ -146,6 +160,7 @@ _MODULES = frozenset(
         "identity",
         "mesh",
         "migration",
+        "node",
         "operator",
         "probes",
         "recovery",
@@ -153,6 +168,7 @@ _MODULES = frozenset(
         "scheduler",
         "snapshot",
         "status",
+        "stream",
     )
 )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, final
 from meshos._core import ApplyBackoff as ApplyBackoff
 from meshos._core import BackpressureChange as BackpressureChange
 from meshos._core import Cause as Cause
+from meshos._core import ComputeCore
 from meshos._core import CommitMaintenanceTransition as CommitMaintenanceTransition
 from meshos._core import DropReplica as DropReplica
 from meshos._core import MarkAvoid as MarkAvoid
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from datetime import timedelta
 
+    from meshos.compute import DaemonRuntime
     from meshos.daemon import DaemonRegistry
     from meshos.identity import NodeId
 
@@ -32,6 +34,7 @@ __all__ = [
     "BackpressureChange",
     "Cause",
     "CommitMaintenanceTransition",
+    "ComputeDispatcher",
     "DispatchError",
     "DropReplica",
     "LoggingDispatcher",
@@ -108,6 +111,35 @@ class ActionDispatcher(ABC):
     def node_id(self) -> NodeId | None:
         """Return the node it acts on: the default of `MeshOsConfig.this_node`."""
         return None
+
+
+@final
+class ComputeDispatcher(ActionDispatcher):
+    """Carries actions out on a `DaemonRuntime`: starts from the newest snapshot and the inputs since, and stops.
+
+    A daemon whose intent is `RUN` is supervised from then on: when its code raises, it takes no more events until it was
+    started again, and those who send to it wait. Backoff, the avoid list and maintenance are kept by the loop itself.
+    Actions about replicated chains are dropped: a `DaemonRuntime` keeps none.
+    """
+
+    __slots__ = ("_native", "_runtime")
+
+    def __init__(self, runtime: DaemonRuntime) -> None:
+        """Act on `runtime`."""
+        self._native = ComputeCore(runtime)
+        self._runtime = runtime
+
+    def dispatch(self, action: MeshOsAction, /) -> None:
+        """Carry an action out on this thread; raises `DispatchError`. The loop calls the native half instead."""
+        self._native.dispatch(action)
+
+    def daemon_registry(self) -> DaemonRegistry:
+        """Return the daemons of the runtime."""
+        return self._runtime.daemon_registry()
+
+    def node_id(self) -> NodeId:
+        """Return the node of the runtime's mesh."""
+        return self._runtime.mesh().node_id
 
 
 @final

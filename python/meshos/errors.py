@@ -46,6 +46,7 @@ __all__ = [
     "InvalidDaemonKind",
     "LoopClosed",
     "MeshOsError",
+    "NoVerifier",
     "NotReady",
     "PoisonedError",
     "ProcessFailed",
@@ -65,6 +66,7 @@ __all__ = [
     "SnapshotIdentityMismatch",
     "StaleDaemon",
     "StaleSnapshot",
+    "VerifyError",
     "WaitTimeout",
 ]
 
@@ -281,6 +283,21 @@ class RuntimeShutdownError(MeshOsError):
     @property
     def kind(self) -> RuntimeShutdownErrorKind:
         return self._kind
+
+
+class VerifyError(MeshOsError):
+    """A command was refused: it is in the audit and had no effect; groups what follows."""
+
+
+class NoVerifier(VerifyError):
+    """The runtime has no verifier, and its configuration does not say `authority="open"`."""
+
+    def __init__(self) -> None:
+        super().__init__(text='there is no verifier, and the configuration does not say authority="open"')
+
+    @property
+    def kind(self) -> Literal["no_verifier"]:
+        return "no_verifier"
 
 
 # ---------------------------------------------------------------- daemons

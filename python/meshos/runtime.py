@@ -276,13 +276,7 @@ class MeshOsDaemonHandle:
     @property
     def metadata(self) -> MetadataView:
         """As of now; never waits."""
-        snapshot = self._core.snapshot()
-        return MetadataView(
-            node_id=self._core.this_node(),
-            daemon=self._daemon,
-            maintenance=snapshot.local_maintenance,
-            peers=snapshot.peers,
-        )
+        return self._core.metadata(self._daemon)
 
     def controls(self) -> Stream[DaemonControl]:
         """Follow the controls; the newest of each sort first, and `Shutdown` is never lost. Ends with the daemon."""

@@ -107,6 +107,14 @@ const fn lane_of(signal: &Signal) -> Lane {
     }
 }
 
+fn wanted(signals: &[Signal]) -> [usize; 3] {
+    let mut wanted = [0; 3];
+    for signal in signals {
+        wanted[lane_of(signal) as usize] += 1;
+    }
+    wanted
+}
+
 impl Intake {
     /// Lanes of so many events each.
     #[must_use]
@@ -142,17 +150,14 @@ impl Intake {
         deadline: Deadline,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Ticket, Refused> {
-        let mut wanted = [0_usize; 3];
-        for signal in &signals {
-            wanted[lane_of(signal) as usize] += 1;
-        }
+        let wanted = wanted(&signals);
         let mut state = self.state.lock();
         loop {
             if state.closed {
                 return Err(Refused::Closed);
             }
             if self.fits(&state, wanted) {
-                break;
+                return Ok(self.put(&mut state, signals));
             }
             if deadline.passed() {
                 state.refused += signals.len() as u64;
@@ -165,6 +170,25 @@ impl Intake {
             }
             state = self.state.lock();
         }
+    }
+
+    /// Takes a batch in if there is space now. Who then waits for space is not counted as refused.
+    ///
+    /// # Errors
+    /// [`Refused`], with the batch: nothing was taken in.
+    pub fn try_publish_all(&self, signals: Vec<Signal>) -> Result<Ticket, (Refused, Vec<Signal>)> {
+        let wanted = wanted(&signals);
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err((Refused::Closed, signals));
+        }
+        if !self.fits(&state, wanted) {
+            return Err((Refused::Full, signals));
+        }
+        Ok(self.put(&mut state, signals))
+    }
+
+    fn put(&self, state: &mut State, signals: Vec<Signal>) -> Ticket {
         for signal in signals {
             let lane = lane_of(&signal);
             state.taken_in[lane as usize] += 1;
@@ -174,9 +198,13 @@ impl Intake {
                 Lane::Telemetry => state.telemetry.push_back(signal),
             }
         }
-        let ticket = Ticket(state.taken_in);
-        self.wake(&mut state);
-        Ok(ticket)
+        self.wake(state);
+        Ticket(state.taken_in)
+    }
+
+    /// Counts signals that were refused without a wait.
+    pub fn count_refused(&self, count: usize) {
+        self.state.lock().refused += count as u64;
     }
 
     fn fits(&self, state: &State, wanted: [usize; 3]) -> bool {

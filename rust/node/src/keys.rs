@@ -14,3 +14,13 @@ pub fn generate() -> Keypair {
     }
     Keypair::from_seed(&seed)
 }
+
+/// A random number.
+#[must_use]
+pub fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    if getrandom::fill(&mut bytes).is_err() {
+        std::process::abort();
+    }
+    u64::from_le_bytes(bytes)
+}

@@ -233,6 +233,49 @@ impl PyMeshOsAction {
     }
 }
 
+impl PyMeshOsAction {
+    /// The action.
+    pub fn core(&self) -> MeshOsAction {
+        match self {
+            Self::StartDaemon(it) => MeshOsAction::StartDaemon {
+                daemon: it.daemon.clone(),
+            },
+            Self::StopDaemon(it) => MeshOsAction::StopDaemon {
+                daemon: it.daemon.clone(),
+                reason: Arc::clone(&it.reason),
+                deadline: it.deadline.unix_ms(),
+            },
+            Self::ApplyBackoff(it) => MeshOsAction::ApplyBackoff {
+                daemon: it.daemon.clone(),
+                until: it.until.unix_ms(),
+            },
+            Self::PullReplica(it) => MeshOsAction::PullReplica {
+                chain: it.chain,
+                source: it.source,
+            },
+            Self::DropReplica(it) => MeshOsAction::DropReplica { chain: it.chain },
+            Self::RequestPlacement(it) => MeshOsAction::RequestPlacement {
+                chain: it.chain,
+                exclude: it.exclude.clone(),
+                target: it.target,
+            },
+            Self::RequestEviction(it) => MeshOsAction::RequestEviction {
+                chain: it.chain,
+                victim: it.victim,
+            },
+            Self::MarkAvoid(it) => MeshOsAction::MarkAvoid {
+                peer: it.peer,
+                reason: Arc::clone(&it.reason),
+                until: it.until.unix_ms(),
+            },
+            Self::CommitMaintenanceTransition(it) => MeshOsAction::CommitMaintenanceTransition {
+                node: it.node,
+                target: it.target.core(),
+            },
+        }
+    }
+}
+
 /// Makes the Python object of an action.
 pub fn action<'py>(py: Python<'py>, action: &MeshOsAction, cause: &Cause) -> PyResult<Bound<'py, PyAny>> {
     PyMeshOsAction::of(action, cause).to_python(py)

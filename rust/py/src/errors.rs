@@ -29,6 +29,7 @@ import_exception!(meshos.errors, ForkedProcessError);
 import_exception!(meshos.errors, PoisonedError);
 import_exception!(meshos.errors, LoopClosed);
 import_exception!(meshos.errors, WaitTimeout);
+import_exception!(meshos.errors, NoVerifier);
 import_exception!(meshos.errors, QueueFull);
 import_exception!(meshos.errors, RuntimeShutdownError);
 import_exception!(meshos.errors, Backpressure);

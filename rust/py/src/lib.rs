@@ -34,6 +34,7 @@ mod host;
 mod identity;
 mod link;
 mod loop_config;
+mod loop_core;
 mod maintenance_state;
 mod mesh;
 mod mesh_event;
@@ -106,6 +107,7 @@ mod _core {
             registry::register,
             handle::register,
             runtime::register,
+            loop_core::register,
         ] {
             register(module)?;
         }

@@ -30,6 +30,7 @@ const GENERATIONS: usize = 64;
 struct Threads {
     daemons: Lanes,
     calls: Lanes,
+    callbacks: Lanes,
     pulse: Pulse,
 }
 
@@ -105,6 +106,7 @@ fn threads(py: Python<'_>) -> PyResult<&'static Threads> {
         Threads {
             daemons: Lanes::new("meshos-lane", lanes_max, surround),
             calls: Lanes::new("meshos-call", lanes_max, surround),
+            callbacks: Lanes::new("meshos-callback", lanes_max, surround),
             pulse: Pulse::default(),
         }
     }))
@@ -113,6 +115,11 @@ fn threads(py: Python<'_>) -> PyResult<&'static Threads> {
 /// The lanes on which daemons run.
 pub fn daemon_lanes(py: Python<'_>) -> PyResult<Lanes> {
     threads(py).map(|threads| threads.daemons.clone())
+}
+
+/// The lanes on which the callbacks of behaviour loops run.
+pub fn callback_lanes(py: Python<'_>) -> PyResult<Lanes> {
+    threads(py).map(|threads| threads.callbacks.clone())
 }
 
 /// The pulse that asks daemons for their health.
@@ -205,12 +212,14 @@ fn at_exit(py: Python<'_>) {
         let ended = py.detach(|| {
             threads.pulse.stop();
             let calls = threads.calls.stop(EXIT_TIMEOUT);
-            threads.daemons.stop(EXIT_TIMEOUT) && calls
+            let callbacks = threads.callbacks.stop(EXIT_TIMEOUT);
+            threads.daemons.stop(EXIT_TIMEOUT) && calls && callbacks
         });
         if !ended {
             interrupt_lanes(py);
             py.detach(|| {
                 threads.calls.stop(INTERRUPT_TIMEOUT);
+                threads.callbacks.stop(INTERRUPT_TIMEOUT);
                 threads.daemons.stop(INTERRUPT_TIMEOUT);
             });
         }

@@ -1,0 +1,870 @@
+//! `LoopCore`: the native half of `MeshOsRuntime` and of what it hands out.
+//!
+//! The classes that users see are Python (`meshos.runtime`); what waits here, waits detached from the interpreter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshos_core::action::{Cause, CauseKind};
+use meshos_core::command::{Command, Order, Verdict};
+use meshos_core::control::DaemonControl;
+use meshos_core::id::{NodeId, Origin};
+use meshos_core::loop_config::{Authority, MeshOsConfig};
+use meshos_core::signal::{DaemonIntent, DaemonRef, LogLevel, MeshOsEvent, Outcome, Signal};
+use meshos_core::status::{AuthorityStatus, Failure, FailureSource, Part};
+use meshos_core::world::Key;
+use meshos_node::appender::{Appender, Lost, Numbered, Writer};
+use meshos_node::behaviour::{MeshOs, Parts, Shared};
+use meshos_node::callback::Callbacks;
+use meshos_node::clock::{self, Deadline, LoopClock};
+use meshos_node::compute::{ComputeDispatcher, Kept};
+use meshos_node::dispatch::{ActionDispatcher, ControlSink, MigrationAborter, MigrationSnapshotSource};
+use meshos_node::ears::{Ear, Listened};
+use meshos_node::intake::{Refused, Ticket};
+use meshos_node::lane::Lanes;
+use meshos_node::published::{Waited, Wake};
+use meshos_node::records::{self, Records, Which};
+use meshos_node::sync::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use pyo3::{PyTraverseError, PyVisit, intern};
+
+use crate::aio::{self, Loop};
+use crate::action::PyMeshOsAction;
+use crate::appender::PyAppender;
+use crate::args;
+use crate::control;
+use crate::daemon::PyDaemon;
+use crate::dispatch::{PyAborter, PyControlSink, PyDispatcher, PyMigrationSource};
+use crate::errors::{
+    self, ConfigError, DaemonNotFound, DispatchError, InvalidArgument, LoopClosed, NoVerifier, QueueFull,
+    RuntimeShutdownError,
+};
+use crate::guard::{self, Born, entry, may_wait};
+use crate::loop_config::PyMeshOsConfig;
+use crate::mesh_event::{Published, extract_event};
+use crate::probes::PyProbeRegistry;
+use crate::record::field::{Field, read};
+use crate::recovery::PyRecoveryRegistry;
+use crate::registry::PyRegistry;
+use crate::runtime::PyRuntime;
+use crate::scorer::PySchedulerRegistry;
+use crate::status::audit::{PyAdminAuditRecord, PyLogRecord};
+use crate::status::explain::{PyExplanation, Subject};
+use crate::status::work::{PyExecutorStatsSnapshot, PyRuntimeHealth, PyRuntimeStats};
+use crate::status::{PyMeshOsSnapshot, PyMetadataView};
+use crate::threads;
+
+/// How long a question to the loop may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Shows a user object that the loop holds to the collector.
+type Traverse = Box<dyn Fn(&PyVisit<'_>) -> Result<(), PyTraverseError> + Send + Sync>;
+
+/// A running behaviour loop.
+#[pyclass(frozen, name = "LoopCore", module = "meshos._core", weakref)]
+pub struct PyLoop {
+    os: Mutex<Option<MeshOs>>,
+    shared: Arc<Shared>,
+    probes: Py<PyProbeRegistry>,
+    scheduler: Py<PySchedulerRegistry>,
+    recovery: Py<PyRecoveryRegistry>,
+    registry: Py<PyRegistry>,
+    home: Arc<Loop>,
+    /// Keeps what a `ComputeDispatcher` acts on alive, as its user expects.
+    runtime: Option<Py<PyRuntime>>,
+    held: Vec<Traverse>,
+    born: Born,
+}
+
+/// The native half of `ComputeDispatcher`.
+#[pyclass(frozen, name = "ComputeCore", module = "meshos._core")]
+pub struct PyCompute {
+    runtime: Py<PyRuntime>,
+    dispatcher: Arc<ComputeDispatcher<PyDaemon>>,
+}
+
+#[pymethods]
+impl PyCompute {
+    #[new]
+    fn new(runtime: &Bound<'_, PyAny>) -> PyResult<Self> {
+        entry("ComputeDispatcher", || {
+            let runtime = args::instance::<PyRuntime>(runtime, "runtime", "a DaemonRuntime")?;
+            runtime.get().born.check("DaemonRuntime")?;
+            Ok(Self {
+                dispatcher: Arc::new(ComputeDispatcher::new(Arc::clone(&runtime.get().runtime))),
+                runtime: runtime.clone().unbind(),
+            })
+        })
+    }
+
+    /// Carries an action out on this thread; raises `DispatchError`.
+    fn dispatch(&self, wanted: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("ComputeDispatcher.dispatch", || {
+            let py = wanted.py();
+            may_wait("ComputeDispatcher.dispatch")?;
+            let wanted = PyMeshOsAction::from_python(wanted, "action")?.core();
+            let cause = Cause {
+                kind: CauseKind::Operator,
+                detail: Arc::from("called"),
+                envelope_id: None,
+            };
+            let (reason, after) = match py.detach(|| self.dispatcher.dispatch(0, &wanted, &cause)) {
+                Outcome::Done => return Ok(()),
+                Outcome::Drop { reason } | Outcome::Raised { reason, .. } => (reason, None),
+                Outcome::Retry { reason, after } => (reason, Some(after)),
+            };
+            Err(DispatchError::new_err((reason.to_string(), after.to_python(py)?.unbind())))
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.runtime)
+    }
+}
+
+/// Hears the controls of one daemon; the native half of `controls()`.
+#[pyclass(frozen, name = "EarCore", module = "meshos._core")]
+pub struct PyEar {
+    ear: Arc<Ear>,
+    born: Born,
+}
+
+#[pymethods]
+impl PyEar {
+    /// Waits for the next control; `None` when time is up, `LoopClosed` at the end.
+    fn listen<'py>(&self, py: Python<'py>, timeout: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        entry("controls", || {
+            self.born.check("MeshOsRuntime")?;
+            let deadline = deadline(Some(timeout))?;
+            let mut signal = None;
+            match py.detach(|| self.ear.listen(deadline, &mut || guard::interrupted(&mut signal))) {
+                Listened::Control(heard) => control::control(py, heard, clock::unix_ms()).map(Some),
+                Listened::Ended => Err(LoopClosed::new_err(("controls",))),
+                Listened::TimedOut => Ok(None),
+                Listened::Interrupted => Err(raised(signal)),
+            }
+        })
+    }
+
+    /// Has `wake` called once there is something to hear; `False`: there is already.
+    fn on_control(&self, wake: Py<PyAny>) -> PyResult<bool> {
+        self.born.check("MeshOsRuntime")?;
+        Ok(self.ear.on_control(calling(wake)).is_ok())
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.ear.close());
+    }
+}
+
+fn raised(signal: Option<PyErr>) -> PyErr {
+    signal.unwrap_or_else(|| pyo3::exceptions::PyKeyboardInterrupt::new_err(()))
+}
+
+fn deadline(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Deadline> {
+    Ok(args::span(timeout, "timeout")?.map_or_else(Deadline::never, Deadline::after))
+}
+
+/// A call of a Python object, on whatever thread it is made.
+fn calling(wake: Py<PyAny>) -> Wake {
+    Box::new(move || {
+        // `None`: the interpreter is going away, and nobody waits any more.
+        let _ = Python::try_attach(|py| {
+            if let Err(error) = wake.bind(py).call0() {
+                crate::registry::log(py, "waking somebody who waits", error);
+            }
+            drop(wake);
+        });
+    })
+}
+
+fn given<'a, 'py>(value: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, PyAny>> {
+    (!value.is_none()).then_some(value)
+}
+
+fn registry_of<T: pyo3::PyClass>(
+    value: &Bound<'_, PyAny>,
+    name: &'static str,
+    class: &'static str,
+) -> PyResult<Py<T>> {
+    match given(value) {
+        Some(value) => Ok(args::instance::<T>(value, name, class)?.clone().unbind()),
+        None => Ok(value.py().get_type::<T>().call0()?.cast_into::<T>()?.unbind()),
+    }
+}
+
+/// The dispatcher, with what it says of itself.
+struct Dispatching {
+    dispatcher: Arc<dyn ActionDispatcher>,
+    runtime: Option<Py<PyRuntime>>,
+    registry: Option<Py<PyRegistry>>,
+    node: Option<NodeId>,
+}
+
+fn dispatching(object: &Bound<'_, PyAny>, home: &Arc<Loop>, held: &mut Vec<Traverse>) -> PyResult<Dispatching> {
+    let py = object.py();
+    let native = object.getattr_opt(intern!(py, "_native"))?;
+    if let Some(native) = native
+        && let Ok(compute) = native.cast::<PyCompute>()
+    {
+        let runtime = compute.get().runtime.bind(py).clone();
+        let registry = runtime.call_method0(intern!(py, "daemon_registry"))?;
+        return Ok(Dispatching {
+            dispatcher: Arc::clone(&compute.get().dispatcher) as Arc<dyn ActionDispatcher>,
+            registry: Some(registry.cast_into::<PyRegistry>()?.unbind()),
+            node: Some(runtime.get().runtime.node().node_id()),
+            runtime: Some(runtime.unbind()),
+        });
+    }
+    let dispatcher = Arc::new(PyDispatcher::new(object, Arc::clone(home))?);
+    let said = |method: &str| match object.getattr_opt(method)? {
+        Some(method) => method.call0(),
+        None => Ok(py.None().into_bound(py)),
+    };
+    let registry = match given(&said("daemon_registry")?) {
+        Some(registry) => {
+            let name = "what daemon_registry gives";
+            Some(args::instance::<PyRegistry>(registry, name, "a DaemonRegistry or None")?.clone().unbind())
+        }
+        None => None,
+    };
+    let node = Option::<NodeId>::from_python(&said("node_id")?, "node_id")?;
+    let shown = Arc::clone(&dispatcher);
+    held.push(Box::new(move |visit| shown.traverse(visit)));
+    Ok(Dispatching {
+        dispatcher,
+        runtime: None,
+        registry,
+        node,
+    })
+}
+
+fn this_node(config: &MeshOsConfig, said: Option<NodeId>) -> PyResult<NodeId> {
+    match (config.this_node, said) {
+        (Some(given), Some(said)) if given != said => Err(ConfigError::new_err((
+            "this_node",
+            format!("must be the dispatcher's node, 0x{said}, not 0x{given}"),
+        ))),
+        (Some(node), _) | (None, Some(node)) => Ok(node),
+        (None, None) => Err(ConfigError::new_err((
+            "this_node",
+            "must be given, since the dispatcher acts on no mesh",
+        ))),
+    }
+}
+
+/// What the appenders of a loop have in common.
+struct Feed<'a> {
+    home: &'a Arc<Loop>,
+    callbacks: &'a Callbacks,
+    records: &'a Arc<Records>,
+    lanes: &'a Lanes,
+    budget: Duration,
+}
+
+impl Feed<'_> {
+    /// Feeds an appender, if one was given.
+    fn open<R: Numbered + Send + Sync + 'static>(
+        &self,
+        object: &Bound<'_, PyAny>,
+        adapt: impl FnOnce(&Bound<'_, PyAny>, Arc<Loop>) -> PyResult<PyAppender<R>>,
+        held: &mut Vec<Traverse>,
+        which: Which,
+    ) -> PyResult<Option<Arc<Writer<R>>>> {
+        let Some(object) = given(object) else { return Ok(None) };
+        let appender = Arc::new(adapt(object, Arc::clone(self.home))?);
+        let shown = Arc::clone(&appender);
+        held.push(Box::new(move |visit| shown.traverse(visit)));
+        let callback = self.callbacks.add(Appender::<R>::name(&*appender), Part::Appender);
+        let name = Arc::clone(callback.name());
+        let records = Arc::clone(self.records);
+        let lost = Arc::new(move |seq: u64, lost: Lost| {
+            records.lost(which, seq);
+            // A failure of the appender of failures would be one more failure to append, without end.
+            if which != Which::Failures {
+                records.failure(Failure {
+                    source: FailureSource {
+                        part: Part::Appender,
+                        name: Arc::clone(&name),
+                        target: Some(seq),
+                        action_id: None,
+                        envelope_id: None,
+                    },
+                    reason: Arc::from(records::reason_of(&lost)),
+                    traceback: None,
+                });
+            }
+        });
+        let writer = Writer::new(appender, callback, self.lanes.clone(), self.budget, lost);
+        Ok(Some(Arc::new(writer)))
+    }
+}
+
+#[pymethods]
+impl PyLoop {
+    #[new]
+    #[allow(clippy::too_many_arguments, reason = "one for each option of the public class")]
+    fn new(
+        config: &Bound<'_, PyAny>,
+        dispatcher: &Bound<'_, PyAny>,
+        probes: &Bound<'_, PyAny>,
+        scheduler: &Bound<'_, PyAny>,
+        daemon_registry: &Bound<'_, PyAny>,
+        recovery: &Bound<'_, PyAny>,
+        control_sink: &Bound<'_, PyAny>,
+        admin_audit_appender: &Bound<'_, PyAny>,
+        log_appender: &Bound<'_, PyAny>,
+        failure_appender: &Bound<'_, PyAny>,
+        action_appender: &Bound<'_, PyAny>,
+        migration_aborter: &Bound<'_, PyAny>,
+        migration_snapshot_source: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        entry("MeshOsRuntime.start", || {
+            let py = config.py();
+            let config = *args::instance::<PyMeshOsConfig>(config, "config", "a MeshOsConfig")?.get().core();
+            let home = Loop::new(aio::current_loop(py)?.map(Bound::unbind));
+            let mut held = Vec::new();
+            let dispatching = dispatching(dispatcher, &home, &mut held)?;
+            let node = this_node(&config, dispatching.node)?;
+            let probes = registry_of::<PyProbeRegistry>(probes, "probes", "a ProbeRegistry or None")?;
+            let scheduler = registry_of::<PySchedulerRegistry>(scheduler, "scheduler", "a SchedulerRegistry or None")?;
+            let recovery = registry_of::<PyRecoveryRegistry>(recovery, "recovery", "a RecoveryRegistry or None")?;
+            if let Some(running) = aio::current_loop(py)? {
+                probes.get().home.choose(running.clone());
+                recovery.get().home.choose(running);
+            }
+            let registry = match (given(daemon_registry), dispatching.registry) {
+                (None, Some(registry)) => registry,
+                _ => registry_of::<PyRegistry>(daemon_registry, "daemon_registry", "a DaemonRegistry or None")?,
+            };
+            let sink = match given(control_sink) {
+                Some(sink) => {
+                    let sink = Arc::new(PyControlSink::new(sink, Arc::clone(&home))?);
+                    let shown = Arc::clone(&sink);
+                    held.push(Box::new(move |visit| shown.traverse(visit)));
+                    Some(sink as Arc<dyn ControlSink>)
+                }
+                None => None,
+            };
+            let aborter = match given(migration_aborter) {
+                Some(aborter) => {
+                    let aborter = Arc::new(PyAborter::new(aborter, Arc::clone(&home))?);
+                    let shown = Arc::clone(&aborter);
+                    held.push(Box::new(move |visit| shown.traverse(visit)));
+                    Some(aborter as Arc<dyn MigrationAborter>)
+                }
+                None => None,
+            };
+            let migrations = match given(migration_snapshot_source) {
+                Some(source) => {
+                    let source = Arc::new(PyMigrationSource::new(source, Arc::clone(&home))?);
+                    let shown = Arc::clone(&source);
+                    held.push(Box::new(move |visit| shown.traverse(visit)));
+                    Some(source as Arc<dyn MigrationSnapshotSource>)
+                }
+                None => None,
+            };
+            let lanes = threads::callback_lanes(py)?;
+            let clock = LoopClock::start();
+            let callbacks = Arc::new(Callbacks::new());
+            let records = Arc::new(Records::new(node, clock));
+            let feed = Feed {
+                home: &home,
+                callbacks: &callbacks,
+                records: &records,
+                lanes: &lanes,
+                budget: config.tick_interval.mul_f64(config.callback_budget.get()),
+            };
+            if let Some(writer) = feed.open(admin_audit_appender, PyAppender::of_audits, &mut held, Which::Audits)? {
+                records.write_audits(writer);
+            }
+            if let Some(writer) = feed.open(log_appender, PyAppender::of_lines, &mut held, Which::Lines)? {
+                records.write_lines(writer);
+            }
+            if let Some(writer) = feed.open(failure_appender, PyAppender::of_failures, &mut held, Which::Failures)? {
+                records.write_failures(writer);
+            }
+            if let Some(writer) = feed.open(action_appender, PyAppender::of_actions, &mut held, Which::Actions)? {
+                records.write_actions(writer);
+            }
+            let keeper = Kept::new(Arc::clone(&registry.get().registry), threads::daemon_lanes(py)?);
+            let parts = Parts {
+                dispatcher: dispatching.dispatcher,
+                keeper: Arc::new(keeper),
+                probes: probes.get().registry.clone(),
+                scheduler: scheduler.get().registry.clone(),
+                recovery: recovery.get().registry.clone(),
+                sink,
+                aborter,
+                migrations,
+                callbacks,
+                records,
+                clock,
+                lanes,
+            };
+            let authority = match config.authority {
+                Authority::Open => AuthorityStatus::Open,
+                Authority::Verified => AuthorityStatus::Refused,
+            };
+            let epoch_id = meshos_node::keys::random_u64();
+            let started = py.detach(|| MeshOs::start(node, config, epoch_id, authority, parts));
+            let os = started.map_err(|error| pyo3::exceptions::PyOSError::new_err(error.to_string()))?;
+            Ok(Self {
+                shared: Arc::clone(os.shared()),
+                os: Mutex::new(Some(os)),
+                probes,
+                scheduler,
+                recovery,
+                registry,
+                home,
+                runtime: dispatching.runtime,
+                held,
+                born: Born::now(),
+            })
+        })
+    }
+
+    /// Queues an event, waiting for space.
+    fn publish(&self, event: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("MeshOsHandle.publish", || {
+            self.check()?;
+            let deadline = deadline(Some(timeout))?;
+            let (signal, refused) = self.signal(extract_event(event)?);
+            if let Some(signal) = signal {
+                self.take_in(event.py(), vec![signal], deadline)?;
+            }
+            refused.map_or(Ok(()), Err)
+        })
+    }
+
+    /// Queues events in order, all or none.
+    fn publish_many(&self, events: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("MeshOsHandle.publish_many", || {
+            self.check()?;
+            let py = events.py();
+            let deadline = deadline(Some(timeout))?;
+            let mut published = Vec::new();
+            if let Ok(list) = events.cast::<PyList>() {
+                published.reserve(list.len());
+                for event in list.iter() {
+                    published.push(extract_event(&event)?);
+                }
+            } else {
+                for event in events.try_iter()? {
+                    published.push(extract_event(&event?)?);
+                }
+            }
+            let mut refusal = None;
+            let mut signals = Vec::with_capacity(published.len());
+            for event in published {
+                let (signal, refused) = self.signal(event);
+                signals.extend(signal);
+                refusal = refusal.or(refused);
+            }
+            if !signals.is_empty() {
+                self.take_in(py, signals, deadline)?;
+            }
+            refusal.map_or(Ok(()), Err)
+        })
+    }
+
+    /// Says what is wanted of a daemon, and waits until that is folded.
+    fn set_intent(
+        &self,
+        daemon: &Bound<'_, PyAny>,
+        intent: &Bound<'_, PyAny>,
+        node: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        entry("MeshOsRuntime.set_intent", || {
+            self.check()?;
+            let daemon = read::<Origin>(daemon, "daemon")?;
+            let event = MeshOsEvent::DaemonIntentUpdate {
+                daemon: self.named(daemon),
+                intent: DaemonIntent::from_python(intent, "intent")?,
+                node: Option::<NodeId>::from_python(node, "node")?,
+            };
+            let py = intent.py();
+            let deadline = Deadline::after(ANSWER_TIMEOUT);
+            let ticket = self.take_in(py, vec![Signal::Event(event)], deadline)?;
+            self.wait_folded(py, ticket, deadline)
+        })
+    }
+
+    fn snapshot(&self) -> PyResult<PyMeshOsSnapshot> {
+        self.born.check("MeshOsRuntime")?;
+        Ok(PyMeshOsSnapshot::new(self.shared.published.load()))
+    }
+
+    /// Waits for a snapshot with a higher generation.
+    fn wait_changed(&self, generation: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<PyMeshOsSnapshot> {
+        entry("MeshOsSnapshotReader.wait_changed", || {
+            self.check()?;
+            let py = generation.py();
+            let generation = args::u64(generation, "generation")?;
+            let span = args::span(Some(timeout), "timeout")?;
+            let deadline = span.map_or_else(Deadline::never, Deadline::after);
+            let mut signal = None;
+            let published = &self.shared.published;
+            match py.detach(|| published.wait(generation, deadline, &mut || guard::interrupted(&mut signal))) {
+                Waited::Changed(snapshot) => Ok(PyMeshOsSnapshot::new(snapshot)),
+                Waited::Ended => Err(LoopClosed::new_err(("MeshOsRuntime",))),
+                Waited::TimedOut => Err(errors::waited("a changed snapshot", span.unwrap_or_default(), py)),
+                Waited::Interrupted => Err(raised(signal)),
+            }
+        })
+    }
+
+    /// Has `wake` called on a lane once there is a snapshot with a higher generation. `None`: look now.
+    fn on_change(&self, generation: &Bound<'_, PyAny>, wake: Py<PyAny>) -> PyResult<Option<u64>> {
+        self.born.check("MeshOsRuntime")?;
+        let generation = args::u64(generation, "generation")?;
+        Ok(self.shared.published.on_change(generation, calling(wake)).ok())
+    }
+
+    fn forget_change(&self, ticket: u64) -> bool {
+        self.shared.published.forget(ticket)
+    }
+
+    fn open_ear(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<PyEar> {
+        self.check()?;
+        let origin = args::origin(origin_hash)?;
+        let ear = self.shared.ears.open(origin);
+        if self.registry.get().registry.get(origin).is_none() || !self.shared.health().0 {
+            ear.close();
+        }
+        Ok(PyEar {
+            ear,
+            born: self.born,
+        })
+    }
+
+    /// The name of a daemon of the registry.
+    fn daemon_ref<'py>(&self, origin_hash: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.check()?;
+        let origin = args::origin(origin_hash)?;
+        match self.registry.get().registry.get(origin) {
+            Some(_) => self.named(origin).to_python(origin_hash.py()),
+            None => Err(DaemonNotFound::new_err((origin.get(),))),
+        }
+    }
+
+    fn metadata(&self, daemon: &Bound<'_, PyAny>) -> PyResult<PyMetadataView> {
+        self.born.check("MeshOsRuntime")?;
+        let daemon = DaemonRef::from_python(daemon, "daemon")?;
+        Ok(PyMetadataView::of(self.shared.published.load(), daemon))
+    }
+
+    /// Adds a line to the log.
+    fn log(&self, level: &Bound<'_, PyAny>, message: &Bound<'_, PyAny>, daemon: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("MeshOsDaemonHandle.log", || {
+            self.check()?;
+            let level = LogLevel::from_python(level, "level")?;
+            let message = String::from_python(message, "message")?;
+            let daemon = Option::<Origin>::from_python(daemon, "daemon")?;
+            self.line(level, daemon, &message)
+        })
+    }
+
+    /// Tells a daemon to leave, and waits for it.
+    fn leave(&self, daemon: &Bound<'_, PyAny>, grace: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("MeshOsDaemonHandle.graceful_shutdown", || {
+            self.check()?;
+            let py = daemon.py();
+            let daemon = DaemonRef::from_python(daemon, "daemon")?;
+            let grace = args::span(Some(grace), "grace")?.unwrap_or_default();
+            let deadline = Deadline::after(grace);
+            let until = clock::unix_ms().plus(grace);
+            let mut signal = None;
+            py.detach(|| self.see_off(&daemon, until, deadline, &mut signal));
+            signal.map_or(Ok(()), Err)
+        })
+    }
+
+    fn explain<'py>(
+        &self,
+        daemon: &Bound<'py, PyAny>,
+        chain: &Bound<'py, PyAny>,
+    ) -> PyResult<PyExplanation> {
+        entry("MeshOsRuntime.explain", || {
+            self.check()?;
+            let py = daemon.py();
+            let (key, unknown, subject) = match given(daemon) {
+                Some(daemon) => {
+                    let daemon = args::u64(daemon, "daemon").map(Origin::new)?;
+                    let subject = Subject::Daemon(self.named(daemon));
+                    (Key::Daemon(daemon), DaemonNotFound::new_err((daemon.get(),)), subject)
+                }
+                None => {
+                    let chain = args::u64(chain, "chain").map(Origin::new)?;
+                    let unknown = InvalidArgument::new_err(("chain", "nothing is known of it"));
+                    (Key::Chain(chain), unknown, Subject::Chain(chain))
+                }
+            };
+            let mut signal = None;
+            let said = py.detach(|| {
+                let deadline = Deadline::after(ANSWER_TIMEOUT);
+                self.shared.explain(key, deadline, &mut || guard::interrupted(&mut signal))
+            });
+            match (said, signal) {
+                (_, Some(signal)) => Err(signal),
+                (Some(Some(explanation)), None) => Ok(PyExplanation::of(subject, &explanation)),
+                (Some(None), None) => Err(unknown),
+                (None, None) if self.shared.health().0 => Err(errors::waited("an explanation", ANSWER_TIMEOUT, py)),
+                (None, None) => Err(LoopClosed::new_err(("MeshOsRuntime",))),
+            }
+        })
+    }
+
+    fn executor_stats(&self) -> PyResult<PyExecutorStatsSnapshot> {
+        self.born.check("MeshOsRuntime")?;
+        Ok(PyExecutorStatsSnapshot::from(self.shared.executor_stats()))
+    }
+
+    fn dropped_actions(&self) -> PyResult<u64> {
+        self.born.check("MeshOsRuntime")?;
+        Ok(self.shared.dropped_actions())
+    }
+
+    fn this_node(&self) -> u64 {
+        self.shared.this_node.get()
+    }
+
+    fn health(&self) -> PyResult<PyRuntimeHealth> {
+        self.born.check("MeshOsRuntime")?;
+        let (alive, at, took) = self.shared.health();
+        Ok(PyRuntimeHealth::of(alive, alive, at, took))
+    }
+
+    fn is_alive(&self) -> bool {
+        self.born.is_here() && self.shared.health().0
+    }
+
+    /// Up to `limit` lines of the log above `since`.
+    fn logs<'py>(&self, since: &Bound<'py, PyAny>, limit: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+        self.born.check("MeshOsRuntime")?;
+        let py = since.py();
+        let (lines, _) = self.shared.parts.records.lines(args::u64(since, "since")?, count(limit)?);
+        PyTuple::new(py, lines.iter().map(|line| Py::new(py, PyLogRecord::from(line))).collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// Up to `limit` commands above `since`.
+    fn audits<'py>(&self, since: &Bound<'py, PyAny>, limit: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+        self.born.check("MeshOsRuntime")?;
+        let py = since.py();
+        let (audits, _) = self.shared.parts.records.audits(args::u64(since, "since")?, count(limit)?);
+        let shown = audits.iter().filter_map(PyAdminAuditRecord::of);
+        PyTuple::new(py, shown.map(|audit| Py::new(py, audit)).collect::<PyResult<Vec<_>>>()?)
+    }
+
+    fn nudge(&self) {
+        self.shared.intake.nudge();
+    }
+
+    fn probes(&self, py: Python<'_>) -> Py<PyProbeRegistry> {
+        self.probes.clone_ref(py)
+    }
+
+    fn scheduler(&self, py: Python<'_>) -> Py<PySchedulerRegistry> {
+        self.scheduler.clone_ref(py)
+    }
+
+    fn recovery(&self, py: Python<'_>) -> Py<PyRecoveryRegistry> {
+        self.recovery.clone_ref(py)
+    }
+
+    fn daemon_registry(&self, py: Python<'_>) -> Py<PyRegistry> {
+        self.registry.clone_ref(py)
+    }
+
+    fn shutdown(&self, timeout: &Bound<'_, PyAny>) -> PyResult<PyRuntimeStats> {
+        entry("MeshOsRuntime.shutdown", || {
+            self.check()?;
+            let py = timeout.py();
+            let Some(span) = args::span(Some(timeout), "timeout")? else {
+                return Err(args::wrong_type("timeout", "a timedelta", timeout));
+            };
+            aio::may_block(py, "MeshOsRuntime.shutdown")?;
+            let mut signal = None;
+            let ended = py.detach(|| {
+                let os = self.os.lock();
+                let os = os.as_ref()?;
+                os.shutdown(span, &mut || guard::interrupted(&mut signal))
+            });
+            if let Some(signal) = signal {
+                return Err(signal);
+            }
+            let Some(ended) = ended else { return Err(LoopClosed::new_err(("MeshOsRuntime",))) };
+            if ended.hung > 0 {
+                let message = format!("{} dispatches had not ended after {} ms", ended.hung, span.as_millis());
+                return Err(RuntimeShutdownError::new_err(("executor_timeout", message)));
+            }
+            if !ended.kept {
+                let message = format!("an appender had not kept its records after {} ms", span.as_millis());
+                return Err(RuntimeShutdownError::new_err(("appender_timeout", message)));
+            }
+            Ok(PyRuntimeStats::of(ended.passes, ended.stats))
+        })
+    }
+
+    /// Ends the loop without waiting; whether it was still alive.
+    fn abandon(&self) -> bool {
+        if !self.born.is_here() {
+            return false;
+        }
+        let alive = self.shared.health().0;
+        self.shared.intake.abort();
+        alive
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.probes)?;
+        visit.call(&self.scheduler)?;
+        visit.call(&self.recovery)?;
+        visit.call(&self.registry)?;
+        if let Some(runtime) = &self.runtime {
+            visit.call(runtime)?;
+        }
+        self.home.traverse(&visit)?;
+        self.held.iter().try_for_each(|traverse| traverse(&visit))
+    }
+
+    fn __clear__(&self) {
+        self.shared.intake.abort();
+    }
+}
+
+fn count(limit: &Bound<'_, PyAny>) -> PyResult<usize> {
+    args::u64(limit, "limit").map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+impl PyLoop {
+    fn check(&self) -> PyResult<()> {
+        self.born.check("MeshOsRuntime")
+    }
+
+    /// A daemon with its name, as far as it is known here.
+    fn named(&self, id: Origin) -> DaemonRef {
+        let slot = self.registry.get().registry.get(id);
+        let name = slot.map_or_else(|| Arc::from(""), |slot| Arc::clone(slot.name()));
+        DaemonRef { id, name }
+    }
+
+    fn line(&self, level: LogLevel, daemon: Option<Origin>, message: &str) -> PyResult<()> {
+        if !self.shared.health().0 {
+            return Err(LoopClosed::new_err(("MeshOsRuntime",)));
+        }
+        self.shared.parts.records.line(level, daemon, message);
+        self.shared.intake.nudge();
+        Ok(())
+    }
+
+    /// What of a published event goes into the loop, and what its publisher is told.
+    fn signal(&self, published: Published) -> (Option<Signal>, Option<PyErr>) {
+        match published {
+            Published::Event(event) => (Some(Signal::Event(event)), None),
+            Published::Log {
+                level,
+                message,
+                daemon,
+            } => (None, self.line(level, daemon, &message).err()),
+            Published::Admin(event) => {
+                let open = self.shared.config.authority == Authority::Open;
+                let verdict = if open {
+                    Verdict::Open
+                } else {
+                    Verdict::Rejected { kind: "no_verifier" }
+                };
+                let command = Command {
+                    order: Order::Admin(event),
+                    verdict,
+                    operators: Vec::new(),
+                    reason: String::new(),
+                    envelope_id: None,
+                };
+                let refused = (!open).then(|| NoVerifier::new_err(()));
+                (Some(Signal::Command(command)), refused)
+            }
+        }
+    }
+
+    fn take_in(&self, py: Python<'_>, signals: Vec<Signal>, deadline: Deadline) -> PyResult<Ticket> {
+        let mut signal = None;
+        let intake = &self.shared.intake;
+        let taken = match intake.try_publish_all(signals) {
+            Ok(ticket) => Ok(ticket),
+            Err((Refused::Full, signals)) if !deadline.passed() => {
+                may_wait("MeshOsHandle.publish")?;
+                py.detach(|| intake.publish_all(signals, deadline, &mut || guard::interrupted(&mut signal)))
+            }
+            Err((refused, signals)) => {
+                if refused == Refused::Full {
+                    intake.count_refused(signals.len());
+                }
+                Err(refused)
+            }
+        };
+        taken.map_err(|refused| self.refused(refused, signal))
+    }
+
+    fn refused(&self, refused: Refused, signal: Option<PyErr>) -> PyErr {
+        match refused {
+            Refused::Full => QueueFull::new_err(("the loop's queue", self.shared.config.event_queue_capacity)),
+            Refused::Closed => LoopClosed::new_err(("MeshOsRuntime",)),
+            Refused::Interrupted => raised(signal),
+        }
+    }
+
+    fn wait_folded(&self, py: Python<'_>, ticket: Ticket, deadline: Deadline) -> PyResult<()> {
+        let mut signal = None;
+        let intake = &self.shared.intake;
+        let folded = py.detach(|| intake.wait_folded(ticket, deadline, &mut || guard::interrupted(&mut signal)));
+        folded.map_err(|refused| match refused {
+            Refused::Full => errors::waited("the loop to take it in", ANSWER_TIMEOUT, py),
+            other => self.refused(other, signal),
+        })
+    }
+
+    /// Tells a daemon to leave, waits until it is gone, and takes it out when time is up.
+    fn see_off(
+        &self,
+        daemon: &DaemonRef,
+        until: meshos_core::time::UnixMs,
+        deadline: Deadline,
+        signal: &mut Option<PyErr>,
+    ) {
+        let shared = &self.shared;
+        let told = DaemonControl::Shutdown { deadline: until };
+        shared.ears.tell(Some(daemon.id), told);
+        let keeper = &shared.parts.keeper;
+        if !keeper.control(daemon.id, told) {
+            return;
+        }
+        // Nobody starts it again.
+        let event = MeshOsEvent::DaemonIntentUpdate {
+            daemon: daemon.clone(),
+            intent: DaemonIntent::Stop,
+            node: None,
+        };
+        let intake = &shared.intake;
+        let _ = intake.publish(Signal::Event(event), deadline, &mut || guard::interrupted(signal));
+        let registry = &self.registry.get().registry;
+        let mut snapshot = shared.published.load();
+        while registry.get(daemon.id).is_some() && signal.is_none() && !deadline.passed() {
+            match shared.published.wait(snapshot.generation, deadline, &mut || guard::interrupted(signal)) {
+                Waited::Changed(newer) => snapshot = newer,
+                Waited::Ended | Waited::TimedOut | Waited::Interrupted => break,
+            }
+        }
+        if signal.is_none() {
+            keeper.remove(daemon.id);
+        }
+    }
+}
+
+/// Adds the classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyCompute>()?;
+    module.add_class::<PyEar>()?;
+    module.add_class::<PyLoop>()
+}
