@@ -116,7 +116,7 @@ impl<D: Daemon> ComputeDispatcher<D> {
             Ok(Started::AlreadyRunning) => {
                 // Whoever asked for it did not know: tell again.
                 if let Some(slot) = self.runtime.registry().get(origin) {
-                    slot.emit(DaemonLifecycleSignal::Started);
+                    slot.affirm();
                 }
                 Outcome::Done
             }

@@ -13,8 +13,9 @@ use meshos_core::event::DaemonLifecycleSignal;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::deliver;
-use crate::enter::{EnterError, Entered};
+use crate::enter::EnterError;
 use crate::lane::Lanes;
+use crate::leave::Entered;
 use crate::slot::Slot;
 
 /// How long a lane waits to give one while others use the daemon.

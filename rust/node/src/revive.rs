@@ -7,14 +7,15 @@
 
 use std::sync::Arc;
 
-use crate::daemon::{Daemon, Process};
-use crate::deliver;
-use crate::enter::Entered;
-use crate::inside::{Inside, Snapshot};
-use crate::lane::Job;
-use crate::slot::Slot;
 use meshos_core::event::Crash;
 use meshos_core::gate::Gate;
+
+use crate::daemon::{Daemon, Process};
+use crate::deliver;
+use crate::inside::{Inside, Snapshot};
+use crate::lane::Job;
+use crate::leave::Entered;
+use crate::slot::Slot;
 
 /// Why user code was not rebuilt.
 #[derive(Debug)]

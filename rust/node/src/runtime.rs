@@ -16,11 +16,10 @@ use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::config::{DaemonHostConfig, OnError};
 use meshos_core::control::DaemonControl;
-use meshos_core::host::{Host, Position, ResumeError};
+use meshos_core::host::{Host, ResumeError};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::{IdentityError, Keypair};
 use meshos_core::lifecycle::{self, Call, Lifecycle, LifecycleError};
-use meshos_core::snapshot::SnapshotMeta;
 use meshos_core::time::UnixMs;
 
 use crate::archive::{Remains, SharedArchive};
@@ -33,6 +32,7 @@ use crate::keys;
 use crate::lane::Lanes;
 use crate::mailbox::Sender;
 use crate::registry::Registry;
+use crate::resume;
 use crate::slot::{EnterError, Entered, SharedKey, Slot};
 
 /// Why a daemon was not started.
@@ -243,13 +243,13 @@ impl<D: Daemon> Runtime<D> {
             }));
         }
         let _starting = self.admit(key)?;
-        check_state(&snapshot, &daemon)?;
+        resume::check_state(&snapshot, &daemon)?;
         let known = self
             .archive
             .lock()
             .get(&entity)
             .map(|remains| (remains.host.position(), remains.host.epoch()));
-        let (host, continues) = resume(meta, known, config, rewind).map_err(SpawnError::Resume)?;
+        let (host, continues) = resume::after(meta, known, config, rewind).map_err(SpawnError::Resume)?;
         self.check_key(key, &host)?;
         if daemon.is_stateful() {
             daemon
@@ -453,50 +453,5 @@ pub(crate) struct Starting<'a> {
 impl Drop for Starting<'_> {
     fn drop(&mut self) {
         self.reserved.lock().remove(&self.entity);
-    }
-}
-
-/// Checks that a daemon can take the state of a snapshot.
-///
-/// # Errors
-/// [`SpawnError::WrongKind`] or [`SpawnError::Stateless`].
-pub fn check_state<D: Daemon>(snapshot: &Snapshot<D>, daemon: &D) -> Result<(), SpawnError<D>> {
-    let bytes = snapshot.state.as_ref().len();
-    if snapshot.meta.kind != **daemon.kind() {
-        return Err(SpawnError::WrongKind {
-            snapshot: snapshot.meta.kind.clone(),
-            daemon: Arc::clone(daemon.kind()),
-        });
-    }
-    if !daemon.is_stateful() && bytes > 0 {
-        return Err(SpawnError::Stateless { bytes });
-    }
-    Ok(())
-}
-
-/// Makes the host that continues after a snapshot, and says whether it continues the very span that is known.
-fn resume(
-    meta: &SnapshotMeta,
-    known: Option<(Position, u64)>,
-    config: DaemonHostConfig,
-    rewind: bool,
-) -> Result<(Host, bool), ResumeError> {
-    let offered = Position::of(meta);
-    let host = Host::resumed(meta.entity, meta.clone(), config)?;
-    let Some((known, epoch)) = known else {
-        // Nobody here can tell whether more was emitted after the snapshot: what was, is declared rolled back.
-        let next = host.epoch() + 1;
-        return Ok((host.rewound(next), false));
-    };
-    match offered.reaches(&known) {
-        Ok(()) if offered == known && epoch == meta.epoch => Ok((host, true)),
-        Err(ResumeError::StaleOutputs { .. } | ResumeError::StaleInputs { .. }) if !rewind => {
-            Err(offered.reaches(&known).expect_err("just compared"))
-        }
-        Err(error @ (ResumeError::Identity { .. } | ResumeError::WrongChain { .. })) => Err(error),
-        Ok(()) | Err(ResumeError::StaleOutputs { .. } | ResumeError::StaleInputs { .. }) => {
-            let next = epoch.max(host.epoch()) + 1;
-            Ok((host.rewound(next), false))
-        }
     }
 }

@@ -20,10 +20,11 @@ use meshos_core::identity::Keypair;
 use crate::archive::SharedArchive;
 use crate::daemon::Daemon;
 use crate::dormant::Rest;
+pub use crate::enter::EnterError;
 use crate::enter::Waiter;
-pub use crate::enter::{EnterError, Entered};
 use crate::events::{Events, Presence};
 use crate::inside::Inside;
+pub use crate::leave::Entered;
 use crate::mailbox::Mailbox;
 
 /// Somebody starts it again when it is down.
@@ -227,7 +228,7 @@ impl<D: Daemon> Slot<D> {
     }
 
     /// Tells a lifecycle event, if it is in a registry; returns the event's number.
-    pub fn emit(&self, signal: DaemonLifecycleSignal) -> Option<u64> {
+    pub(crate) fn emit(&self, signal: DaemonLifecycleSignal) -> Option<u64> {
         let events = self.events.get()?;
         events.emit(&self.presence, self.origin, &self.name, signal)
     }

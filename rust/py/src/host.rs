@@ -151,7 +151,7 @@ impl PyDaemonHost {
                 let origin = entity.origin();
                 let host = Host::resumed(entity, snapshot.meta.clone(), config)
                     .map_err(|error| errors::resume(error, origin, py))?;
-                meshos_node::runtime::check_state(&snapshot, daemon)
+                meshos_node::resume::check_state(&snapshot, daemon)
                     .map_err(|error| errors::spawn(error, origin, py))?;
                 if daemon.is_stateful() {
                     let restored = daemon.restore(&snapshot.state, snapshot.meta.schema);
@@ -328,7 +328,7 @@ pub fn adopt(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>, snapshot: &PyStateSnaps
     let origin = slot.origin();
     let taken = &snapshot.snapshot;
     let mut entered = enter(py, slot)?;
-    meshos_node::runtime::check_state(taken, &*entered.daemon).map_err(|error| errors::spawn(error, origin, py))?;
+    meshos_node::resume::check_state(taken, &*entered.daemon).map_err(|error| errors::spawn(error, origin, py))?;
     // The machine first, on a copy: it is user code that cannot be undone.
     let mut host = entered.host.clone();
     host.adopt(taken.meta.clone())
