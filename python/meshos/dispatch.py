@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self, TypeAlias, final
 from meshos._core import ApplyBackoff as ApplyBackoff
 from meshos._core import BackpressureChange as BackpressureChange
 from meshos._core import Cause as Cause
-from meshos._core import ComputeCore
 from meshos._core import CommitMaintenanceTransition as CommitMaintenanceTransition
+from meshos._core import ComputeCore
 from meshos._core import DropReplica as DropReplica
 from meshos._core import MarkAvoid as MarkAvoid
 from meshos._core import PullReplica as PullReplica
@@ -117,8 +117,8 @@ class ActionDispatcher(ABC):
 class ComputeDispatcher(ActionDispatcher):
     """Carries actions out on a `DaemonRuntime`: starts from the newest snapshot and the inputs since, and stops.
 
-    A daemon whose intent is `RUN` is supervised from then on: when its code raises, it takes no more events until it was
-    started again, and those who send to it wait. Backoff, the avoid list and maintenance are kept by the loop itself.
+    A daemon whose intent is `RUN` is supervised from then on: when its code raises, it takes no more events until it
+    was started again, and those who send to it wait. Backoff, the avoid list and maintenance are kept by the loop itself.
     Actions about replicated chains are dropped: a `DaemonRuntime` keeps none.
     """
 

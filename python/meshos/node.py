@@ -6,12 +6,12 @@ from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Self, final
 
+from meshos._checks import instance, seconds_of
 from meshos.compute import DaemonRuntime
 from meshos.dispatch import ComputeDispatcher
 from meshos.errors import ConfigError, LoopClosed, NotReady
 from meshos.mesh import Mesh
 from meshos.runtime import MeshOsConfig, MeshOsRuntime
-from meshos.stream import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ _SHARE_OF_LOOP = 0.4
 
 @final
 class Node:
-    """Starts the parts of a node in order, with a `ComputeDispatcher` between them, and stops them in the other order."""
+    """Starts the parts of a node, with a `ComputeDispatcher` between them, and stops them in the other order."""
 
     __slots__ = ("_config", "_daemons", "_dispatcher", "_lock", "_mesh", "_runtime", "_state")
 
@@ -43,13 +43,8 @@ class Node:
         dispatcher: ActionDispatcher | None = None,
     ) -> None:
         """Take over `mesh`, and register `kinds`; raises `ConfigError`, `InvalidDaemon`."""
-        if not isinstance(mesh, Mesh):
-            message = f"mesh must be a Mesh, not {type(mesh).__name__}"
-            raise TypeError(message)
-        config = MeshOsConfig() if config is None else config
-        if not isinstance(config, MeshOsConfig):
-            message = f"config must be a MeshOsConfig or None, not {type(config).__name__}"
-            raise TypeError(message)
+        instance(mesh, Mesh, "mesh")
+        config = instance(MeshOsConfig() if config is None else config, MeshOsConfig, "config")
         if config.this_node not in (None, mesh.node_id):
             raise ConfigError("this_node", f"must be the mesh's, 0x{mesh.node_id:016x}")
         self._mesh = mesh
@@ -84,7 +79,7 @@ class Node:
         return self._runtime
 
     def start(self) -> None:
-        """Start the daemons' runtime, then the loop; does nothing the second time. Raises `LoopClosed` after the end."""
+        """Start the daemons' runtime, then the loop; once only. Raises `LoopClosed` after the end."""
         with self._lock:
             if self._state == "ended":
                 raise LoopClosed("Node")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Self, final
 
+from meshos._checks import instance, seconds_of
 from meshos._core import BackoffConfig as BackoffConfig
 from meshos._core import BackpressureConfig as BackpressureConfig
 from meshos._core import ExecutorStatsSnapshot as ExecutorStatsSnapshot
@@ -18,7 +20,7 @@ from meshos._core import RuntimeHealth as RuntimeHealth
 from meshos._core import RuntimeStats as RuntimeStats
 from meshos._core import SchedulerConfig as SchedulerConfig
 from meshos.errors import LoopClosed, WaitTimeout
-from meshos.stream import Stream, seconds_of
+from meshos.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,7 +150,7 @@ async def _changed(core: LoopCore, generation: int, timeout: timedelta | None) -
     loop = asyncio.get_running_loop()
     while True:
         changed = loop.create_future()
-        ticket = core.on_change(generation, lambda changed=changed: _wake(loop, changed))
+        ticket = core.on_change(generation, partial(_wake, loop, changed))
         if ticket is None:
             # There is one already, or there will be none.
             return core.wait_changed(generation, timedelta(0))
@@ -246,7 +248,7 @@ class _Controls:
         loop = asyncio.get_running_loop()
         while True:
             said = loop.create_future()
-            if self._ear.on_control(lambda said=said: _wake(loop, said)):
+            if self._ear.on_control(partial(_wake, loop, said)):
                 await said
             control = self._ear.listen(timedelta(0))
             if control is not None:
@@ -295,9 +297,10 @@ class MeshOsDaemonHandle:
     def graceful_shutdown(self, grace: timedelta = GRACE) -> None:
         """Send `Shutdown`, and return when the daemon is gone or after `grace`, 5 s; does nothing the second time.
 
-        Nobody starts it again: its intent is `STOP` from now on. Who is still there after `grace` is taken out by force.
+        Nobody starts it again: its intent is `STOP` from now on. After `grace` it is taken out by force.
         """
-        seconds_of(grace)
+        instance(grace, timedelta, "grace")
+        seconds_of(grace, "grace")
         if self._left:
             return
         self._left = True
@@ -317,6 +320,8 @@ class MeshOsRuntime:
     __slots__ = ("__weakref__", "_core", "_handle", "_reader")
 
     _core: LoopCore
+    _handle: MeshOsHandle
+    _reader: MeshOsSnapshotReader
 
     def __init__(self) -> None:
         message = "a MeshOsRuntime is made by MeshOsRuntime.start or a MeshOsRuntimeBuilder"
@@ -342,9 +347,9 @@ class MeshOsRuntime:
     ) -> Self:
         """Start, and return with a first snapshot that shows what is there already.
 
-        `daemon_registry` defaults to the dispatcher's, so that a `ComputeDispatcher` sees its daemons; `config.this_node`
-        defaults to the dispatcher's node. Registries may be shared by several runtimes. Coroutines of callbacks run on
-        the event loop that runs here now, or on one of ours.
+        `daemon_registry` defaults to the dispatcher's, so that a `ComputeDispatcher` sees its daemons;
+        `config.this_node` defaults to the dispatcher's node. Registries may be shared by several runtimes.
+        Coroutines of callbacks run on the event loop that runs here now, or on one of ours.
 
         Raises:
             ConfigError: There is no node id, or another one than the dispatcher's mesh has.
@@ -562,10 +567,7 @@ class MeshOsRuntimeBuilder:
     )
 
     def __init__(self, config: MeshOsConfig, dispatcher: ActionDispatcher) -> None:
-        if not isinstance(config, MeshOsConfig):
-            message = f"config must be a MeshOsConfig, not {type(config).__name__}"
-            raise TypeError(message)
-        self._config = config
+        self._config = instance(config, MeshOsConfig, "config")
         self._dispatcher = dispatcher
         self._built = False
         self._probes: ProbeRegistry | None = None

@@ -7,6 +7,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, final
 
+from meshos._checks import seconds_of
 from meshos.errors import LoopClosed, WaitTimeout
 
 if TYPE_CHECKING:
@@ -135,17 +136,3 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
     ) -> None:
         """Close."""
         self.close()
-
-
-def seconds_of(timeout: object) -> float | None:
-    """Check a timeout and return it in seconds; `None` is no end."""
-    if timeout is None:
-        return None
-    if not isinstance(timeout, timedelta):
-        message = f"timeout must be a timedelta or None, not {type(timeout).__name__}"
-        raise TypeError(message)
-    if timeout < timedelta(0):
-        from meshos.errors import InvalidArgument
-
-        raise InvalidArgument("timeout", "must not be negative")
-    return timeout.total_seconds()
