@@ -173,11 +173,10 @@ fn one_line(text: &str) -> String {
 
 fn traceback(py: Python<'_>, error: &PyErr) -> Option<String> {
     let module = py.import(intern!(py, "meshos._log")).ok()?;
-    let text = module
-        .getattr(intern!(py, "traceback_of"))
-        .ok()?
-        .call1((error.value(py),));
-    text.ok()?.extract().ok()
+    let traceback_of = module.getattr(intern!(py, "traceback_of")).ok()?;
+    // Not `value`: only what is taken out of the error has its traceback.
+    let text = traceback_of.call1((error.clone_ref(py).into_value(py),)).ok()?;
+    text.extract().ok()
 }
 
 thread_local! {

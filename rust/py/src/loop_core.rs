@@ -29,8 +29,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use crate::aio::{self, Loop};
 use crate::action::PyMeshOsAction;
+use crate::aio::{self, Loop};
 use crate::appender::PyAppender;
 use crate::args;
 use crate::control;
@@ -114,7 +114,10 @@ impl PyCompute {
                 Outcome::Drop { reason } | Outcome::Raised { reason, .. } => (reason, None),
                 Outcome::Retry { reason, after } => (reason, Some(after)),
             };
-            Err(DispatchError::new_err((reason.to_string(), after.to_python(py)?.unbind())))
+            Err(DispatchError::new_err((
+                reason.to_string(),
+                after.to_python(py)?.unbind(),
+            )))
         })
     }
 
@@ -183,11 +186,7 @@ fn given<'a, 'py>(value: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, PyAny>>
     (!value.is_none()).then_some(value)
 }
 
-fn registry_of<T: pyo3::PyClass>(
-    value: &Bound<'_, PyAny>,
-    name: &'static str,
-    class: &'static str,
-) -> PyResult<Py<T>> {
+fn registry_of<T: pyo3::PyClass>(value: &Bound<'_, PyAny>, name: &'static str, class: &'static str) -> PyResult<Py<T>> {
     match given(value) {
         Some(value) => Ok(args::instance::<T>(value, name, class)?.clone().unbind()),
         None => Ok(value.py().get_type::<T>().call0()?.cast_into::<T>()?.unbind()),
@@ -225,7 +224,11 @@ fn dispatching(object: &Bound<'_, PyAny>, home: &Arc<Loop>, held: &mut Vec<Trave
     let registry = match given(&said("daemon_registry")?) {
         Some(registry) => {
             let name = "what daemon_registry gives";
-            Some(args::instance::<PyRegistry>(registry, name, "a DaemonRegistry or None")?.clone().unbind())
+            Some(
+                args::instance::<PyRegistry>(registry, name, "a DaemonRegistry or None")?
+                    .clone()
+                    .unbind(),
+            )
         }
         None => None,
     };
@@ -322,7 +325,9 @@ impl PyLoop {
     ) -> PyResult<Self> {
         entry("MeshOsRuntime.start", || {
             let py = config.py();
-            let config = *args::instance::<PyMeshOsConfig>(config, "config", "a MeshOsConfig")?.get().core();
+            let config = *args::instance::<PyMeshOsConfig>(config, "config", "a MeshOsConfig")?
+                .get()
+                .core();
             let home = Loop::new(aio::current_loop(py)?.map(Bound::unbind));
             let mut held = Vec::new();
             let dispatching = dispatching(dispatcher, &home, &mut held)?;
@@ -533,10 +538,7 @@ impl PyLoop {
         if self.registry.get().registry.get(origin).is_none() || !self.shared.health().0 {
             ear.close();
         }
-        Ok(PyEar {
-            ear,
-            born: self.born,
-        })
+        Ok(PyEar { ear, born: self.born })
     }
 
     /// The name of a daemon of the registry.
@@ -581,11 +583,7 @@ impl PyLoop {
         })
     }
 
-    fn explain<'py>(
-        &self,
-        daemon: &Bound<'py, PyAny>,
-        chain: &Bound<'py, PyAny>,
-    ) -> PyResult<PyExplanation> {
+    fn explain<'py>(&self, daemon: &Bound<'py, PyAny>, chain: &Bound<'py, PyAny>) -> PyResult<PyExplanation> {
         entry("MeshOsRuntime.explain", || {
             self.check()?;
             let py = daemon.py();
@@ -604,7 +602,8 @@ impl PyLoop {
             let mut signal = None;
             let said = py.detach(|| {
                 let deadline = Deadline::after(ANSWER_TIMEOUT);
-                self.shared.explain(key, deadline, &mut || guard::interrupted(&mut signal))
+                self.shared
+                    .explain(key, deadline, &mut || guard::interrupted(&mut signal))
             });
             match (said, signal) {
                 (_, Some(signal)) => Err(signal),
@@ -644,15 +643,29 @@ impl PyLoop {
     fn logs<'py>(&self, since: &Bound<'py, PyAny>, limit: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
         self.born.check("MeshOsRuntime")?;
         let py = since.py();
-        let (lines, _) = self.shared.parts.records.lines(args::u64(since, "since")?, count(limit)?);
-        PyTuple::new(py, lines.iter().map(|line| Py::new(py, PyLogRecord::from(line))).collect::<PyResult<Vec<_>>>()?)
+        let (lines, _) = self
+            .shared
+            .parts
+            .records
+            .lines(args::u64(since, "since")?, count(limit)?);
+        PyTuple::new(
+            py,
+            lines
+                .iter()
+                .map(|line| Py::new(py, PyLogRecord::from(line)))
+                .collect::<PyResult<Vec<_>>>()?,
+        )
     }
 
     /// Up to `limit` commands above `since`.
     fn audits<'py>(&self, since: &Bound<'py, PyAny>, limit: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
         self.born.check("MeshOsRuntime")?;
         let py = since.py();
-        let (audits, _) = self.shared.parts.records.audits(args::u64(since, "since")?, count(limit)?);
+        let (audits, _) = self
+            .shared
+            .parts
+            .records
+            .audits(args::u64(since, "since")?, count(limit)?);
         let shown = audits.iter().filter_map(PyAdminAuditRecord::of);
         PyTuple::new(py, shown.map(|audit| Py::new(py, audit)).collect::<PyResult<Vec<_>>>()?)
     }
@@ -694,7 +707,9 @@ impl PyLoop {
             if let Some(signal) = signal {
                 return Err(signal);
             }
-            let Some(ended) = ended else { return Err(LoopClosed::new_err(("MeshOsRuntime",))) };
+            let Some(ended) = ended else {
+                return Err(LoopClosed::new_err(("MeshOsRuntime",)));
+            };
             if ended.hung > 0 {
                 let message = format!("{} dispatches had not ended after {} ms", ended.hung, span.as_millis());
                 return Err(RuntimeShutdownError::new_err(("executor_timeout", message)));
@@ -763,11 +778,7 @@ impl PyLoop {
     fn signal(&self, published: Published) -> (Option<Signal>, Option<PyErr>) {
         match published {
             Published::Event(event) => (Some(Signal::Event(event)), None),
-            Published::Log {
-                level,
-                message,
-                daemon,
-            } => (None, self.line(level, daemon, &message).err()),
+            Published::Log { level, message, daemon } => (None, self.line(level, daemon, &message).err()),
             Published::Admin(event) => {
                 let open = self.shared.config.authority == Authority::Open;
                 let verdict = if open {
@@ -851,7 +862,10 @@ impl PyLoop {
         let registry = &self.registry.get().registry;
         let mut snapshot = shared.published.load();
         while registry.get(daemon.id).is_some() && signal.is_none() && !deadline.passed() {
-            match shared.published.wait(snapshot.generation, deadline, &mut || guard::interrupted(signal)) {
+            match shared
+                .published
+                .wait(snapshot.generation, deadline, &mut || guard::interrupted(signal))
+            {
                 Waited::Changed(newer) => snapshot = newer,
                 Waited::Ended | Waited::TimedOut | Waited::Interrupted => break,
             }
