@@ -205,6 +205,8 @@ impl MeshOsAction {
         match (self, other) {
             (Self::StartDaemon { .. }, Self::StartDaemon { .. })
             | (Self::StopDaemon { .. }, Self::StopDaemon { .. })
+            // From whom is detail: who waits for its turn takes whoever is best when it comes.
+            | (Self::PullReplica { .. }, Self::PullReplica { .. })
             | (Self::DropReplica { .. }, Self::DropReplica { .. })
             | (Self::MarkAvoid { .. }, Self::MarkAvoid { .. }) => self.key() == other.key(),
             (

@@ -27,10 +27,12 @@ use crate::reconcile::{self, Asked};
 use crate::signal::Signal;
 use crate::status::{Disposed, ExecutorStats, Failure, FailureSource, Part, View};
 use crate::time::UnixMs;
-use crate::world::{Alarm, Key, Why, World};
+use crate::world::{Alarm, Key, Refused, Sweep, Why, World};
 
 /// Keys that one step looks at, besides a slice of a sweep.
 pub const LOOKS_MAX: usize = 4096;
+/// Deadlines that one step takes.
+pub const ALARMS_MAX: usize = 8192;
 /// Time between two passes over everything.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -106,6 +108,7 @@ pub struct Behaviour {
     world: World,
     executor: Executor,
     overdue_told: bool,
+    refused_told: Refused,
 }
 
 impl Behaviour {
@@ -118,7 +121,15 @@ impl Behaviour {
             world,
             executor: Executor::default(),
             overdue_told: false,
+            refused_told: Refused::default(),
         }
+    }
+
+    /// The same with other bounds on how many daemons, how many chains and how many peers it knows at a time.
+    #[must_use]
+    pub const fn with_entities_max(mut self, entities_max: usize) -> Self {
+        self.world.entities_max = entities_max;
+        self
     }
 
     /// What is shown.
@@ -141,7 +152,7 @@ impl Behaviour {
 
     /// Actions that wait.
     #[must_use]
-    pub const fn depth(&self) -> usize {
+    pub fn depth(&self) -> usize {
         self.executor.depth()
     }
 
@@ -155,6 +166,13 @@ impl Behaviour {
     #[must_use]
     pub fn undone(&self) -> BTreeMap<&'static str, u64> {
         self.executor.undone(&self.world)
+    }
+
+    /// Daemons, chains and peers that full tables refused.
+    #[must_use]
+    pub const fn refused_entities(&self) -> u64 {
+        let refused = self.world.refused;
+        refused.daemons + refused.chains + refused.peers
     }
 
     /// Takes what came in, looks at what has to be looked at, and says what is to be done.
@@ -176,6 +194,7 @@ impl Behaviour {
         let dispatches = self.executor.run(&mut self.world, reconcile::still_wanted);
         let pressure = self.executor.pressure(&self.world);
         self.tell_overdue();
+        self.tell_refused();
         let mut controls: Vec<Heard> = told.edges.into_iter().map(heard).collect();
         controls.extend(pressure.map(|level| match level {
             Some(level) => Heard::BackpressureOn { level },
@@ -200,9 +219,15 @@ impl Behaviour {
             fingerprints,
             first_refused: self.executor.first_refused.take(),
             sweep_repairs,
-            more: !self.world.dirty.is_empty() || self.world.sweep.is_some(),
+            more: self.has_more(),
             next: self.world.alarms.next(),
         }
+    }
+
+    fn has_more(&self) -> bool {
+        let world = &self.world;
+        let due = world.alarms.next().is_some_and(|at| at <= world.now);
+        !world.dirty.is_empty() || world.sweep.is_some() || due
     }
 
     fn fold(&mut self, told: &mut Told, signal: Signal) {
@@ -244,7 +269,10 @@ impl Behaviour {
     fn alarms(&mut self) -> Vec<NodeId> {
         let world = &mut self.world;
         let mut fingerprints = Vec::new();
-        while let Some(alarm) = world.alarms.pop(world.now) {
+        for _ in 0..ALARMS_MAX {
+            let Some(alarm) = world.alarms.pop(world.now) else {
+                break;
+            };
             match alarm {
                 Alarm::Look(key) => world.mark(key, Why::of(CauseKind::Timer, "deadline")),
                 Alarm::Action(key) => self.executor.alarm(world, key),
@@ -257,9 +285,7 @@ impl Behaviour {
                     world.alarms.set(Alarm::Fingerprints, Some(next));
                 }
                 Alarm::Sweep => {
-                    if world.sweep.is_none() {
-                        world.sweep = Some(crate::world::Sweep { after: None, why: None });
-                    }
+                    world.sweep.get_or_insert(Sweep::new(None));
                     world.alarms.set(Alarm::Sweep, Some(world.now.plus(SWEEP_INTERVAL)));
                 }
             }
@@ -279,6 +305,23 @@ impl Behaviour {
         self.overdue_told = overdue;
     }
 
+    /// Says of each table once that it was full.
+    fn tell_refused(&mut self) {
+        let (refused, told) = (self.world.refused, &mut self.refused_told);
+        let tables = [
+            ("daemons", refused.daemons, &mut told.daemons),
+            ("chains", refused.chains, &mut told.chains),
+            ("peers", refused.peers, &mut told.peers),
+        ];
+        for (name, refused, told) in tables {
+            if refused > 0 && *told == 0 {
+                *told = refused;
+                let reason = format!("there are {} already: more are refused", self.world.entities_max);
+                self.executor.failures.push(loop_failure(name, reason));
+            }
+        }
+    }
+
     /// Digest of everything that decides, for comparing runs: equal states have equal digests.
     #[must_use]
     pub fn digest(&self) -> Digest {
@@ -286,6 +329,7 @@ impl Behaviour {
         let world = &self.world;
         (world.now, &world.machine, &world.forced, world.scorer).hash(&mut hasher);
         (
+            world.score_changes,
             world.scores_valid_from,
             &world.node_changed,
             &world.fingerprints,
@@ -293,7 +337,8 @@ impl Behaviour {
         )
             .hash(&mut hasher);
         (&world.barred, &world.fading, &world.probed, &world.dirty).hash(&mut hasher);
-        (&world.alarms, &world.sweep, world.held, world.daemons_live).hash(&mut hasher);
+        (&world.alarms, &world.sweep, &world.copies, world.daemons_live).hash(&mut hasher);
+        (world.entities_max, world.refused, self.refused_told).hash(&mut hasher);
         (world.daemons_missing, world.moves, &self.executor, self.overdue_told).hash(&mut hasher);
         let view = &world.view;
         (view.generation, &view.maintenance, view.freeze_until, view.cordoned).hash(&mut hasher);

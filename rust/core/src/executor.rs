@@ -5,8 +5,10 @@
 //!   replaces it; a running one is waited for.
 //! * What waits is bounded; when there is no space, the least urgent goes, is counted, and is emitted again later.
 //! * A throttle is a queue: who waits in it waits once, in order, and waiting is no failure.
-//! * What is dispatched is checked once more against what is wanted at that moment.
+//! * What is dispatched is checked once more against what is wanted at that moment, and has its details of then.
 //! * A failed dispatch gives back exactly what its admission took.
+//! * A dispatch that does not answer in time has failed, but may still take effect: until it ends it keeps its place and
+//!   its key. What it answers then is ignored.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -48,8 +50,8 @@ pub struct Dispatch {
 /// What a last look before the dispatch finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
-    /// It is still wanted.
-    Yes,
+    /// It is still wanted, in this form.
+    Yes(MeshOsAction),
     /// Nobody wants it any more.
     No,
     /// It is wanted, and may not happen yet.
@@ -81,9 +83,10 @@ pub struct Executor {
     evictions: Line,
     evicted: VecDeque<(UnixMs, u64)>,
     running: BTreeSet<u64>,
-    /// Dispatches that were given up and have not ended: they still occupy a place.
+    /// Those of the running that did not answer in time.
     hung: BTreeSet<u64>,
-    waiting: usize,
+    /// Everything that waits, be it in a line, for a time, or to be dispatched.
+    waiting: Line,
     refused: BTreeSet<Key>,
     ids: u64,
     asserted: Option<Share>,
@@ -100,14 +103,14 @@ pub struct Executor {
 impl Executor {
     /// Actions that wait.
     #[must_use]
-    pub const fn depth(&self) -> usize {
-        self.waiting
+    pub fn depth(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Dispatches that have not ended.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.running.len() + self.hung.len()
+        self.running.len()
     }
 
     /// Actions that wait and those that run, by kind: what a shutdown leaves undone.
@@ -139,7 +142,8 @@ impl Executor {
         if let Some(known) = world.view.in_flight.get(&key) {
             let same = known.action.is_same_work(&action);
             match known.progress {
-                Progress::Running { .. } => return true,
+                // What only tells something must not be taken for told: it is emitted again when this one has ended.
+                Progress::Running { .. } => return known.action == action || action.is_confirmed_by_the_world(),
                 Progress::Queued | Progress::Deferred { .. } if same => {
                     if known.action != action && !matches!(action, MeshOsAction::CommitMaintenanceTransition { .. }) {
                         self.amend(world, key, action);
@@ -162,7 +166,7 @@ impl Executor {
                 }
             }
         }
-        if self.waiting >= world.config.action_queue_capacity as usize && !self.make_room(world, priority) {
+        if self.waiting.len() >= world.config.action_queue_capacity as usize && !self.make_room(world, priority) {
             self.refuse(action.kind(), entity);
             return false;
         }
@@ -192,7 +196,7 @@ impl Executor {
         world.changed();
         self.tickets.insert(id, Ticket { key, priority, entity });
         self.ready.insert((priority, id));
-        self.waiting += 1;
+        self.waiting.insert((priority, id));
         true
     }
 
@@ -204,8 +208,7 @@ impl Executor {
 
     /// Drops the least urgent that waits, if it is less urgent than `priority`.
     fn make_room(&mut self, world: &mut World, priority: Priority) -> bool {
-        let lines = [&self.ready, &self.pulls, &self.evictions];
-        let Some((lowest, id)) = lines.into_iter().filter_map(|line| line.last().copied()).max() else {
+        let Some((lowest, id)) = self.waiting.last().copied() else {
             return false;
         };
         if lowest <= priority {
@@ -242,9 +245,10 @@ impl Executor {
         world.alarms.set(Alarm::Action(key), None);
         if let Some(ticket) = self.tickets.remove(&known.id) {
             let place = (ticket.priority, known.id);
-            let lined = self.ready.remove(&place) | self.pulls.remove(&place) | self.evictions.remove(&place);
-            if lined || matches!(known.progress, Progress::Queued | Progress::Deferred { .. }) {
-                self.waiting -= 1;
+            if self.waiting.remove(&place) {
+                for line in [&mut self.ready, &mut self.pulls, &mut self.evictions] {
+                    line.remove(&place);
+                }
             }
         }
         Some(known)
@@ -274,6 +278,21 @@ impl Executor {
         });
     }
 
+    /// What an operator forced on a chain could not be carried out in time.
+    pub fn given_up(&mut self, chain: crate::command::ChainId, kind: &'static str, why: &Why) {
+        self.failures.push(Failure {
+            source: FailureSource {
+                part: Part::Action,
+                name: Arc::from(kind),
+                target: Some(chain.get()),
+                action_id: None,
+                envelope_id: why.envelope_id,
+            },
+            reason: Arc::from("an operator forced it, and it could not be carried out in time"),
+            traceback: None,
+        });
+    }
+
     /// Nobody wants the work of a key any more: what waits is taken back, what awaits confirmation is confirmed.
     pub fn settle(&mut self, world: &mut World, key: ActionKey) {
         let Some(known) = world.view.in_flight.get(&key) else {
@@ -296,6 +315,7 @@ impl Executor {
         world.view.in_flight.get(&action.key()).is_some_and(|known| {
             let same = known.action.is_same_work(action);
             match known.progress {
+                // When it ends, its entity is looked at again.
                 Progress::Running { .. } => true,
                 Progress::Queued | Progress::Deferred { .. } => same,
                 Progress::AwaitingConfirmation { until } | Progress::Cooling { until } => same && world.now < until,
@@ -339,13 +359,11 @@ impl Executor {
                 self.ready.insert((ticket.priority, known.id));
             }
             Progress::Running { .. } => {
-                self.running.remove(&known.id);
                 self.hung.insert(known.id);
-                let reason = Arc::from(format!(
-                    "no answer within {} s",
-                    world.now.since(known.emitted_at).as_secs()
-                ));
-                self.failed(world, &known, reason, None);
+                let reason: Arc<str> = Arc::from("no answer in time");
+                self.stats.failed += 1;
+                self.fail(&known, Arc::clone(&reason), None);
+                self.dispose(&known, Disposition::Failed, reason, None);
             }
             Progress::AwaitingConfirmation { .. } => {
                 self.give_up_waiting(world, &known);
@@ -375,8 +393,8 @@ impl Executor {
             let Some(known) = world.view.in_flight.get(&ticket.key).cloned() else {
                 continue;
             };
-            match wanted(world, ticket.entity, &known.action) {
-                Wanted::Yes => {}
+            let action = match wanted(world, ticket.entity, &known.action) {
+                Wanted::Yes(action) => action,
                 Wanted::No => {
                     self.withdraw(world, ticket.key, "no longer wanted");
                     continue;
@@ -394,7 +412,7 @@ impl Executor {
                     world.mark(ticket.entity, Why::of(CauseKind::Timer, reason));
                     continue;
                 }
-            }
+            };
             if let Some(until) = self.throttled(world, &known, (priority, id)) {
                 self.stats.deferred += 1;
                 // Who waits in a throttle has no alarm of its own: the throttle opens for one at a time.
@@ -405,10 +423,10 @@ impl Executor {
                 }
                 continue;
             }
-            self.start(world, &known, ticket.key);
+            self.start(world, &action, &ticket, id);
             dispatches.push(Dispatch {
                 id,
-                action: known.action.clone(),
+                action,
                 cause: known.cause.clone(),
             });
         }
@@ -438,8 +456,9 @@ impl Executor {
     fn set_throttle_alarm(&self, world: &mut World) {
         let pulls = (!self.pulls.is_empty()).then_some(self.pull_after);
         let evictions = (!self.evictions.is_empty()).then(|| self.eviction_open_at(world));
-        let next = [pulls, evictions].into_iter().flatten().min();
-        world.alarms.set(Alarm::Throttle, next);
+        // Who waits at an open throttle waits for a place, and a place is free when a dispatch ends.
+        let next = [pulls, evictions].into_iter().flatten().filter(|at| *at > world.now);
+        world.alarms.set(Alarm::Throttle, next.min());
     }
 
     /// Until when an action waits for a throttle; `None`: it is admitted, and has taken what it takes.
@@ -483,9 +502,9 @@ impl Executor {
         None
     }
 
-    fn start(&mut self, world: &mut World, known: &InFlight, key: ActionKey) {
+    fn start(&mut self, world: &mut World, action: &MeshOsAction, ticket: &Ticket, id: u64) {
         let mut until = world.now.plus(DISPATCH_TIMEOUT);
-        match &known.action {
+        match action {
             MeshOsAction::StartDaemon { daemon } => {
                 let why = Why::of(CauseKind::Event, "start dispatched");
                 world.daemon(&daemon.clone(), why, |daemon| {
@@ -507,28 +526,41 @@ impl Executor {
                     turns
                 });
             }
+            // From now on the copy does not count as lasting.
+            MeshOsAction::RequestEviction { .. } => {
+                world.mark(ticket.entity, Why::of(CauseKind::Event, "eviction dispatched"));
+            }
             _ => {}
         }
-        self.waiting -= 1;
-        self.running.insert(known.id);
-        if let Some(flight) = world.view.in_flight.get_mut(&key) {
-            Arc::make_mut(flight).attempts += 1;
+        self.waiting.remove(&(ticket.priority, id));
+        self.running.insert(id);
+        if let Some(flight) = world.view.in_flight.get_mut(&ticket.key) {
+            let flight = Arc::make_mut(flight);
+            flight.attempts += 1;
+            if flight.action != *action {
+                flight.action = action.clone();
+            }
         }
-        self.progress(world, key, Progress::Running { until });
+        self.progress(world, ticket.key, Progress::Running { until });
     }
 
     /// A dispatch ended.
     pub fn ended(&mut self, world: &mut World, id: u64, outcome: Outcome) {
-        if self.hung.remove(&id) || !self.running.remove(&id) {
+        if !self.running.remove(&id) {
             return;
         }
+        let hung = self.hung.remove(&id);
         let Some(ticket) = self.tickets.get(&id).copied() else {
             return;
         };
         let Some(known) = world.view.in_flight.get(&ticket.key).cloned() else {
             return;
         };
+        // What is wanted may have changed while it ran, and the world may show already what it did.
+        world.mark(ticket.entity, Why::of(CauseKind::Event, "dispatched"));
         match outcome {
+            // It was told as failed when its time was over.
+            _ if hung => self.cool(world, &known),
             Outcome::Done => self.done(world, &known, &ticket),
             Outcome::Drop { reason } => self.failed(world, &known, reason, None),
             Outcome::Raised { reason, traceback } => self.failed(world, &known, reason, traceback),
@@ -542,8 +574,6 @@ impl Executor {
         if known.action.is_confirmed_by_the_world() {
             let until = world.now.plus(CONFIRM_TIMEOUT);
             self.progress(world, ticket.key, Progress::AwaitingConfirmation { until });
-            // The world may show it already.
-            world.mark(ticket.entity, Why::of(CauseKind::Event, "dispatched"));
         } else {
             self.remove(world, ticket.key);
         }
@@ -564,17 +594,22 @@ impl Executor {
         }
         let until = world.now.plus(after);
         self.progress(world, ticket.key, Progress::Deferred { until });
-        self.waiting += 1;
+        self.waiting.insert((ticket.priority, known.id));
     }
 
     fn failed(&mut self, world: &mut World, known: &InFlight, reason: Arc<str>, traceback: Option<Arc<str>>) {
         self.stats.failed += 1;
+        self.fail(known, Arc::clone(&reason), traceback);
+        self.dispose(known, Disposition::Failed, reason, None);
+        self.cool(world, known);
+    }
+
+    /// Lets an action that was not carried out wait before it is tried again.
+    fn cool(&mut self, world: &mut World, known: &InFlight) {
         self.roll_back(world, known);
         turn_back(world, known);
-        self.fail(known, Arc::clone(&reason), traceback);
         let failures = known.failures + 1;
         let wait = cool_down(world, failures);
-        self.dispose(known, Disposition::Failed, reason, None);
         let key = known.action.key();
         if let Some(flight) = world.view.in_flight.get_mut(&key) {
             Arc::make_mut(flight).failures = failures;
@@ -605,7 +640,7 @@ impl Executor {
 
     /// Looks again at what the full queue refused, when there is space.
     fn revive(&mut self, world: &mut World) {
-        let space = (world.config.action_queue_capacity as usize).saturating_sub(self.waiting);
+        let space = (world.config.action_queue_capacity as usize).saturating_sub(self.waiting.len());
         for _ in 0..space.min(REVIVED_MAX) {
             let Some(entity) = self.refused.pop_first() else { break };
             world.mark(entity, Why::of(CauseKind::Timer, "the queue has space"));
@@ -624,17 +659,17 @@ impl Executor {
         let high = high.min(capacity);
         let low = low.min(high - 1);
         let level = || {
-            let over = self.waiting.saturating_sub(low) as f64;
+            let over = self.depth().saturating_sub(low) as f64;
             Share::new(over / (capacity.max(high) - low) as f64).unwrap_or_default()
         };
         match self.asserted {
-            None if self.waiting >= high => {
+            None if self.depth() >= high => {
                 let level = level();
                 self.asserted = Some(level);
                 self.stats.cluster_backpressure_asserts += 1;
                 Some(Some(level))
             }
-            Some(_) if self.waiting <= low => {
+            Some(_) if self.depth() <= low => {
                 self.asserted = None;
                 self.stats.cluster_backpressure_releases += 1;
                 Some(None)

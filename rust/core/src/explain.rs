@@ -35,16 +35,17 @@ pub fn explain(world: &World, key: Key) -> Option<Explanation> {
             .push(reason("frozen", "an operator froze the cluster", until));
     }
     for flight in under_way(world, key).values() {
-        explanation.reasons.push(flying(flight));
+        explanation.reasons.push(flying(flight, world.now));
     }
     Some(explanation)
 }
 
-fn flying(flight: &InFlight) -> Reason {
+fn flying(flight: &InFlight, now: crate::time::UnixMs) -> Reason {
     let kind = flight.action.kind();
     let (text, until) = match flight.progress {
         Progress::Queued => (format!("{kind} waits for its turn"), None),
         Progress::Deferred { until } => (format!("{kind} is deferred"), Some(until)),
+        Progress::Running { until } if until <= now => (format!("{kind} did not answer in time"), None),
         Progress::Running { until } => (format!("{kind} is being carried out"), Some(until)),
         Progress::AwaitingConfirmation { until } => {
             (format!("{kind} was carried out, and nothing shows it yet"), Some(until))
@@ -122,7 +123,7 @@ fn daemon(world: &World, known: &DaemonState) -> Explanation {
 }
 
 fn chain(world: &World, id: ChainId, known: &ChainState) -> Explanation {
-    let lasting = placement::lasting(world, known);
+    let lasting = placement::lasting(world, id, known);
     let mut desired = match known.desired {
         None => "no number of copies".to_owned(),
         Some(count) => format!("{count} copies"),
@@ -203,7 +204,7 @@ fn led(world: &World, id: ChainId, known: &ChainState, lasting: usize, reasons: 
         return "too_few_copies";
     }
     if known.desired.is_some() && known.holders.len() > wanted {
-        return if placement::victim(world, known, wanted).is_some() {
+        return if placement::victim(world, id, known, wanted).is_some() {
             "too_many_copies"
         } else {
             reasons.push(reason(

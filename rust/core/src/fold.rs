@@ -53,7 +53,9 @@ pub fn event_in(world: &mut World, told: &mut Told, published: MeshOsEvent) {
                 before != (known.intent, known.pin)
             });
             let here = intent == DaemonIntent::Run && node.is_none_or(|node| node == world.this_node);
-            told.supervise.push((daemon.id, here));
+            if world.view.daemons.contains_key(&daemon.id) {
+                told.supervise.push((daemon.id, here));
+            }
         }
         MeshOsEvent::ForgetDaemon { daemon } => {
             if world.forget_daemon(daemon) {
@@ -487,7 +489,7 @@ fn admin(world: &mut World, told: &mut Told, event: AdminEvent, why: Why) {
             }
         }
         AdminEvent::InvalidatePlacement { node } if node == here => {
-            world.scores_valid_from = world.now;
+            world.void_scores();
             world.recheck(why);
         }
         // They concern another node.

@@ -39,7 +39,7 @@ impl Default for BackpressureConfig {
 /// When a slow peer is avoided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LocalityConfig {
-    /// A smoothed round trip above it is slow; it is no longer slow below four fifths of it.
+    /// A round trip above it is slow, and some of them in a row make a peer slow; one below four fifths of it ends that.
     pub degraded_rtt_threshold: Duration,
     /// How long a slow peer is avoided.
     pub avoid_ttl: Duration,

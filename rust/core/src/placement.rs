@@ -3,16 +3,19 @@
 //! Moves add before they remove: a copy is placed on the target first, and only when it is there the victim loses its
 //! own. Scores are data: they were said by a scorer elsewhere, and the last word before a move is said without caches.
 
+use crate::action::{ActionKey, MeshOsAction};
+use crate::command::ChainId;
 use crate::finite::Finite;
 use crate::id::NodeId;
-use crate::status::{ChainState, Scores};
+use crate::signal::LocalReplicaIntent;
+use crate::status::{ChainState, Progress, Scores};
 use crate::world::World;
 
 /// What the scorer is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ScoreRequest {
     /// Which chain.
-    pub chain: crate::command::ChainId,
+    pub chain: ChainId,
     /// Nodes to score: its holders.
     pub holders: Vec<NodeId>,
     /// Nodes that are no alternative.
@@ -23,20 +26,41 @@ pub struct ScoreRequest {
     pub cost_per_sec: Finite,
 }
 
-/// Holders whose copies will last.
+/// The holder whose eviction is on its way: it was dispatched, and the world does not show it yet.
 #[must_use]
-pub fn lasting(world: &World, chain: &ChainState) -> usize {
-    if world.fading.is_empty() {
-        return chain.holders.len();
-    }
-    let fading = |holder: &&NodeId| world.fading.contains(holder);
-    chain.holders.len() - chain.holders.iter().filter(fading).count()
+pub fn leaving(world: &World, id: ChainId, chain: &ChainState) -> Option<NodeId> {
+    let flight = world.view.in_flight.get(&ActionKey::Eviction(id))?;
+    let MeshOsAction::RequestEviction { victim, .. } = flight.action else {
+        return None;
+    };
+    let on_its_way = match flight.progress {
+        Progress::Running { .. } => true,
+        Progress::AwaitingConfirmation { until } => world.now < until,
+        Progress::Queued | Progress::Deferred { .. } | Progress::Cooling { .. } => false,
+    };
+    (on_its_way && chain.holders.binary_search(&victim).is_ok()).then_some(victim)
 }
 
-/// Nodes that get no copy: the holders and all that are barred, ascending.
+/// Holders whose copies will last: not on a node that goes or is gone, not about to be evicted, not to be dropped here.
+#[must_use]
+pub fn lasting(world: &World, id: ChainId, chain: &ChainState) -> usize {
+    let leaving = leaving(world, id, chain);
+    let dropped = (chain.local == Some(LocalReplicaIntent::Drop)).then_some(world.this_node);
+    if world.fading.is_empty() && leaving.is_none() && dropped.is_none() {
+        return chain.holders.len();
+    }
+    let lasts =
+        |holder: &&NodeId| !world.fading.contains(holder) && leaving != Some(**holder) && dropped != Some(**holder);
+    chain.holders.iter().filter(lasts).count()
+}
+
+/// Nodes that get no copy, ascending: the holders, all that are barred, and this node where it shall hold none.
 #[must_use]
 pub fn excluded(world: &World, chain: &ChainState) -> Vec<NodeId> {
     let mut exclude: Vec<NodeId> = chain.holders.iter().chain(world.barred.keys()).copied().collect();
+    if chain.local == Some(LocalReplicaIntent::Drop) {
+        exclude.push(world.this_node);
+    }
     exclude.sort_unstable();
     exclude.dedup();
     exclude
@@ -58,13 +82,17 @@ pub fn source(world: &World, chain: &ChainState) -> Option<NodeId> {
 }
 
 /// Who loses a copy when there are too many, if that leaves as many lasting copies as are wanted: first who fades, then
-/// who is barred, then who scores worst, then the smallest id; the leader last.
+/// who is barred, then who scores worst, then the smallest id; the leader last. Never this node when it is wanted to
+/// hold a copy, and never one whose own drop is under way.
 #[must_use]
-pub fn victim(world: &World, chain: &ChainState, desired: usize) -> Option<NodeId> {
-    let lasting = lasting(world, chain);
+pub fn victim(world: &World, id: ChainId, chain: &ChainState, desired: usize) -> Option<NodeId> {
+    let lasting = lasting(world, id, chain);
     let spare = |holder: &NodeId| world.fading.contains(holder) || lasting > desired;
+    let own = |holder: &NodeId| *holder == world.this_node && (chain.local.is_some() || world.is_draining());
+    let scores = chain.scores.as_ref();
+    let scores = scores.filter(|scores| world.scorer && scores.changes >= world.scores_valid_from);
     let rank = |holder: &NodeId| {
-        let score = chain.scores.as_ref().and_then(|scores| score_of(scores, *holder));
+        let score = scores.and_then(|scores| score_of(scores, *holder));
         (
             chain.leader == Some(*holder),
             !world.fading.contains(holder),
@@ -75,7 +103,10 @@ pub fn victim(world: &World, chain: &ChainState, desired: usize) -> Option<NodeI
             *holder,
         )
     };
-    chain.holders.iter().copied().filter(spare).min_by_key(rank)
+    let candidates = chain.holders.iter().copied();
+    candidates
+        .filter(|holder| spare(holder) && !own(holder))
+        .min_by_key(rank)
 }
 
 fn score_of(scores: &Scores, node: NodeId) -> Option<Finite> {
@@ -104,7 +135,9 @@ pub enum Stay {
 /// [`Stay`]: the first reason against it.
 pub fn better(world: &World, chain: &ChainState, scores: &Scores) -> Result<(NodeId, NodeId), Stay> {
     let held = |node: &NodeId| chain.holders.binary_search(node).is_ok();
-    let worst = scores.holders.iter().filter(|(node, _)| held(node));
+    let local = |intent, node: &NodeId| *node == world.this_node && chain.local == Some(intent);
+    let movable = |node: &NodeId| held(node) && !local(LocalReplicaIntent::Hold, node);
+    let worst = scores.holders.iter().filter(|(node, _)| movable(node));
     // Ties keep the lower id: the holders are ascending and `min_by_key` takes the first.
     let (victim, score) = *worst.min_by_key(|(_, score)| *score).ok_or(Stay::NoOpinion)?;
     let config = &world.config.scheduler;
@@ -113,7 +146,7 @@ pub fn better(world: &World, chain: &ChainState, scores: &Scores) -> Result<(Nod
     }
     let best = scores
         .best
-        .filter(|(node, _)| !held(node) && !world.barred.contains_key(node));
+        .filter(|(node, _)| !held(node) && !world.barred.contains_key(node) && !local(LocalReplicaIntent::Drop, node));
     let (target, best) = best.ok_or(Stay::NoAlternative)?;
     let gain = best.get() - score.get();
     if gain <= config.hysteresis_gap.get() {

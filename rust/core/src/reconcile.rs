@@ -180,8 +180,8 @@ fn local(world: &World, id: ChainId, known: &ChainState, wants: &mut Wants) {
         }
         // The last copies wait until as many others last as are wanted.
         (_, true) if world.is_draining() => {
-            let needed = known.desired.map_or(1, |desired| desired.max(1) as usize);
-            if placement::lasting(world, known) >= needed {
+            let needed = known.desired.map_or(1, |desired| desired as usize);
+            if placement::lasting(world, id, known) >= needed {
                 wants.push(want(MeshOsAction::DropReplica { chain: id }, Priority::Replica));
             }
         }
@@ -213,36 +213,46 @@ fn led(world: &World, id: ChainId, known: &ChainState, wants: &mut Wants) {
         priority: Priority::Urgent,
         why: Some(forced.why),
     };
-    let mut evicting = false;
+    let leaving = placement::leaving(world, id, known);
+    let mut evicting = true;
     let mut placing = false;
     if let Some(forced) = forced.evict.filter(|forced| held(&forced.node)) {
         wants.push(by_order(evict(forced.node), forced));
-        evicting = true;
+    } else if let Some(victim) = leaving {
+        // It cannot be taken back any more.
+        wants.push(want(evict(victim), Priority::Replica));
+    } else {
+        evicting = false;
     }
     if let Some(forced) = forced.place.filter(|forced| !held(&forced.node)) {
         wants.push(by_order(place(Some(forced.node)), forced));
         placing = true;
     }
+    let lasting = placement::lasting(world, id, known);
     if let Some(moving) = known.moving {
         if !held(&moving.target) {
             if !placing {
                 wants.push(want(place(Some(moving.target)), Priority::Replica));
             }
-        } else if held(&moving.victim) && !evicting {
-            wants.push(want(evict(moving.victim), Priority::Replica));
+            return;
         }
-        return;
+        let lasts = !world.fading.contains(&moving.victim);
+        let left = lasting - usize::from(lasts && lasting > 0);
+        let enough = left >= known.desired.map_or(1, |desired| desired as usize);
+        if enough && held(&moving.victim) && !evicting && !placing {
+            wants.push(want(evict(moving.victim), Priority::Replica));
+            return;
+        }
     }
     let Some(desired) = known.desired.map(|desired| desired as usize) else {
         return;
     };
-    let lasting = placement::lasting(world, known);
     if lasting < desired && !placing {
         wants.push(want(place(None), Priority::Replica));
     } else if known.holders.len() > desired
         && !evicting
         && !placing
-        && let Some(victim) = placement::victim(world, known, desired)
+        && let Some(victim) = placement::victim(world, id, known, desired)
     {
         wants.push(want(evict(victim), Priority::Replica));
     }
@@ -269,20 +279,20 @@ pub fn still_wanted(world: &World, entity: Key, action: &MeshOsAction) -> Wanted
         }
         MeshOsAction::ApplyBackoff { daemon, until } => {
             let known = world.view.daemons.get(&daemon.id);
-            return yes_if(known.is_some_and(|known| known.backoff.release_at() == Some(*until)));
+            let waits = known.is_some_and(|known| known.backoff.release_at() == Some(*until));
+            return as_it_is(action, waits);
         }
-        MeshOsAction::MarkAvoid { peer, .. } => return yes_if(world.view.avoid.contains_key(peer)),
+        MeshOsAction::MarkAvoid { peer, .. } => return as_it_is(action, world.view.avoid.contains_key(peer)),
         _ => {}
     }
-    yes_if(
-        wanted(world, entity)
-            .iter()
-            .any(|want| want.action.is_same_work(action)),
-    )
+    let mut wants = wanted(world, entity).into_iter().map(|want| want.action);
+    wants
+        .find(|wanted| wanted.is_same_work(action))
+        .map_or(Wanted::No, Wanted::Yes)
 }
 
-fn yes_if(holds: bool) -> Wanted {
-    if holds { Wanted::Yes } else { Wanted::No }
+fn as_it_is(action: &MeshOsAction, holds: bool) -> Wanted {
+    if holds { Wanted::Yes(action.clone()) } else { Wanted::No }
 }
 
 /// Work that concerns a key.
@@ -308,7 +318,11 @@ pub fn look(world: &mut World, executor: &mut Executor, asked: &mut Asked, key: 
         Key::Maintenance => world.machine.next_deadline(&world.config.maintenance),
         Key::Peer(node) => keep_peer(world, node),
         Key::Daemon(id) => keep_daemon(world, id),
-        Key::Chain(id) => keep_chain(world, asked, id),
+        Key::Chain(id) => {
+            let (alarm, given_up) = keep_forced(world, id);
+            given_up.for_each(|(kind, why)| executor.given_up(id, kind, &why));
+            earliest([alarm, keep_chain(world, asked, id)])
+        }
     };
     world.alarms.set(Alarm::Look(key), alarm.filter(|at| *at > world.now));
     let wants = wanted(world, key);
@@ -353,6 +367,16 @@ fn keep_peer(world: &mut World, node: NodeId) -> Option<UnixMs> {
         world.avoid(node, None, timer);
         // The sweep that this began is what looks at chains; the peer itself is being looked at.
         world.dirty.remove(&Key::Peer(node));
+        let (now, ttl) = (world.now, world.config.locality.avoid_ttl);
+        if let Some(known) = world
+            .view
+            .peers
+            .get_mut(&node)
+            .filter(|known| known.seen_at.plus(ttl) <= now)
+        {
+            // Nothing was heard of it since: nobody knows whether it is slow still.
+            Arc::make_mut(known).slow_samples = 0;
+        }
     }
     let gone = world.view.peers.get(&node).and_then(|peer| peer.unreachable_since);
     let gone = gone.map(|since| since.plus(UNREACHABLE_GRACE));
@@ -360,7 +384,12 @@ fn keep_peer(world: &mut World, node: NodeId) -> Option<UnixMs> {
         world.judge(node, Why::of(CauseKind::Timer, "unreachable for too long"));
     }
     let now = world.now;
-    earliest([avoided, gone].map(|at| at.filter(|at| *at > now)))
+    let forget = world.forget_peer_at(node);
+    if forget.is_some_and(|at| at <= now) {
+        world.forget_peer(node);
+        return None;
+    }
+    earliest([avoided, gone, forget].map(|at| at.filter(|at| *at > now)))
 }
 
 fn keep_daemon(world: &mut World, id: Origin) -> Option<UnixMs> {
@@ -398,7 +427,6 @@ fn keep_daemon(world: &mut World, id: Origin) -> Option<UnixMs> {
 }
 
 fn keep_chain(world: &mut World, asked: &mut Asked, id: ChainId) -> Option<UnixMs> {
-    let forced = keep_forced(world, id);
     keep_move(world, id);
     let scores = keep_scores(world, asked, id);
     let now = world.now;
@@ -406,7 +434,7 @@ fn keep_chain(world: &mut World, asked: &mut Asked, id: ChainId) -> Option<UnixM
     let moving = known.moving.map(|moving| moving.until);
     let idle = known.holders.is_empty() && known.desired.is_none() && known.local.is_none();
     if !idle && known.idle_since.is_none() {
-        return earliest([forced, moving, scores]);
+        return earliest([moving, scores]);
     }
     let since = idle.then(|| known.idle_since.unwrap_or(now));
     let forget = since.map(|since| since.plus(FORGET_AFTER));
@@ -419,35 +447,54 @@ fn keep_chain(world: &mut World, asked: &mut Asked, id: ChainId) -> Option<UnixM
     {
         Arc::make_mut(known).idle_since = since;
     }
-    earliest([forced, moving, scores, forget])
+    earliest([moving, scores, forget])
 }
 
-fn keep_forced(world: &mut World, id: ChainId) -> Option<UnixMs> {
-    let pair = world.forced.get(&id).copied()?;
+/// Ends what operators forced and is done; and what is out of time, which is returned.
+fn keep_forced(world: &mut World, id: ChainId) -> (Option<UnixMs>, impl Iterator<Item = (&'static str, Why)> + use<>) {
+    let pair = world.forced.get(&id).copied().unwrap_or_default();
     let known = world.view.chains.get(&id);
     let held = |node: NodeId| known.is_some_and(|known| known.holders.binary_search(&node).is_ok());
-    let evict = pair
-        .evict
-        .filter(|forced| forced.until > world.now && held(forced.node));
-    let place = pair
-        .place
-        .filter(|forced| forced.until > world.now && !held(forced.node));
-    if evict.is_none() && place.is_none() {
+    let now = world.now;
+    let open = ForcedPair {
+        evict: pair.evict.filter(|forced| held(forced.node)),
+        place: pair.place.filter(|forced| !held(forced.node)),
+    };
+    let in_time = move |forced: &Forced| forced.until > now;
+    let kept = ForcedPair {
+        evict: open.evict.filter(in_time),
+        place: open.place.filter(in_time),
+    };
+    if kept == ForcedPair::default() {
         world.forced.remove(&id);
     } else {
-        world.forced.insert(id, ForcedPair { evict, place });
+        world.forced.insert(id, kept);
     }
-    earliest([evict, place].map(|forced| forced.map(|forced| forced.until)))
+    let given_up = [("request_eviction", open.evict), ("request_placement", open.place)];
+    let given_up = given_up.into_iter().filter_map(move |(kind, forced)| {
+        let forced = forced.filter(|forced| !in_time(forced))?;
+        Some((kind, forced.why))
+    });
+    let next = earliest([kept.evict, kept.place].map(|forced| forced.map(|forced| forced.until)));
+    (next, given_up)
 }
 
-/// Ends a move that is done, out of time, or whose victim left by itself.
+/// Ends a move that is done or out of time, and one that has become wrong: its victim left by itself, its target takes
+/// nothing new, or copies are missing, which comes first.
 fn keep_move(world: &mut World, id: ChainId) {
     let Some(known) = world.view.chains.get(&id) else {
         return;
     };
     let Some(moving) = known.moving else { return };
     let held = |node: NodeId| known.holders.binary_search(&node).is_ok();
-    if moving.until <= world.now || !held(moving.victim) {
+    let desired = known.desired.map(|desired| desired as usize);
+    let wrong = if held(moving.target) {
+        desired.is_some_and(|desired| known.holders.len() <= desired)
+    } else {
+        let short = desired.is_some_and(|desired| placement::lasting(world, id, known) < desired);
+        short || world.barred.contains_key(&moving.target)
+    };
+    if wrong || moving.until <= world.now || !held(moving.victim) {
         let why = Why::of(CauseKind::Event, "move ended");
         world.chain(id, why, |known| known.moving.take().is_some());
         world.dirty.remove(&Key::Chain(id));
@@ -473,7 +520,8 @@ fn keep_scores(world: &mut World, asked: &mut Asked, id: ChainId) -> Option<Unix
     };
     let Some(scores) = valid else {
         asked.scores.push(request(false));
-        world.asked.insert(id, false);
+        let ask = world.ask(known, false);
+        world.asked.insert(id, ask);
         return None;
     };
     let backstop = scores.sampled_at.plus(interval);
@@ -481,14 +529,15 @@ fn keep_scores(world: &mut World, asked: &mut Asked, id: ChainId) -> Option<Unix
         return Some(backstop);
     }
     asked.scores.push(request(true));
-    world.asked.insert(id, true);
+    let ask = world.ask(known, true);
+    world.asked.insert(id, ask);
     Some(backstop)
 }
 
 /// Whether nothing that scores were made of has changed since.
 fn is_valid(world: &World, known: &ChainState, scores: &Scores) -> bool {
-    let unchanged = |node: &NodeId| world.node_changed.get(node).is_none_or(|at| *at <= scores.sampled_at);
-    scores.of == known.holders && scores.sampled_at >= world.scores_valid_from && scores.of.iter().all(unchanged)
+    let unchanged = |node: &NodeId| world.node_changed.get(node).is_none_or(|at| *at <= scores.changes);
+    scores.of == known.holders && scores.changes >= world.scores_valid_from && scores.of.iter().all(unchanged)
 }
 
 /// Whether a chain may begin a move, whatever scores say.
@@ -512,7 +561,7 @@ pub fn may_move(world: &World, id: ChainId, known: &ChainState) -> Result<(), &'
         return Err("forced");
     }
     let desired = known.desired.map_or(known.holders.len(), |desired| desired as usize);
-    if known.holders.len() != desired || placement::lasting(world, known) < desired {
+    if known.holders.len() != desired || placement::lasting(world, id, known) < desired {
         return Err("count_first");
     }
     Ok(())
@@ -520,9 +569,9 @@ pub fn may_move(world: &World, id: ChainId, known: &ChainState) -> Result<(), &'
 
 /// Takes what the scorer said of a chain; the last word before a move begins it.
 pub fn scored(world: &mut World, said: Scored) {
-    if world.asked.remove(&said.chain).is_none() {
+    let Some(ask) = world.asked.remove(&said.chain) else {
         return;
-    }
+    };
     let id = said.chain;
     let Some(known) = world.view.chains.get(&id) else {
         return;
@@ -531,21 +580,22 @@ pub fn scored(world: &mut World, said: Scored) {
         return;
     }
     let mut holders = said.holders;
-    holders.retain(|(node, _)| known.holders.binary_search(node).is_ok());
+    holders.retain(|(node, _)| ask.holders.binary_search(node).is_ok());
     holders.sort_unstable_by_key(|(node, _)| *node);
     holders.dedup_by_key(|(node, _)| *node);
     let scores = Scores {
-        of: known.holders.clone(),
+        of: ask.holders,
         holders,
         best: said.best,
         cost: said.cost,
-        live: said.live,
+        live: said.live && ask.live,
         sampled_at: world.now,
+        changes: ask.changes,
     };
-    for node in &scores.of {
+    for node in &known.holders {
         world.fingerprints.entry(*node).or_insert(None);
     }
-    let agreed = said.live && may_move(world, id, known).is_ok();
+    let agreed = scores.live && is_valid(world, known, &scores) && may_move(world, id, known).is_ok();
     let chosen = if agreed {
         placement::better(world, known, &scores).ok()
     } else {
@@ -569,7 +619,7 @@ pub fn scored(world: &mut World, said: Scored) {
 
 /// Takes what the scorer said of how nodes changed: chains they hold are scored anew.
 pub fn fingerprints(world: &mut World, said: Vec<(NodeId, Option<u64>)>) {
-    let now = world.now;
+    let changes = world.score_changes + 1;
     let mut news = false;
     for (node, fingerprint) in said {
         let Some(known) = world.fingerprints.get_mut(&node) else {
@@ -580,12 +630,13 @@ pub fn fingerprints(world: &mut World, said: Vec<(NodeId, Option<u64>)>) {
             let first = known.is_none() && fingerprint.is_some();
             *known = fingerprint;
             if !first {
-                world.node_changed.insert(node, now);
+                world.node_changed.insert(node, changes);
                 news = true;
             }
         }
     }
     if news {
+        world.score_changes = changes;
         world.recheck(Why::of(CauseKind::Probe, "scorer"));
     }
 }
@@ -593,7 +644,7 @@ pub fn fingerprints(world: &mut World, said: Vec<(NodeId, Option<u64>)>) {
 /// Another scorer was installed, or the last one taken away: what was said is void.
 pub fn scorer_changed(world: &mut World, installed: bool) {
     world.scorer = installed;
-    world.scores_valid_from = world.now;
+    world.void_scores();
     world.asked.clear();
     world.fingerprints.clear();
     world.node_changed.clear();
@@ -605,25 +656,31 @@ pub fn scorer_changed(world: &mut World, installed: bool) {
 /// Goes on with the pass over everything. In a pass that expects to find nothing, what it finds is counted and
 /// repaired.
 pub fn sweep(world: &mut World, executor: &Executor) -> u64 {
-    let Some(sweep) = world.sweep else { return 0 };
-    let keys = next_keys(world, sweep.after, SWEEP_SLICE);
-    let Some(last) = keys.last().copied() else {
-        world.sweep = None;
-        return 0;
+    let Some(mut sweep) = world.sweep else { return 0 };
+    let why = sweep.why;
+    let mut keys = Vec::with_capacity(SWEEP_SLICE);
+    world.sweep = loop {
+        let mut next = next_keys(world, sweep.after, SWEEP_SLICE - keys.len());
+        next.retain(|key| sweep.stop.is_none_or(|stop| *key <= stop));
+        sweep.after = next.last().copied().or(sweep.after);
+        keys.append(&mut next);
+        if keys.len() == SWEEP_SLICE {
+            break Some(sweep);
+        }
+        match sweep.next_round() {
+            Some(round) => sweep = round,
+            None => break None,
+        }
     };
-    world.sweep = Some(crate::world::Sweep {
-        after: Some(last),
-        ..sweep
-    });
     let mut repairs = 0;
     for key in keys {
         if world.dirty.contains_key(&key) || executor.is_refused(key) || !has_news(world, key) {
             continue;
         }
-        if sweep.why.is_none() {
+        if why.is_none() {
             repairs += 1;
         }
-        world.mark(key, sweep.why.unwrap_or(Why::of(CauseKind::Sweep, "full sweep")));
+        world.mark(key, why.unwrap_or(Why::of(CauseKind::Sweep, "full sweep")));
     }
     repairs
 }
@@ -631,7 +688,8 @@ pub fn sweep(world: &mut World, executor: &Executor) -> u64 {
 /// Whether a look at a key would emit or take back anything.
 fn has_news(world: &World, key: Key) -> bool {
     let wants = wanted(world, key);
-    if wants.iter().any(|want| !Executor::is_under_way(world, &want.action)) {
+    let under_way = |want: &Want| Executor::is_under_way(world, &want.action);
+    if !wants.iter().all(under_way) {
         return true;
     }
     if world.view.in_flight.is_empty() {
@@ -729,8 +787,8 @@ pub fn missed(world: &World, executor: &Executor) -> Vec<Key> {
         .values()
         .filter(|known| known.moving.is_some())
         .count();
-    if (held, moves) != (world.held as usize, world.moves as usize) || world.count_daemons() != world.counted_daemons()
-    {
+    let counted = (held, moves) == (world.held as usize, world.moves as usize);
+    if !counted || world.count_daemons() != world.counted_daemons() || world.count_copies() != world.copies {
         keys.push(Key::Maintenance);
     }
     keys

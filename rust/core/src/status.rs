@@ -113,6 +113,8 @@ pub struct Scores {
     pub live: bool,
     /// When they were said.
     pub sampled_at: UnixMs,
+    /// How often the scorer's view had changed when it was asked.
+    pub changes: u64,
 }
 
 /// One replicated chain.
@@ -541,6 +543,8 @@ pub struct LoopMetrics {
     pub refused_events: u64,
     /// Things that the full sweep found and the dirty sets had missed; 0 unless we have a bug.
     pub sweep_repairs: u64,
+    /// Daemons, chains and peers that a full table refused.
+    pub refused_entities: u64,
 }
 
 /// What commands need to be obeyed here.

@@ -20,7 +20,7 @@ use crate::maintenance::{Machine, Progress};
 use crate::maintenance_state::MaintenancePhase;
 use crate::peer::{AvoidEntry, NodeHealth};
 use crate::signal::{DaemonIntent, DaemonRef};
-use crate::status::{ChainState, DaemonState, Lifecycle, PeerState, View};
+use crate::status::{ChainState, DaemonState, Holders, Lifecycle, PeerState, View};
 use crate::supervision::Backoff;
 use crate::time::UnixMs;
 
@@ -28,6 +28,10 @@ use crate::time::UnixMs;
 pub const UNREACHABLE_GRACE: Duration = Duration::from_secs(30);
 /// What nobody wants and nobody has is forgotten after so long.
 pub const FORGET_AFTER: Duration = Duration::from_secs(3600);
+/// Deadlines for forgetting peers are multiples of this.
+const FORGET_STEP: Duration = Duration::from_secs(60);
+/// Most daemons, most chains and most peers that are known at a time; more are refused and counted.
+pub const ENTITIES_MAX: usize = 4 << 20;
 /// A forced placement or eviction that could not be carried out for so long is given up.
 pub const FORCED_TTL: Duration = Duration::from_secs(600);
 /// A freeze ends after so long at the latest.
@@ -164,8 +168,71 @@ pub struct ForcedPair {
 pub struct Sweep {
     /// The key looked at last.
     pub after: Option<Key>,
+    /// In a second round, the last key of it.
+    pub stop: Option<Key>,
+    /// There is a second round, up to this key: it was looked at before the newest change.
+    pub again: Option<Key>,
     /// What began it: something that concerns every chain, or the interval, which expects to find nothing.
     pub why: Option<Why>,
+}
+
+impl Sweep {
+    /// One that begins with the first key.
+    #[must_use]
+    pub const fn new(why: Option<Why>) -> Self {
+        Self {
+            after: None,
+            stop: None,
+            again: None,
+            why,
+        }
+    }
+
+    /// The same, after something changed that concerns every key. It goes on where it is: who began anew with each
+    /// change would never come to the end.
+    #[must_use]
+    pub const fn extended(self, why: Why) -> Self {
+        Self {
+            after: self.after,
+            stop: None,
+            again: self.after,
+            why: Some(why),
+        }
+    }
+
+    /// What follows the last key; `None`: it is over.
+    #[must_use]
+    pub fn next_round(self) -> Option<Self> {
+        let again = self.again?;
+        Some(Self {
+            after: None,
+            stop: Some(again),
+            again: None,
+            why: self.why,
+        })
+    }
+}
+
+/// What the scorer was asked of a chain, and not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Ask {
+    /// The holders it was asked about.
+    pub holders: Holders,
+    /// Whether it is to verify a move.
+    pub live: bool,
+    /// How often the scorer's view had changed.
+    pub changes: u64,
+}
+
+/// So many of one sort were refused because their table was full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Refused {
+    /// Daemons.
+    pub daemons: u64,
+    /// Chains.
+    pub chains: u64,
+    /// Peers.
+    pub peers: u64,
 }
 
 /// Everything the loop knows.
@@ -187,14 +254,16 @@ pub struct World {
     pub forced: BTreeMap<ChainId, ForcedPair>,
     /// Whether there is a scorer.
     pub scorer: bool,
-    /// Scores said before are void.
-    pub scores_valid_from: UnixMs,
-    /// When the scorer's view of a node changed last.
-    pub node_changed: BTreeMap<NodeId, UnixMs>,
+    /// How often the scorer's view changed. It is counted, because time may stand still.
+    pub score_changes: u64,
+    /// Scores that were asked for before this change are void.
+    pub scores_valid_from: u64,
+    /// With which change the scorer's view of a node changed last.
+    pub node_changed: BTreeMap<NodeId, u64>,
     /// What the scorer said of each node it scored.
     pub fingerprints: BTreeMap<NodeId, Option<u64>>,
-    /// Chains whose scores were asked for; `true`: to verify a move.
-    pub asked: BTreeMap<ChainId, bool>,
+    /// Chains whose scores were asked for.
+    pub asked: BTreeMap<ChainId, Ask>,
     /// Nodes that nothing new is placed on, and why.
     pub barred: BTreeMap<NodeId, &'static str>,
     /// Nodes whose copies do not count as lasting.
@@ -215,6 +284,12 @@ pub struct World {
     pub daemons_missing: u32,
     /// Moves under way.
     pub moves: u32,
+    /// Copies of chains on each node that has any.
+    pub copies: BTreeMap<NodeId, u32>,
+    /// Most daemons, most chains and most peers that are known at a time.
+    pub entities_max: usize,
+    /// What full tables refused.
+    pub refused: Refused,
 }
 
 impl World {
@@ -230,7 +305,8 @@ impl World {
             machine: Machine::default(),
             forced: BTreeMap::new(),
             scorer: false,
-            scores_valid_from: UnixMs::default(),
+            score_changes: 0,
+            scores_valid_from: 0,
             node_changed: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -244,6 +320,9 @@ impl World {
             daemons_live: 0,
             daemons_missing: 0,
             moves: 0,
+            copies: BTreeMap::new(),
+            entities_max: ENTITIES_MAX,
+            refused: Refused::default(),
         }
     }
 
@@ -257,10 +336,24 @@ impl World {
 
     /// Has everything looked at, in slices.
     pub fn recheck(&mut self, why: Why) {
-        self.sweep = Some(Sweep {
-            after: None,
-            why: Some(why),
-        });
+        let begun = self.sweep.map(|sweep| sweep.extended(why));
+        self.sweep = begun.or(Some(Sweep::new(Some(why))));
+    }
+
+    /// Makes all scores void that were asked for before.
+    pub const fn void_scores(&mut self) {
+        self.score_changes += 1;
+        self.scores_valid_from = self.score_changes;
+    }
+
+    /// What the scorer is asked of a chain now.
+    #[must_use]
+    pub fn ask(&self, chain: &ChainState, live: bool) -> Ask {
+        Ask {
+            holders: chain.holders.clone(),
+            live,
+            changes: self.score_changes,
+        }
     }
 
     /// Says that something shown changed.
@@ -310,6 +403,10 @@ impl World {
             }
             (before, count(known))
         } else {
+            if self.view.daemons.len() >= self.entities_max {
+                self.refused.daemons += 1;
+                return false;
+            }
             let mut made = fresh(daemon.clone());
             change(&mut made);
             let after = count(&made);
@@ -367,42 +464,79 @@ impl World {
 
     /// Changes a chain, which is made when it is not known. `change` says whether anything did change.
     pub fn chain(&mut self, id: ChainId, why: Why, change: impl FnOnce(&mut ChainState) -> bool) -> bool {
-        let this_node = self.this_node;
-        let here = |chain: &ChainState| chain.holders.binary_search(&this_node).is_ok();
+        let count = |chain: &ChainState| (chain.holders.clone(), chain.moving.is_some());
         let (before, after) = if let Some(known) = self.view.chains.get_mut(&id) {
             let known = Arc::make_mut(known);
-            let before = (here(known), known.moving.is_some());
+            let before = count(known);
             if !change(known) {
                 return false;
             }
-            (before, (here(known), known.moving.is_some()))
+            (before, count(known))
         } else {
+            if self.view.chains.len() >= self.entities_max {
+                self.refused.chains += 1;
+                return false;
+            }
             let mut made = ChainState::default();
             if !change(&mut made) {
                 return false;
             }
-            let after = (here(&made), made.moving.is_some());
+            let after = count(&made);
             self.view.chains.insert(id, Arc::new(made));
-            ((false, false), after)
+            ((Holders::new(), false), after)
         };
-        self.count_chain(before, after);
+        self.count_chain(&before, &after);
         self.changed();
         self.mark(Key::Chain(id), why);
         true
     }
 
-    fn count_chain(&mut self, before: (bool, bool), after: (bool, bool)) {
+    fn count_chain(&mut self, before: &(Holders, bool), after: &(Holders, bool)) {
         match (before.1, after.1) {
             (false, true) => self.moves += 1,
             (true, false) => self.moves -= 1,
             _ => {}
         }
-        match (before.0, after.0) {
-            (false, true) => self.held += 1,
-            (true, false) => self.held -= 1,
-            _ => return,
+        let (before, after) = (&before.0, &after.0);
+        if before == after {
+            return;
         }
-        self.show_progress();
+        for node in after.iter().filter(|node| before.binary_search(node).is_err()) {
+            *self.copies.entry(*node).or_insert(0) += 1;
+        }
+        for node in before.iter().filter(|node| after.binary_search(node).is_err()) {
+            self.lost_copy(*node);
+        }
+        let held = self.copies.get(&self.this_node).copied().unwrap_or(0);
+        if self.held != held {
+            self.held = held;
+            self.show_progress();
+        }
+    }
+
+    fn lost_copy(&mut self, node: NodeId) {
+        if let Some(copies) = self.copies.get_mut(&node).filter(|copies| **copies > 1) {
+            *copies -= 1;
+            return;
+        }
+        self.copies.remove(&node);
+        // Nobody asks for its fingerprint any more.
+        self.fingerprints.remove(&node);
+        self.node_changed.remove(&node);
+        if self.view.peers.contains_key(&node) {
+            // Now it may be forgotten.
+            self.mark(Key::Peer(node), Why::of(CauseKind::Event, "last copy gone"));
+        }
+    }
+
+    /// Copies of chains on each node that has any, counted anew.
+    #[must_use]
+    pub fn count_copies(&self) -> BTreeMap<NodeId, u32> {
+        let mut copies = BTreeMap::new();
+        for node in self.view.chains.values().flat_map(|chain| &chain.holders) {
+            *copies.entry(*node).or_insert(0) += 1;
+        }
+        copies
     }
 
     /// Drops what is known of a chain; whether anything was.
@@ -412,11 +546,8 @@ impl World {
         let Some(known) = self.view.chains.remove(&id) else {
             return false;
         };
-        let before = (
-            known.holders.binary_search(&self.this_node).is_ok(),
-            known.moving.is_some(),
-        );
-        self.count_chain(before, (false, false));
+        let before = (known.holders.clone(), known.moving.is_some());
+        self.count_chain(&before, &(Holders::new(), false));
         self.alarms.set(Alarm::Look(Key::Chain(id)), None);
         self.changed();
         true
@@ -428,6 +559,21 @@ impl World {
         self.mark(Key::Maintenance, Why::of(CauseKind::Event, "progress"));
     }
 
+    /// When a peer is forgotten, if nothing is heard of it until then; `None`: somebody needs what is known of it.
+    #[must_use]
+    pub fn forget_peer_at(&self, node: NodeId) -> Option<UnixMs> {
+        let known = self.view.peers.get(&node)?;
+        let serves = matches!(known.maintenance, None | Some(MaintenancePhase::Active));
+        let needed = self.copies.contains_key(&node) || self.view.avoid.contains_key(&node);
+        if needed || known.cordoned || !serves {
+            return None;
+        }
+        // In steps, so that not every sample moves a deadline.
+        let at = known.seen_at.plus(FORGET_AFTER).get();
+        let step = FORGET_STEP.as_millis() as u64;
+        Some(UnixMs::new(at.div_ceil(step).saturating_mul(step)))
+    }
+
     /// Changes a peer, which is made when it is not known. `change` says whether anything shown did change.
     pub fn peer(&mut self, node: NodeId, why: Why, change: impl FnOnce(&mut PeerState) -> bool) {
         let now = self.now;
@@ -436,6 +582,10 @@ impl World {
             known.seen_at = now;
             change(known)
         } else {
+            if self.view.peers.len() >= self.entities_max {
+                self.refused.peers += 1;
+                return;
+            }
             let mut made = PeerState {
                 seen_at: now,
                 ..PeerState::default()
@@ -454,6 +604,9 @@ impl World {
     pub fn forget_peer(&mut self, node: NodeId) {
         if self.view.peers.remove(&node).is_some() {
             self.alarms.set(Alarm::Look(Key::Peer(node)), None);
+            self.probed.values_mut().for_each(|spoken| {
+                spoken.remove(&node);
+            });
             self.changed();
         }
         self.judge(node, Why::of(CauseKind::Timer, "peer forgotten"));

@@ -843,6 +843,7 @@ impl Runner {
                 dropped_actions: shared.dropped_actions(),
                 refused_events: shared.intake.refused(),
                 sweep_repairs: self.repairs,
+                refused_entities: self.behaviour.refused_entities(),
             },
         });
     }
