@@ -238,6 +238,42 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads how many entries of at least `entry_bytes` follow, and that it is at most `most`.
+    ///
+    /// # Errors
+    /// As [`Reader::count_u32`]; [`Fault::Invalid`] for more.
+    pub fn count_below(&mut self, entry_bytes: usize, most: usize) -> Result<usize, DecodeError> {
+        let at = self.clone();
+        let count = self.count_u32(entry_bytes)?;
+        if count > most {
+            return Err(at.fault(Fault::Invalid { field: "count" }));
+        }
+        Ok(count)
+    }
+
+    /// Reads a text after its length as a 32-bit number, of at most `most` bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::count_below`]; [`Fault::Utf8`].
+    pub fn str_u32(&mut self, most: usize) -> Result<&'a str, DecodeError> {
+        let length = self.count_below(1, most)?;
+        let at = self.clone();
+        std::str::from_utf8(self.take(length)?).map_err(|_| at.fault(Fault::Utf8))
+    }
+
+    /// Reads a 64-bit number that may be absent: a mark of 0 or 1, then the number.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`] for another mark, [`Fault::Truncated`].
+    pub fn option_u64(&mut self) -> Result<Option<u64>, DecodeError> {
+        let at = self.clone();
+        match self.u8()? {
+            0 => Ok(None),
+            1 => self.u64().map(Some),
+            _ => Err(at.fault(Fault::Invalid { field: "option" })),
+        }
+    }
+
     /// Checks that nothing follows.
     ///
     /// # Errors
@@ -282,6 +318,20 @@ pub trait Put {
     fn put_str_u16(&mut self, text: &str) {
         self.put_u16(u16::try_from(text.len()).expect("a text is bounded where it enters"));
         self.put(text.as_bytes());
+    }
+
+    /// Appends a text: its length as a 32-bit number, then its bytes.
+    fn put_str_u32(&mut self, text: &str) {
+        self.put_count_u32(text.len());
+        self.put(text.as_bytes());
+    }
+
+    /// Appends a 64-bit number that may be absent.
+    fn put_option_u64(&mut self, value: Option<u64>) {
+        self.put_u8(u8::from(value.is_some()));
+        if let Some(value) = value {
+            self.put_u64(value);
+        }
     }
 
     /// Appends a count of entries.

@@ -118,6 +118,8 @@ pub enum IceAction {
     ForceRestartDaemon {
         /// Which daemon.
         daemon: Origin,
+        /// Its name, as the operator saw it.
+        name: String,
     },
     /// Put a copy on a node.
     ForceCutover {

@@ -550,7 +550,7 @@ fn ice(world: &mut World, told: &mut Told, action: IceAction, why: Why) {
         IceAction::ForceCutover { chain, target } => {
             force(world, chain, why, |pair, forced| pair.place = Some(forced), target);
         }
-        IceAction::ForceRestartDaemon { daemon } => {
+        IceAction::ForceRestartDaemon { daemon, .. } => {
             let Some(known) = world.view.daemons.get(&daemon) else {
                 return;
             };
