@@ -48,6 +48,8 @@ pub struct Switches {
     pub fail_snapshot: AtomicBool,
     pub unhealthy: AtomicBool,
     pub fail_control: AtomicBool,
+    /// There is no other instance than the first.
+    pub only_one: AtomicBool,
     pub inside: AtomicUsize,
     pub most_inside: AtomicUsize,
     pub snapshots: AtomicU64,
@@ -89,7 +91,8 @@ pub fn until(holds: impl Fn() -> bool) {
     }
 }
 
-/// Adds up the lengths of its payloads; emits the sum. What ends in "raise" adds and then raises, "none" emits nothing.
+/// Adds up the lengths of its payloads; emits the sum. What ends in "raise" adds and then raises, "none" emits nothing, and
+/// "slow" takes longer than somebody waits before being next.
 pub struct Sum {
     pub total: AtomicU64,
     pub stateful: bool,
@@ -203,6 +206,12 @@ impl Daemon for Sum {
         if event.payload.starts_with(b"wait") {
             self.switches.wait(&self.switches.gate);
         }
+        if event.payload.starts_with(b"slow") {
+            let end = std::time::Instant::now() + std::time::Duration::from_millis(4);
+            while std::time::Instant::now() < end {
+                std::hint::spin_loop();
+            }
+        }
         self.switches.seen.lock().push(event.payload.to_vec());
         let total = self.total.fetch_add(event.payload.len() as u64, Ordering::SeqCst) + event.payload.len() as u64;
         self.switches.inside.fetch_sub(1, Ordering::SeqCst);
@@ -238,6 +247,9 @@ impl Daemon for Sum {
         Ok(())
     }
     fn fresh(&self) -> Result<Option<Self>, String> {
+        if self.switches.only_one.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
         Ok(Some(Self {
             total: AtomicU64::new(0),
             stateful: self.stateful,

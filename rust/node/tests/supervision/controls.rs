@@ -108,6 +108,29 @@ fn a_daemon_that_is_never_idle_hears_them_all_the_same() {
 }
 
 #[test]
+fn callers_that_take_turns_for_ever_do_not_keep_them_out() {
+    let (runtime, switches) = runtime();
+    let slot = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");
+    let heard = || !switches.controls.lock().is_empty();
+    std::thread::scope(|scope| {
+        for origin in 1..=3 {
+            let (slot, heard) = (&slot, &heard);
+            scope.spawn(move || {
+                let mut number = 0;
+                while !heard() {
+                    number += 1;
+                    send(slot, origin, number, b"slow").expect("new");
+                }
+            });
+        }
+        until(|| slot.view().stats.events_processed > 3);
+        assert!(slot.control_soon(runtime.lanes(), SHUTDOWN));
+        until(heard);
+    });
+    assert!(slot.view().stats.events_processed < 100, "soon");
+}
+
+#[test]
 fn controls_stand_between_two_events_of_the_mailbox() {
     let (runtime, switches) = runtime();
     let slot = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");

@@ -11,9 +11,12 @@ use meshos_core::id::Origin;
 use meshos_core::time::UnixMs;
 use meshos_core::verify::verify;
 use meshos_node::clock;
+use meshos_node::controls;
 use meshos_node::daemon::{Daemon, DeliverError};
 use meshos_node::dormant::{DORMANT_MAX, Dormant, Rest};
 use meshos_node::inside::Inside;
+use meshos_node::keys;
+use meshos_node::lane::Lanes;
 use meshos_node::restart::{StartError, Started, StopError, Stopped};
 use meshos_node::runtime::{Runtime, SpawnError};
 use meshos_node::slot::Slot;
@@ -270,6 +273,61 @@ fn a_start_that_hangs_can_be_stopped_and_made_again() {
 }
 
 #[test]
+fn the_only_instance_is_not_started_while_its_code_may_still_run() {
+    let (runtime, switches) = runtime();
+    switches.only_one.store(true, Ordering::SeqCst);
+    let slot = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");
+    supervised(&runtime, &slot);
+    send(&slot, 7, 1, b"abc").expect("new");
+    assert!(send(&slot, 7, 2, b"raise").is_err());
+    runtime.start_daemon(slot.origin()).expect("restored in its place");
+    assert_eq!(total(&slot), 3);
+    let before = switches.waiting.load(Ordering::SeqCst);
+    let hold = switches.gate.lock();
+    std::thread::scope(|scope| {
+        scope.spawn(|| send(&slot, 7, 2, b"wait"));
+        switches.until_waiting(before + 1);
+        assert_eq!(stop(&runtime, &slot, SHORT), Stopped::ByForce);
+        assert!(matches!(runtime.start_daemon(slot.origin()), Err(StartError::Lost(_))));
+        drop(hold);
+    });
+}
+
+#[test]
+fn who_was_inside_at_a_forced_stop_calls_no_more_user_code() {
+    let (runtime, switches) = runtime();
+    let slot = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");
+    supervised(&runtime, &slot);
+    send(&slot, 7, 1, b"abc").expect("new");
+    let mut entered = slot.try_enter().expect("free");
+    assert_eq!(stop(&runtime, &slot, SHORT), Stopped::ByForce);
+    assert!(runtime.start_daemon(slot.origin()).is_err(), "somebody holds it");
+
+    assert!(controls::give(&mut entered, DaemonControl::Resume).is_none());
+
+    assert!(switches.controls.lock().is_empty());
+    assert_eq!(total(&start(&runtime, slot.origin())), 3, "it let go");
+}
+
+#[test]
+fn a_stop_needs_no_free_lane() {
+    let runtime = Runtime::new(Arc::new(keys::generate()), Lanes::new("test-lane", 1, |body| body()));
+    let switches = Arc::<crate::common::Switches>::default();
+    runtime.start().expect("fresh");
+    let hog = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");
+    let slot = runtime.spawn(&key(2), config(), Sum::new(&switches)).expect("fresh");
+    let (reply, _replies) = mpsc::channel();
+    let hold = switches.gate.lock();
+    post(&runtime, &hog, b"wait", &reply);
+    switches.until_waiting(1);
+
+    assert_eq!(stop(&runtime, &slot, PATIENCE), Stopped::InTime);
+
+    assert!(matches!(switches.controls.lock()[..], [DaemonControl::Shutdown { .. }]));
+    drop(hold);
+}
+
+#[test]
 fn an_unsupervised_daemon_that_does_not_let_go_keeps_its_place_until_it_does() {
     for (on_error, survives) in [(OnError::Restore, true), (OnError::Raise, false)] {
         let (runtime, switches) = runtime();
@@ -343,6 +401,9 @@ fn a_spawn_by_the_user_takes_the_place_of_what_was_kept() {
     let own = runtime
         .spawn(&key(1), config(), Sum::stateless(&switches))
         .expect("no state to lose");
+    runtime
+        .peek_dormant(|_| Err("something is kept"))
+        .expect("nothing is kept");
     runtime.stop(own.try_enter().expect("free"), clock::unix_ms());
 
     assert!(matches!(

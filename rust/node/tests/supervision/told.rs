@@ -104,6 +104,22 @@ fn a_removed_daemon_is_not_heard_of_any_more() {
     assert_eq!(log.signals(), ["registered", "unregistered"]);
 }
 
+#[test]
+fn that_it_runs_is_told_again_only_while_it_does() {
+    let (runtime, switches) = runtime();
+    let log = Log::of(&runtime);
+    let slot = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");
+    runtime.registry().supervise(slot.origin(), true);
+    slot.affirm();
+    assert!(send(&slot, 7, 1, b"raise").is_err());
+    slot.affirm();
+    let entered = slot.inspect().expect("may be looked at");
+    slot.affirm();
+    drop(entered);
+    assert!(slot.is_down());
+    assert_eq!(log.signals(), ["registered", "started", "down"]);
+}
+
 /// Who is there and whether it is down, after the events up to a number.
 fn replayed(events: &[DaemonLifecycleEvent], number: u64) -> BTreeMap<Origin, bool> {
     let mut daemons = BTreeMap::new();
