@@ -223,7 +223,7 @@ impl Daemon for PyDaemon {
     }
 
     fn blame(error: &UserError) -> (Arc<str>, Arc<str>) {
-        (Arc::clone(&error.exception), Arc::clone(&error.text))
+        error.blame()
     }
 
     fn still_runs(error: &UserError) -> bool {

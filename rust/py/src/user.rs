@@ -5,16 +5,16 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 /// User code raised, or gave back something it must not.
+///
+/// It travels through the hot path as the other half of a result, so it is kept small.
 #[derive(Debug)]
 pub struct UserError {
     /// Stable name of what went wrong.
     pub kind: &'static str,
     /// One line for people.
     pub message: String,
-    /// Class name of what it raised; empty when it raised nothing.
-    pub exception: Arc<str>,
-    /// Text of what it raised, or what went wrong.
-    pub text: Arc<str>,
+    /// Where in `message` the text of what it raised begins.
+    text_at: u32,
     /// What it raised.
     pub cause: Option<PyErr>,
     /// How much of the call ran.
@@ -32,28 +32,29 @@ pub enum Ran {
     Still,
 }
 
+/// Class name of an exception.
+fn class_of(py: Python<'_>, error: &PyErr) -> String {
+    error
+        .get_type(py)
+        .name()
+        .map_or_else(|_| "?".to_owned(), |name| name.to_string())
+}
+
 impl UserError {
     /// It raised.
     pub fn raised(py: Python<'_>, call: &str, error: PyErr) -> Self {
-        let class = error
-            .get_type(py)
-            .name()
-            .map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        let class = class_of(py, &error);
         // A text that cannot be made is an error of the error.
         let text = error
             .value(py)
             .str()
             .map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned());
-        let message = if text.is_empty() {
-            format!("{call} raised {class}")
-        } else {
-            format!("{call} raised {class}: {text}")
-        };
+        let separator = if text.is_empty() { "" } else { ": " };
+        let before = format!("{call} raised {class}{separator}");
         Self {
             kind: "raised",
-            message,
-            exception: Arc::from(class),
-            text: Arc::from(text),
+            text_at: u32::try_from(before.len()).unwrap_or(0),
+            message: before + &text,
             cause: Some(error),
             ran: Ran::ToItsEnd,
         }
@@ -76,11 +77,19 @@ impl UserError {
     pub fn other(kind: &'static str, message: String) -> Self {
         Self {
             kind,
-            exception: Arc::default(),
-            text: Arc::from(message.as_str()),
             message,
+            text_at: 0,
             cause: None,
             ran: Ran::ToItsEnd,
         }
+    }
+
+    /// Class name of what it raised, empty when it raised nothing; and its text, or what went wrong.
+    pub fn blame(&self) -> (Arc<str>, Arc<str>) {
+        let class = self
+            .cause
+            .as_ref()
+            .map_or_else(String::new, |cause| Python::attach(|py| class_of(py, cause)));
+        (Arc::from(class), Arc::from(&self.message[self.text_at as usize..]))
     }
 }

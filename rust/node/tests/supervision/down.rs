@@ -390,7 +390,7 @@ fn every_event_takes_effect_once_whatever_crashes() {
             let slot = &slot;
             scope.spawn(move || {
                 for number in 1..=200 {
-                    let poison = (origin + number) % 8 == 0;
+                    let poison = (origin + number).is_multiple_of(8);
                     if poison {
                         assert!(send(slot, origin, number, b"raise").is_err());
                     }
