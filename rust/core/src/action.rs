@@ -19,7 +19,7 @@ pub struct Cause {
     /// Which, in a few words.
     pub detail: Arc<str>,
     /// The envelope, when an operator ordered it.
-    pub envelope_id: Option<[u8; 32]>,
+    pub envelope_id: Option<[u8; 16]>,
 }
 
 /// What sort of thing led to an action.

@@ -11,42 +11,19 @@
 //! * Thawing is never held up by a cooldown, and a cooldown of one family never holds up another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use crate::command::{AvoidScope, IceAction};
 use crate::envelope::{AdminEnvelope, Header, IceEnvelope, OperatorSignature, SIGNATURES_MAX, operator_id};
 use crate::id::EntityId;
 use crate::identity::verify;
+pub use crate::refusal::{Bucket, Refused, Role};
 use crate::time::UnixMs;
 
 /// Envelope ids kept at once; beyond them everything is refused until some are old enough.
 pub const USED_MAX: usize = 65_536;
 /// Shortest and longest freeze.
 pub const FREEZE_TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
-
-/// What an operator may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Sign ordinary commands.
-    Admin,
-    /// Sign break-glass actions.
-    Ice,
-}
-
-impl Role {
-    /// Stable name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Admin => "admin",
-            Self::Ice => "ice",
-        }
-    }
-}
 
 /// One entry of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,104 +156,6 @@ pub struct Policy {
     pub cooldown: Duration,
 }
 
-/// Why a command was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
-    /// It is for another cluster.
-    WrongCluster,
-    /// It carries more signatures than anybody looks at.
-    BundleTooLarge {
-        /// How many.
-        len: usize,
-        /// How many are looked at.
-        max: usize,
-    },
-    /// It is too old.
-    EnvelopeExpired {
-        /// When it was made.
-        issued_at: UnixMs,
-        /// When it was looked at.
-        now: UnixMs,
-    },
-    /// It is of the future.
-    EnvelopeFromFuture {
-        /// When it claims to be made.
-        issued_at: UnixMs,
-        /// When it was looked at.
-        now: UnixMs,
-    },
-    /// It was obeyed before, or is as old as what was forgotten.
-    Replayed {
-        /// Which.
-        envelope_id: [u8; 16],
-    },
-    /// So many were obeyed lately that their ids cannot be kept.
-    Overloaded,
-    /// It has no signature.
-    Unsigned,
-    /// The key is not an operator's, or not now.
-    NotAuthorized {
-        /// Whose.
-        operator: u64,
-    },
-    /// The operator may not do this.
-    RoleDenied {
-        /// Who.
-        operator: u64,
-        /// What they would need.
-        role: Role,
-    },
-    /// A signature does not fit.
-    SignatureInvalid {
-        /// Whose.
-        operator: u64,
-    },
-    /// Too few operators signed.
-    InsufficientSignatures {
-        /// Distinct operators with a good signature.
-        got: usize,
-        /// How many are needed.
-        required: usize,
-    },
-    /// It would touch what the operators did not see.
-    PreviewStale {
-        /// What, in words.
-        drift: Vec<String>,
-    },
-    /// Its target is left alone for a while.
-    CooldownActive {
-        /// Which.
-        bucket: Bucket,
-        /// Until when.
-        until: UnixMs,
-    },
-    /// A span in it is out of range.
-    InvalidSpan,
-}
-
-impl Refused {
-    /// Stable name.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::WrongCluster => "wrong_cluster",
-            Self::BundleTooLarge { .. } => "bundle_too_large",
-            Self::EnvelopeExpired { .. } => "envelope_expired",
-            Self::EnvelopeFromFuture { .. } => "envelope_from_future",
-            Self::Replayed { .. } => "replayed",
-            Self::Overloaded => "overloaded",
-            Self::Unsigned => "unsigned_rejected",
-            Self::NotAuthorized { .. } => "not_authorized",
-            Self::RoleDenied { .. } => "role_denied",
-            Self::SignatureInvalid { .. } => "signature_invalid",
-            Self::InsufficientSignatures { .. } => "insufficient_signatures",
-            Self::PreviewStale { .. } => "preview_stale",
-            Self::CooldownActive { .. } => "ice_cooldown_active",
-            Self::InvalidSpan => "invalid_span",
-        }
-    }
-}
-
 fn check_header(header: &Header, policy: &Policy, now: UnixMs) -> Result<(), Refused> {
     if header.cluster != policy.cluster {
         return Err(Refused::WrongCluster);
@@ -376,33 +255,6 @@ pub fn check_ice(
             got: good.len(),
             required,
         }),
-    }
-}
-
-/// What a cooldown is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Bucket {
-    /// Freezing the cluster.
-    Freeze,
-    /// Flushing all avoid lists.
-    Flush,
-    /// One node.
-    Node(u64),
-    /// One daemon.
-    Daemon(u64),
-    /// One move.
-    Migration(u64),
-}
-
-impl fmt::Display for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Freeze => write!(f, "cluster:freeze"),
-            Self::Flush => write!(f, "cluster:flush"),
-            Self::Node(node) => write!(f, "node:{node}"),
-            Self::Daemon(daemon) => write!(f, "daemon:{daemon}"),
-            Self::Migration(migration) => write!(f, "migration:{migration}"),
-        }
     }
 }
 

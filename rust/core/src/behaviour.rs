@@ -13,12 +13,13 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use crate::action::CauseKind;
+use crate::authority::{Ledger, Policy};
 use crate::command::Command;
 use crate::control::DaemonControl;
 use crate::digest::Digest;
 use crate::executor::{Dispatch, Executor};
 use crate::finite::Share;
-use crate::fold::{self, Told};
+use crate::fold::{self, Judged, Told};
 use crate::id::{NodeId, Origin};
 use crate::loop_config::MeshOsConfig;
 use crate::maintenance::ControlEdge;
@@ -51,6 +52,8 @@ pub struct Step {
     pub kill: Vec<Origin>,
     /// Commands with the verdict they ended with.
     pub audits: Vec<Command>,
+    /// What became of envelopes.
+    pub judged: Vec<Judged>,
     /// What failed.
     pub failures: Vec<Failure>,
     /// What became of actions.
@@ -129,6 +132,14 @@ impl Behaviour {
     #[must_use]
     pub const fn with_entities_max(mut self, entities_max: usize) -> Self {
         self.world.entities_max = entities_max;
+        self
+    }
+
+    /// Obeys commands in envelopes as `policy` demands, after what `ledger` says was obeyed before.
+    #[must_use]
+    pub fn with_authority(mut self, policy: Policy, ledger: Ledger) -> Self {
+        self.world.policy = Some(policy);
+        self.world.ledger = ledger;
         self
     }
 
@@ -213,6 +224,7 @@ impl Behaviour {
             supervise: told.supervise,
             kill: told.kill,
             audits: told.audits,
+            judged: told.judged,
             failures: std::mem::take(&mut self.executor.failures),
             disposed: std::mem::take(&mut self.executor.disposed),
             scores: asked.scores,
@@ -235,6 +247,8 @@ impl Behaviour {
         match signal {
             Signal::Event(event) => fold::event_in(world, told, event),
             Signal::Command(command) => fold::command(world, told, command),
+            Signal::Sealed(sealed) => fold::sealed(world, told, *sealed),
+            Signal::Moving(daemons) => world.moving = daemons,
             Signal::Registry {
                 daemon,
                 signal,
@@ -337,6 +351,7 @@ impl Behaviour {
         )
             .hash(&mut hasher);
         (&world.barred, &world.fading, &world.probed, &world.dirty).hash(&mut hasher);
+        (&world.policy, &world.ledger, &world.moving).hash(&mut hasher);
         (&world.alarms, &world.sweep, &world.copies, world.daemons_live).hash(&mut hasher);
         (world.entities_max, world.refused, self.refused_told).hash(&mut hasher);
         (world.daemons_missing, world.moves, &self.executor, self.overdue_told).hash(&mut hasher);

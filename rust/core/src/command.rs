@@ -197,5 +197,5 @@ pub struct Command {
     /// Why, in the operator's words.
     pub reason: String,
     /// The envelope it came in.
-    pub envelope_id: Option<[u8; 32]>,
+    pub envelope_id: Option<[u8; 16]>,
 }

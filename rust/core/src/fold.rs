@@ -13,9 +13,11 @@ use crate::id::{NodeId, Origin};
 use crate::maintenance::{Change, ControlEdge, MaintenanceSignal};
 use crate::maintenance_state::MaintenancePhase;
 use crate::peer::{NodeHealth, PeerInventory, Samples};
+use crate::refusal::Refused;
 use crate::signal::{
-    DaemonIntent, DaemonRef, DaemonSignal, LocalReplicaIntent, MeshOsEvent, ReplicaChange, RosterEntry,
+    DaemonIntent, DaemonRef, DaemonSignal, LocalReplicaIntent, MeshOsEvent, ReplicaChange, RosterEntry, Sealed,
 };
+use crate::simulate::{Seen, drift, simulate};
 use crate::status::{ChainState, DaemonState, Lifecycle};
 use crate::time::UnixMs;
 use crate::world::{Alarm, FORCED_TTL, FREEZE_MAX, Forced, Key, Why, World};
@@ -31,6 +33,8 @@ pub struct Told {
     pub kill: Vec<Origin>,
     /// Commands with the verdict they ended with.
     pub audits: Vec<Command>,
+    /// What became of envelopes.
+    pub judged: Vec<Judged>,
     /// Observed transitions that no arc allows.
     pub refused_arcs: Vec<(MaintenancePhase, MaintenancePhase)>,
 }
@@ -413,6 +417,64 @@ fn inventory_in(world: &mut World, peer: NodeId, probe: u64, said: Option<PeerIn
         known.inventory = merged;
         changed
     });
+}
+
+/// What became of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Judged {
+    /// Which.
+    pub envelope_id: [u8; 16],
+    /// Why it was refused; `None`: it took effect.
+    pub refused: Option<Refused>,
+}
+
+/// Folds a command in its envelope: the last checks need what the loop knows, and are made and recorded at once.
+pub fn sealed(world: &mut World, told: &mut Told, sealed: Sealed) {
+    let refused = judge(world, &sealed).err();
+    let mut obeyed = sealed.command;
+    if let Some(refused) = &refused {
+        obeyed.verdict = Verdict::Rejected { kind: refused.kind() };
+    }
+    told.judged.push(Judged {
+        envelope_id: sealed.envelope_id,
+        refused,
+    });
+    command(world, told, obeyed);
+}
+
+fn judge(world: &mut World, sealed: &Sealed) -> Result<(), Refused> {
+    if let (Order::Admin(_), Some(until)) = (
+        &sealed.command.order,
+        world.view.freeze_until.filter(|_| world.is_frozen()),
+    ) {
+        return Err(Refused::FreezeInEffect { until });
+    }
+    if let Some(refused) = &sealed.refused {
+        return Err(refused.clone());
+    }
+    let Some(policy) = world.policy else { return Ok(()) };
+    let action = match &sealed.command.order {
+        Order::Ice(action) => Some(action),
+        Order::Admin(_) => None,
+    };
+    if let (Some(action), Some(signed)) = (action, &sealed.blast) {
+        let seen = Seen {
+            view: &world.view,
+            this_node: world.this_node,
+            moving: &world.moving,
+            now: world.now,
+        };
+        let drift = drift(signed, &simulate(seen, action));
+        if !drift.is_empty() {
+            world
+                .ledger
+                .check(sealed.envelope_id, sealed.issued_at, None, world.now)?;
+            return Err(Refused::PreviewStale { drift });
+        }
+    }
+    world
+        .ledger
+        .obey(sealed.envelope_id, sealed.issued_at, action, &policy, world.now)
 }
 
 /// Folds a command, if it may take effect.

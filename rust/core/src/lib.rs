@@ -39,6 +39,7 @@ pub mod peer;
 pub mod command;
 pub mod blast;
 pub mod envelope;
+pub mod refusal;
 pub mod maintenance_state;
 pub mod signal;
 pub mod action;

@@ -5,12 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::blast::BlastRadius;
 use crate::command::{ChainId, Command};
 use crate::event::{Crash, DaemonHealth};
 use crate::finite::{Finite, Share};
 use crate::id::{NodeId, Origin};
 use crate::maintenance_state::MaintenanceState;
 use crate::peer::{NodeHealth, Samples};
+use crate::refusal::Refused;
 use crate::time::UnixMs;
 
 /// Names a daemon: `id` decides, `name` is for people.
@@ -254,6 +256,21 @@ pub struct Scored {
     pub live: bool,
 }
 
+/// A command in its envelope, whose signatures were checked elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sealed {
+    /// The command, with the envelope's id.
+    pub command: Command,
+    /// The envelope.
+    pub envelope_id: [u8; 16],
+    /// When it was made.
+    pub issued_at: UnixMs,
+    /// What the operators saw that it would touch; of break-glass actions.
+    pub blast: Option<BlastRadius>,
+    /// Why it is refused already.
+    pub refused: Option<Refused>,
+}
+
 /// Anything that goes into the loop.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Signal {
@@ -261,6 +278,10 @@ pub enum Signal {
     Event(MeshOsEvent),
     /// A command with its verdict.
     Command(Command),
+    /// A command in its envelope.
+    Sealed(Box<Sealed>),
+    /// Daemons that move, as this node knows.
+    Moving(Vec<Origin>),
     /// A registry told of a daemon; `number` is its position in the registry's sequence of events.
     Registry {
         /// Which.

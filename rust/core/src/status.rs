@@ -314,7 +314,7 @@ pub struct FailureSource {
     /// The action.
     pub action_id: Option<u64>,
     /// The envelope, when an operator ordered it.
-    pub envelope_id: Option<[u8; 32]>,
+    pub envelope_id: Option<[u8; 16]>,
 }
 
 /// Something that did not work, before it is numbered.

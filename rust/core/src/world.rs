@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::action::{Cause, CauseKind};
+use crate::authority::{Ledger, Policy};
 use crate::command::ChainId;
 use crate::event::DaemonHealth;
 use crate::finite::Share;
@@ -118,7 +119,7 @@ pub struct Why {
     /// Which.
     pub detail: &'static str,
     /// The envelope, when an operator ordered it.
-    pub envelope_id: Option<[u8; 32]>,
+    pub envelope_id: Option<[u8; 16]>,
 }
 
 impl Why {
@@ -252,6 +253,12 @@ pub struct World {
     pub machine: Machine,
     /// What operators force on chains.
     pub forced: BTreeMap<ChainId, ForcedPair>,
+    /// What commands in envelopes need, where somebody checks them.
+    pub policy: Option<Policy>,
+    /// Envelopes that were obeyed, and targets that are left alone.
+    pub ledger: Ledger,
+    /// Daemons that move.
+    pub moving: Vec<Origin>,
     /// Whether there is a scorer.
     pub scorer: bool,
     /// How often the scorer's view changed. It is counted, because time may stand still.
@@ -304,6 +311,9 @@ impl World {
             view: View::default(),
             machine: Machine::default(),
             forced: BTreeMap::new(),
+            policy: None,
+            ledger: Ledger::default(),
+            moving: Vec::new(),
             scorer: false,
             score_changes: 0,
             scores_valid_from: 0,

@@ -33,7 +33,7 @@ record! {
         /// Which, in a few words.
         detail: Arc<str> = Arc::from(""),
         /// The envelope, 32 bytes, when an operator ordered it.
-        envelope_id: Option<[u8; 32]> = None,
+        envelope_id: Option<[u8; 16]> = None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Envelopes, previews, and who is obeyed.
 
 mod envelope;
+mod folding;
 mod verdict;
 
 use meshos_core::blast::{BlastRadius, BlastWarning};

@@ -58,7 +58,7 @@ pub fn order(order: Order) -> Signal {
         verdict: Verdict::Accepted,
         operators: vec![7],
         reason: "test".to_owned(),
-        envelope_id: Some([9; 32]),
+        envelope_id: Some([9; 16]),
     })
 }
 

@@ -50,7 +50,7 @@ record! {
         /// The action.
         action_id: Option<u64> = None,
         /// The envelope, 32 bytes, when an operator ordered it.
-        envelope_id: Option<[u8; 32]> = None,
+        envelope_id: Option<[u8; 16]> = None,
     }
 }
 
@@ -164,7 +164,7 @@ record! {
         /// What was ordered.
         event: PyAdminEvent,
         /// The envelope it came in, 32 bytes.
-        envelope_id: Option<[u8; 32]>,
+        envelope_id: Option<[u8; 16]>,
         /// The operators whose signatures verified.
         operator_ids: Vec<u64>,
         /// Why, in the operator's words.
