@@ -206,6 +206,7 @@ macro_rules! record {
         impl $class {
             #[new]
             #[pyo3(signature = ($($signature)*) $(, text_signature = $text)?)]
+            #[allow(clippy::too_many_arguments, reason = "one for each field")]
             fn py_new(
                 $($field: $crate::record::field::Given<'_>,)*
                 $($beside: $crate::record::field::Given<'_>,)*

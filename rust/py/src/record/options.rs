@@ -66,6 +66,7 @@ macro_rules! options {
                 signature = (*, $($field = $crate::record::field::Given::Not),*),
                 text_signature = $signature
             )]
+            #[allow(clippy::too_many_arguments, reason = "one for each field")]
             fn py_new($($field: $crate::record::field::Given<'_>),*) -> pyo3::PyResult<Self> {
                 $crate::guard::entry($name, || {
                     let mut options = <$core>::default();
