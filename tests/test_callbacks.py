@@ -26,7 +26,7 @@ from meshos.audit import (
 )
 from meshos.control import ControlSink, DrainStart, MeshOsControl
 from meshos.dispatch import ActionDispatcher, DispatchError, LoggingDispatcher, MeshOsAction, StartDaemon
-from meshos.errors import RuntimeShutdownError
+from meshos.errors import ReentrantCallError, RuntimeShutdownError
 from meshos.events import (
     DaemonIntentUpdate,
     EnterMaintenance,
@@ -221,6 +221,35 @@ def test_a_dispatcher_that_does_not_end_is_left_behind_at_the_shutdown() -> None
         runtime.shutdown_with_timeout(timedelta(milliseconds=50))
     assert late.value.kind == "executor_timeout"
     go_on.set()
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_shutdown_from_inside_a_callback_is_refused(*, awaited: bool) -> None:
+    runtimes: list[MeshOsRuntime] = []
+    refused: list[ReentrantCallError] = []
+    done = threading.Event()
+
+    def dispatch(_: MeshOsAction) -> None:
+        with pytest.raises(ReentrantCallError) as caught:
+            runtimes[0].shutdown()
+        refused.append(caught.value)
+        runtimes[1].shutdown()
+        done.set()
+
+    async def dispatch_async(action: MeshOsAction) -> None:
+        await asyncio.sleep(0)
+        with pytest.raises(ReentrantCallError) as caught:
+            runtimes[0].shutdown()
+        refused.append(caught.value)
+        done.set()
+
+    calls = Calls(dispatch_async if awaited else dispatch)
+    with MeshOsRuntime.start(CONFIG, calls) as runtime, MeshOsRuntime.start(CONFIG, Idle()) as other:
+        runtimes += [runtime, other]
+        runtime.handle().publish(WANTED)
+        assert done.wait(PATIENCE)
+
+    assert [error.call for error in refused] == ["MeshOsRuntime.shutdown"]
 
 
 # ---------------------------------------------------------------- probes

@@ -252,6 +252,10 @@ from meshos.daemon import DaemonHost, DaemonRegistry
 host = DaemonHost(Counter(), Identity.generate())
 alone = DaemonRegistry()
 config = DaemonHostConfig()
+from meshos.probes import ProbeRegistry
+from meshos.recovery import RecoveryRegistry
+from meshos.scheduler import SchedulerRegistry
+probes, recovery, scorers = ProbeRegistry(), RecoveryRegistry(), SchedulerRegistry()
 snapshot = runtime.snapshot(origin)
 runtime.send(origin, numbered(1))
 asyncio.run(runtime.send_async(origin, numbered(2)))
@@ -311,6 +315,15 @@ calls = {
     "factories.construct": lambda: factories.construct("counter"),
     "mesh.close": mesh.close,
     "another runtime": lambda: DaemonRuntime(mesh),
+    "probes.probe_counts": probes.probe_counts,
+    "probes.add_health_probe": lambda: probes.add_health_probe(None),
+    "probes.clear_health_probes": probes.clear_health_probes,
+    "recovery.register": lambda: recovery.register(int),
+    "recovery.try_run_all": recovery.try_run_all,
+    "recovery.status": recovery.status,
+    "recovery.len": lambda: len(recovery),
+    "scorers.current": scorers.current,
+    "scorers.install": lambda: scorers.install(None),
     "send_async": lambda: asyncio.run(runtime.send_async(origin, b"")),
     "spawn_async": lambda: asyncio.run(runtime.spawn_async("counter", Identity.generate())),
 }

@@ -14,7 +14,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 
 use crate::daemon::PyDaemon;
 use crate::errors::{LoopClosed, ReentrantCallError};
-use crate::guard::{self, InUserCode};
+use crate::guard::{self, InCallback, InUserCode};
 use crate::output::{self, Returned};
 use crate::user::{Ran, UserError};
 
@@ -103,6 +103,11 @@ impl Loop {
         })
     }
 
+    /// Tells this home from others, as long as it lives.
+    pub fn address(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self) as usize
+    }
+
     /// Chooses a loop, unless one is chosen already.
     pub fn choose(&self, event_loop: Bound<'_, PyAny>) {
         let mut chosen = self.chosen.lock();
@@ -157,8 +162,14 @@ pub struct Later {
 enum Owner {
     /// A daemon's: its steps count as user code of a daemon.
     Daemon,
-    /// A callback's of the behaviour loop, which may call whatever it likes.
-    Callback,
+    /// A callback's of the behaviour loop, with the address of its home; it may call what does not wait for it.
+    Callback(usize),
+}
+
+/// Marks a step as its owner's, until dropped.
+enum Step {
+    Daemon(InUserCode),
+    Callback(InCallback),
 }
 
 impl Later {
@@ -174,11 +185,12 @@ impl Later {
 
     /// Takes over what a callback of the behaviour loop gave.
     pub fn of_callback(awaitable: Py<PyAny>, home: Arc<Loop>) -> Self {
+        let owner = Owner::Callback(home.address());
         Self {
             awaitable,
             is_iterable: false,
             home,
-            owner: Owner::Callback,
+            owner,
         }
     }
 
@@ -218,8 +230,11 @@ pub struct Stepper {
 }
 
 impl Stepper {
-    fn enter(&self) -> Option<InUserCode> {
-        (self.owner == Owner::Daemon).then(InUserCode::begin)
+    fn enter(&self) -> Step {
+        match self.owner {
+            Owner::Daemon => Step::Daemon(InUserCode::begin()),
+            Owner::Callback(home) => Step::Callback(InCallback::begin(home)),
+        }
     }
 }
 
@@ -298,7 +313,7 @@ impl Done {
         if let Some(then) = then {
             let closed = LoopClosed::new_err((match self.owner {
                 Owner::Daemon => "the event loop of the daemon",
-                Owner::Callback => "the event loop of the callback",
+                Owner::Callback(_) => "the event loop of the callback",
             },));
             then(py, Err(UserError::raised(py, self.call, closed)));
         }
@@ -406,10 +421,9 @@ pub fn wait_on_thread(py: Python<'_>, later: Later, call: &'static str) -> Resul
         (Some(outcome), None) => outcome,
         (ended, signal) => {
             let ran = if ended.is_some() { Ran::ToItsEnd } else { Ran::Still };
-            Err(UserError {
-                ran,
-                ..raised_by(py, call, signal)
-            })
+            let mut error = raised_by(py, call, signal);
+            error.ran = ran;
+            Err(error)
         }
     }
 }

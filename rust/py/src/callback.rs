@@ -1,8 +1,8 @@
 //! User code that the behaviour loop asks or tells, as objects of Python.
 //!
 //! A callback may be a plain method or an `async` one. What it gives to be awaited is awaited on the loop that started
-//! the runtime, or else on one of meshos, from the thread that made the call. It counts as user code of no daemon, so it
-//! may call whatever it likes.
+//! the runtime, or else on one of meshos, from the thread that made the call. It counts as user code of no daemon: it may
+//! call whatever does not wait for itself.
 //!
 //! Invariants
 //! * What a callback raises goes no further than its caller: it is logged, and becomes a `CallFailed`.
@@ -19,6 +19,7 @@ use pyo3::{PyTraverseError, PyVisit, intern};
 
 use crate::aio::{self, Later, Loop};
 use crate::errors;
+use crate::guard::InCallback;
 use crate::registry;
 use crate::user::UserError;
 
@@ -101,6 +102,7 @@ impl Callee {
         read: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<R>,
     ) -> Result<R, UserError> {
         let object = self.object.bind(py);
+        let _inside = InCallback::begin(self.home.address());
         let called = arguments().and_then(|arguments| {
             if method == CALL {
                 object.call1(arguments)
@@ -115,11 +117,8 @@ impl Callee {
             result = aio::wait_on_thread(py, later, method)?.into_bound(py);
         }
         read(&result).map_err(|error| {
-            let unreadable = UserError::raised(py, "reading what it gave", error);
-            UserError {
-                message: format!("{}: {}", self.shown(method), unreadable.message),
-                ..unreadable
-            }
+            let reading = format!("{}: reading what it gave", self.shown(method));
+            UserError::raised(py, &reading, error)
         })
     }
 
@@ -165,7 +164,8 @@ fn name_of(object: &Bound<'_, PyAny>) -> Arc<str> {
 fn one_line(text: &str) -> String {
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.len() > REASON_BYTES_MAX {
-        line.truncate(line.floor_char_boundary(REASON_BYTES_MAX));
+        let end = (0..=REASON_BYTES_MAX).rev().find(|end| line.is_char_boundary(*end));
+        line.truncate(end.unwrap_or(0));
         line.push('…');
     }
     line

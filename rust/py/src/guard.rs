@@ -1,6 +1,6 @@
 //! What stands at every entry of the extension: no panic gets out, no forked child gets in, nobody waits for itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -90,6 +90,37 @@ pub fn in_user_code() -> bool {
 #[inline]
 pub fn may_wait(call: &'static str) -> PyResult<()> {
     if in_user_code() {
+        Err(ReentrantCallError::new_err((call,)))
+    } else {
+        Ok(())
+    }
+}
+
+thread_local! {
+    static CALLBACKS: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Marks this thread as running a callback of a behaviour loop, until dropped.
+pub struct InCallback(());
+
+impl InCallback {
+    /// Begins. `home` is the address of where coroutines of the callback run, which tells whose it is.
+    pub fn begin(home: usize) -> Self {
+        CALLBACKS.with_borrow_mut(|homes| homes.push(home));
+        Self(())
+    }
+}
+
+impl Drop for InCallback {
+    fn drop(&mut self) {
+        CALLBACKS.with_borrow_mut(|homes| homes.pop());
+    }
+}
+
+/// Refuses a call that waits for the callbacks of these homes, when it is made from inside one of them.
+pub fn may_wait_for_callbacks(homes: &[usize], call: &'static str) -> PyResult<()> {
+    let inside = CALLBACKS.with_borrow(|running| running.iter().any(|home| homes.contains(home)));
+    if inside {
         Err(ReentrantCallError::new_err((call,)))
     } else {
         Ok(())

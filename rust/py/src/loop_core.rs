@@ -698,6 +698,7 @@ impl PyLoop {
                 return Err(args::wrong_type("timeout", "a timedelta", timeout));
             };
             aio::may_block(py, "MeshOsRuntime.shutdown")?;
+            guard::may_wait_for_callbacks(&self.homes(), "MeshOsRuntime.shutdown")?;
             let mut signal = None;
             let ended = py.detach(|| {
                 let os = self.os.lock();
@@ -754,6 +755,12 @@ fn count(limit: &Bound<'_, PyAny>) -> PyResult<usize> {
 }
 
 impl PyLoop {
+    /// The homes of the callbacks that its end waits for.
+    fn homes(&self) -> [usize; 4] {
+        let (probes, scheduler, recovery) = (self.probes.get(), self.scheduler.get(), self.recovery.get());
+        [&self.home, &probes.home, &scheduler.home, &recovery.home].map(Loop::address)
+    }
+
     fn check(&self) -> PyResult<()> {
         self.born.check("MeshOsRuntime")
     }

@@ -159,7 +159,7 @@ pub struct PySchedulerRegistry {
     /// The registry.
     pub registry: SchedulerRegistry,
     /// Where coroutines of its scorer would run.
-    home: Arc<Loop>,
+    pub home: Arc<Loop>,
     born: Born,
 }
 
