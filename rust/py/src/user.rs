@@ -14,7 +14,7 @@ pub struct UserError {
     /// One line for people.
     pub message: String,
     /// Where in `message` the text of what it raised begins.
-    text_at: u32,
+    pub text_at: u32,
     /// What it raised.
     pub cause: Option<PyErr>,
     /// How much of the call ran.
