@@ -54,6 +54,8 @@ pub struct Step {
     pub audits: Vec<Command>,
     /// What became of envelopes.
     pub judged: Vec<Judged>,
+    /// Commands whose records must be kept before they take effect.
+    pub held: Vec<Command>,
     /// What failed.
     pub failures: Vec<Failure>,
     /// What became of actions.
@@ -143,6 +145,13 @@ impl Behaviour {
         self
     }
 
+    /// Has every command wait until its record is kept.
+    #[must_use]
+    pub const fn with_audit_first(mut self) -> Self {
+        self.world.audit_first = true;
+        self
+    }
+
     /// What is shown.
     #[must_use]
     pub const fn view(&self) -> &View {
@@ -225,6 +234,7 @@ impl Behaviour {
             kill: told.kill,
             audits: told.audits,
             judged: told.judged,
+            held: told.held,
             failures: std::mem::take(&mut self.executor.failures),
             disposed: std::mem::take(&mut self.executor.disposed),
             scores: asked.scores,
@@ -248,6 +258,7 @@ impl Behaviour {
             Signal::Event(event) => fold::event_in(world, told, event),
             Signal::Command(command) => fold::command(world, told, command),
             Signal::Sealed(sealed) => fold::sealed(world, told, *sealed),
+            Signal::Recorded { envelope_id, kept } => fold::recorded(world, told, envelope_id, kept),
             Signal::Moving(daemons) => world.moving = daemons,
             Signal::Registry {
                 daemon,
@@ -351,7 +362,7 @@ impl Behaviour {
         )
             .hash(&mut hasher);
         (&world.barred, &world.fading, &world.probed, &world.dirty).hash(&mut hasher);
-        (&world.policy, &world.ledger, &world.moving).hash(&mut hasher);
+        (&world.policy, &world.ledger, &world.unrecorded, &world.moving).hash(&mut hasher);
         (&world.alarms, &world.sweep, &world.copies, world.daemons_live).hash(&mut hasher);
         (world.entities_max, world.refused, self.refused_told).hash(&mut hasher);
         (world.daemons_missing, world.moves, &self.executor, self.overdue_told).hash(&mut hasher);

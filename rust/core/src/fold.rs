@@ -35,6 +35,8 @@ pub struct Told {
     pub audits: Vec<Command>,
     /// What became of envelopes.
     pub judged: Vec<Judged>,
+    /// Commands whose records must be kept before they take effect.
+    pub held: Vec<Command>,
     /// Observed transitions that no arc allows.
     pub refused_arcs: Vec<(MaintenancePhase, MaintenancePhase)>,
 }
@@ -419,6 +421,9 @@ fn inventory_in(world: &mut World, peer: NodeId, probe: u64, said: Option<PeerIn
     });
 }
 
+/// Commands that may wait for their records.
+const UNRECORDED_MAX: usize = 4096;
+
 /// What became of an envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Judged {
@@ -430,16 +435,37 @@ pub struct Judged {
 
 /// Folds a command in its envelope: the last checks need what the loop knows, and are made and recorded at once.
 pub fn sealed(world: &mut World, told: &mut Told, sealed: Sealed) {
-    let refused = judge(world, &sealed).err();
-    let mut obeyed = sealed.command;
+    let mut refused = judge(world, &sealed).err();
+    if refused.is_none() && world.unrecorded.len() >= UNRECORDED_MAX {
+        refused = Some(Refused::AuditRequired);
+    }
+    let mut judged = sealed.command;
+    if refused.is_none() && world.audit_first {
+        // It takes effect when its record is kept.
+        told.held.push(judged.clone());
+        world.unrecorded.insert(sealed.envelope_id, judged);
+        return;
+    }
     if let Some(refused) = &refused {
-        obeyed.verdict = Verdict::Rejected { kind: refused.kind() };
+        judged.verdict = Verdict::Rejected { kind: refused.kind() };
     }
     told.judged.push(Judged {
         envelope_id: sealed.envelope_id,
         refused,
     });
-    command(world, told, obeyed);
+    command(world, told, judged);
+}
+
+/// The record of a held command was kept, or could not be: it takes effect, or never will.
+pub fn recorded(world: &mut World, told: &mut Told, envelope_id: [u8; 16], kept: bool) {
+    let Some(command) = world.unrecorded.remove(&envelope_id) else {
+        return;
+    };
+    let refused = (!kept).then_some(Refused::AuditRequired);
+    told.judged.push(Judged { envelope_id, refused });
+    if kept {
+        take_effect(world, told, command);
+    }
 }
 
 fn judge(world: &mut World, sealed: &Sealed) -> Result<(), Refused> {
@@ -485,9 +511,12 @@ pub fn command(world: &mut World, told: &mut Told, mut command: Command) {
         };
     }
     told.audits.push(command.clone());
-    if matches!(command.verdict, Verdict::Rejected { .. }) {
-        return;
+    if !matches!(command.verdict, Verdict::Rejected { .. }) {
+        take_effect(world, told, command);
     }
+}
+
+fn take_effect(world: &mut World, told: &mut Told, command: Command) {
     let why = Why {
         kind: CauseKind::Operator,
         detail: command.order.kind(),

@@ -280,6 +280,13 @@ pub enum Signal {
     Command(Command),
     /// A command in its envelope.
     Sealed(Box<Sealed>),
+    /// The record of a held command was kept, or could not be.
+    Recorded {
+        /// Which command.
+        envelope_id: [u8; 16],
+        /// Whether it was kept.
+        kept: bool,
+    },
     /// Daemons that move, as this node knows.
     Moving(Vec<Origin>),
     /// A registry told of a daemon; `number` is its position in the registry's sequence of events.

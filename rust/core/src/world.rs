@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::action::{Cause, CauseKind};
 use crate::authority::{Ledger, Policy};
-use crate::command::ChainId;
+use crate::command::{ChainId, Command};
 use crate::event::DaemonHealth;
 use crate::finite::Share;
 use crate::id::{NodeId, Origin};
@@ -257,6 +257,10 @@ pub struct World {
     pub policy: Option<Policy>,
     /// Envelopes that were obeyed, and targets that are left alone.
     pub ledger: Ledger,
+    /// Whether a command takes effect only when its record is kept.
+    pub audit_first: bool,
+    /// Commands that wait for their records.
+    pub unrecorded: BTreeMap<[u8; 16], Command>,
     /// Daemons that move.
     pub moving: Vec<Origin>,
     /// Whether there is a scorer.
@@ -313,6 +317,8 @@ impl World {
             forced: BTreeMap::new(),
             policy: None,
             ledger: Ledger::default(),
+            audit_first: false,
+            unrecorded: BTreeMap::new(),
             moving: Vec::new(),
             scorer: false,
             score_changes: 0,

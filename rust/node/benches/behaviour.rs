@@ -113,6 +113,7 @@ fn rig(config: MeshOsConfig, probes: ProbeRegistry, dispatched: Dispatched) -> R
         sink: None,
         aborter: None,
         migrations: None,
+        authority: None,
         callbacks: Arc::new(Callbacks::new()),
         records: Arc::new(Records::new(HERE, clock)),
         clock,

@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use meshos_core::action::MeshOsAction;
+use meshos_core::authority::{Ledger, Policy};
 use meshos_core::behaviour::{Behaviour, Step};
-use meshos_core::command::Verdict;
+use meshos_core::command::{Command, Verdict};
 use meshos_core::control::DaemonControl;
 use meshos_core::executor::Dispatch;
+use meshos_core::fold::Judged;
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::loop_config::MeshOsConfig;
 use meshos_core::placement::ScoreRequest;
@@ -38,11 +40,14 @@ use crate::records::Records;
 use crate::recovery::RecoveryRegistry;
 use crate::scorer::{self, PlacementScorer, SchedulerRegistry};
 use crate::sync::{Condvar, Mutex};
+use crate::verdicts::{self, Verdicts};
 
 /// A dispatcher may take as long as it needs; above this it counts as late.
 const DISPATCH_BUDGET: Duration = Duration::from_secs(30);
 /// Time between two comparisons with the registry.
 const ROSTER_INTERVAL: Duration = Duration::from_secs(30);
+/// How long an appender may take to keep a record that must come first.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Chains that one job scores.
 const SCORES_PER_JOB: usize = 256;
 
@@ -82,6 +87,8 @@ pub struct Parts {
     pub aborter: Option<Arc<dyn MigrationAborter>>,
     /// Lists moves.
     pub migrations: Option<Arc<dyn MigrationSnapshotSource>>,
+    /// What commands in envelopes need, and what was obeyed before; `None`: nobody checks them.
+    pub authority: Option<(Policy, Ledger)>,
     /// What is called, by name.
     pub callbacks: Arc<Callbacks>,
     /// Where records go.
@@ -115,6 +122,8 @@ pub struct Shared {
     pub config: MeshOsConfig,
     /// Random for each start.
     pub epoch_id: u64,
+    /// Who waits for what becomes of commands.
+    pub verdicts: Verdicts,
     /// What goes in.
     pub intake: Arc<Intake>,
     /// What comes out.
@@ -187,7 +196,13 @@ impl MeshOs {
         parts: Parts,
     ) -> Result<Self, NoThread> {
         let now = parts.clock.now();
-        let behaviour = Behaviour::new(this_node, config, config.seed.unwrap_or(epoch_id), now);
+        let mut behaviour = Behaviour::new(this_node, config, config.seed.unwrap_or(epoch_id), now);
+        if let Some((policy, ledger)) = &parts.authority {
+            behaviour = behaviour.with_authority(*policy, ledger.clone());
+        }
+        if config.audit_required {
+            behaviour = behaviour.with_audit_first();
+        }
         let first = MeshOsSnapshot {
             runtime_epoch_id: epoch_id,
             generation: 0,
@@ -217,6 +232,7 @@ impl MeshOs {
             this_node,
             config,
             epoch_id,
+            verdicts: Verdicts::default(),
             intake,
             published: Arc::new(Published::new(first, parts.lanes.clone())),
             ears: Ears::new(parts.lanes.clone()),
@@ -425,6 +441,10 @@ struct Runner {
     tick: u64,
     seen: Option<Seen>,
     repairs: u64,
+    /// What became of envelopes in this pass, with the numbers of their records.
+    verdicts: Vec<(Judged, u64)>,
+    /// Numbers of the records of held commands.
+    held: Arc<Mutex<BTreeMap<[u8; 16], u64>>>,
 }
 
 impl Runner {
@@ -478,6 +498,8 @@ impl Runner {
             tick: 0,
             seen: None,
             repairs: 0,
+            verdicts: Vec::new(),
+            held: Arc::default(),
             shared,
             behaviour,
         }
@@ -521,6 +543,7 @@ impl Runner {
         self.have_done(step);
         // Before anybody is told that it is folded, whoever asks sees what it did.
         self.publish(now, began);
+        self.tell_verdicts();
         self.shared.passes.fetch_add(1, Ordering::Relaxed);
         self.shared.intake.folded();
         self.answer();
@@ -645,12 +668,24 @@ impl Runner {
     fn have_done(&mut self, step: Step) {
         let shared = &self.shared;
         let records = &shared.parts.records;
+        let mut judged = step.judged.into_iter().peekable();
         for command in step.audits {
             if let Verdict::Rejected { kind } = &command.verdict {
                 let line = format!("refused {}: {kind}", command.order.kind());
                 records.line(meshos_core::signal::LogLevel::Warn, None, &line);
             }
-            records.audit(command);
+            let envelope_id = command.envelope_id;
+            let audit_seq = records.audit(command);
+            if let Some(told) = judged.next_if(|judged| Some(judged.envelope_id) == envelope_id) {
+                self.verdicts.push((told, audit_seq));
+            }
+        }
+        for told in judged {
+            let audit_seq = self.held.lock().remove(&told.envelope_id).unwrap_or(0);
+            self.verdicts.push((told, audit_seq));
+        }
+        for command in step.held {
+            self.hold(command);
         }
         for (daemon, wanted) in step.supervise {
             shared.parts.dispatcher.supervise(daemon, wanted);
@@ -746,6 +781,34 @@ impl Runner {
         if let (Some(sink), Some(line)) = (&shared.parts.sink, &self.controls) {
             let sink = Arc::clone(sink);
             push(shared, line, Box::new(move || sink.emit(control)));
+        }
+    }
+
+    /// Has the record of a command kept before the command takes effect.
+    fn hold(&self, command: Command) {
+        let Some(envelope_id) = command.envelope_id else { return };
+        let shared = Arc::clone(&self.shared);
+        let numbers = Arc::clone(&self.held);
+        on_lane(&self.shared.parts.lanes, move || {
+            let (seq, kept) = shared
+                .parts
+                .records
+                .audit_first(command, Deadline::after(AUDIT_TIMEOUT));
+            numbers.lock().insert(envelope_id, seq);
+            shared.intake.result(Signal::Recorded { envelope_id, kept });
+        });
+    }
+
+    /// Tells those who wait, once the snapshot that shows it is out.
+    fn tell_verdicts(&mut self) {
+        let generation = self.shared.published.generation();
+        for (told, audit_seq) in self.verdicts.drain(..) {
+            let verdict = verdicts::Verdict {
+                refused: told.refused,
+                audit_seq,
+                generation,
+            };
+            self.shared.verdicts.tell(told.envelope_id, verdict);
         }
     }
 
@@ -885,6 +948,7 @@ impl Runner {
         self.answer();
         shared.intake.abort();
         shared.ears.close(None);
+        shared.verdicts.end();
         shared.published.end();
         *shared.ended.lock() = Some(Ended {
             passes,

@@ -37,5 +37,6 @@ pub mod published;
 pub mod ears;
 pub mod intake;
 pub mod records;
+pub mod verdicts;
 pub mod behaviour;
 pub mod compute;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use imbl::Vector;
-use meshos_core::command::Command;
+use meshos_core::command::{Command, Verdict};
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::signal::LogLevel;
 use meshos_core::status::{AuditRecord, Failure, FailureRecord, LogRecord};
@@ -173,8 +173,8 @@ impl Records {
         self.failures.lock().clone()
     }
 
-    /// Records a command.
-    pub fn audit(&self, command: Command) {
+    /// Records a command; returns its number.
+    pub fn audit(&self, command: Command) -> u64 {
         let at = self.clock.now();
         let (seq, refused) = self.audits.add(|seq| AuditRecord {
             seq,
@@ -183,12 +183,28 @@ impl Records {
             chain_pending: false,
         });
         if refused {
-            self.audits
-                .ring
-                .lock()
-                .change(seq, |record| record.chain_pending = true);
+            self.lost(Which::Audits, seq);
         }
         self.changed();
+        seq
+    }
+
+    /// Records a command and waits until the appender kept that; returns its number, and whether it did. Called on a
+    /// lane. What was not kept is marked as refused.
+    pub fn audit_first(&self, command: Command, deadline: Deadline) -> (u64, bool) {
+        let seq = self.audit(command);
+        let writer = self.audits.writer.lock().clone();
+        let flushed = writer.is_none_or(|writer| writer.flush(deadline));
+        let mut kept = flushed;
+        self.audits.ring.lock().change(seq, |record| {
+            kept &= !record.chain_pending;
+            if !kept {
+                record.chain_pending = true;
+                record.command.verdict = Verdict::Rejected { kind: "audit_required" };
+            }
+        });
+        self.changed();
+        (seq, kept)
     }
 
     /// Up to `max` commands with a number above `seq`, oldest first, and those above it that are gone.

@@ -155,6 +155,7 @@ fn rig(answer: impl Fn(&MeshOsAction) -> Outcome + Send + Sync + 'static, option
         sink: options.sink,
         aborter: None,
         migrations: None,
+        authority: None,
         callbacks: Arc::new(Callbacks::new()),
         records: Arc::new(Records::new(HERE, clock)),
         clock,

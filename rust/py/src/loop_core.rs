@@ -403,6 +403,7 @@ impl PyLoop {
                 sink,
                 aborter,
                 migrations,
+                authority: None,
                 callbacks,
                 records,
                 clock,

@@ -212,3 +212,25 @@ fn what_was_refused_elsewhere_is_audited_here() {
     assert_eq!(refused(&step), Some(&Refused::SignatureInvalid { operator: 3 }));
     assert!(!behaviour.view().cordoned);
 }
+
+#[test]
+fn where_the_audit_comes_first_nothing_happens_before_its_record_is_kept() {
+    let mut behaviour = behaviour().with_audit_first();
+    let cordon = |node| {
+        Order::Admin(AdminEvent::Cordon {
+            node: NodeId::new(node),
+        })
+    };
+    let step = behaviour.step(ISSUED, [sealed(1, cordon(2), None), sealed(2, cordon(3), None)]);
+    assert_eq!((step.held.len(), step.judged.len(), step.audits.len()), (2, 0, 0));
+    assert!(behaviour.view().peers.is_empty());
+    let recorded = |number, kept| Signal::Recorded {
+        envelope_id: [number; 16],
+        kept,
+    };
+    let step = behaviour.step(ISSUED, [recorded(1, true), recorded(2, false), recorded(3, true)]);
+    let refused: Vec<_> = step.judged.iter().map(|judged| judged.refused.clone()).collect();
+    assert_eq!(refused, [None, Some(Refused::AuditRequired)]);
+    assert!(behaviour.view().peers[&NodeId::new(2)].cordoned);
+    assert!(!behaviour.view().peers.contains_key(&NodeId::new(3)));
+}
