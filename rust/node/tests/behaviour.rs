@@ -77,10 +77,12 @@ impl Drop for Told {
     }
 }
 
+type Tell = Box<dyn Fn(Signal) + Send + Sync>;
+
 /// No daemons, but a voice.
 #[derive(Default)]
 struct Nobody {
-    tell: Mutex<Option<Box<dyn Fn(Signal) + Send + Sync>>>,
+    tell: Mutex<Option<Tell>>,
     heard: Mutex<Vec<DaemonControl>>,
     unwatched: AtomicBool,
 }
@@ -278,7 +280,7 @@ fn what_was_in_before_the_shutdown_is_folded_and_nothing_after() {
     let last = rig.os.shared().published.load();
     assert_eq!(last.view.chains[&chain].holders.len(), 1000);
     assert!(rig.keeper.unwatched.load(Ordering::SeqCst));
-    assert_eq!(rig.os.shared().health().0, false);
+    assert!(!rig.os.shared().health().0);
     assert_eq!(rig.os.shutdown(PATIENCE, &mut never).unwrap().stats.dispatched, 0);
 }
 
@@ -507,8 +509,10 @@ fn somebody_may_ask_why() {
 
 #[test]
 fn a_full_lane_refuses_whole_batches_and_counts() {
-    let mut config = MeshOsConfig::default();
-    config.event_queue_capacity = 4;
+    let config = MeshOsConfig {
+        event_queue_capacity: 4,
+        ..MeshOsConfig::default()
+    };
     let rig = rig(
         done,
         Options {
