@@ -358,6 +358,7 @@ fn happen(cluster: &mut Cluster, registry: &mut u64) {
                 IceAction::ForceCutover { chain, target: node },
                 IceAction::ForceRestartDaemon {
                     daemon: Origin::new(id),
+                    name: String::new(),
                 },
                 IceAction::FlushAvoidLists {
                     scope: AvoidScope::OnPeer(node),
