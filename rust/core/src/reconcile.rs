@@ -479,13 +479,24 @@ fn keep_forced(world: &mut World, id: ChainId) -> (Option<UnixMs>, impl Iterator
     (next, given_up)
 }
 
-/// Ends a move that is done or out of time, and one that has become wrong: its victim left by itself, its target takes
-/// nothing new, or copies are missing, which comes first.
+/// Ends a move that is over.
 fn keep_move(world: &mut World, id: ChainId) {
-    let Some(known) = world.view.chains.get(&id) else {
-        return;
-    };
-    let Some(moving) = known.moving else { return };
+    let over = world
+        .view
+        .chains
+        .get(&id)
+        .is_some_and(|known| is_move_over(world, id, known));
+    if over {
+        let why = Why::of(CauseKind::Event, "move ended");
+        world.chain(id, why, |known| known.moving.take().is_some());
+        world.dirty.remove(&Key::Chain(id));
+    }
+}
+
+/// Whether a move is done or out of time, or has become wrong: its victim left by itself, its target takes nothing new,
+/// or copies are missing, which comes first.
+fn is_move_over(world: &World, id: ChainId, known: &ChainState) -> bool {
+    let Some(moving) = known.moving else { return false };
     let held = |node: NodeId| known.holders.binary_search(&node).is_ok();
     let desired = known.desired.map(|desired| desired as usize);
     let wrong = if held(moving.target) {
@@ -494,11 +505,7 @@ fn keep_move(world: &mut World, id: ChainId) {
         let short = desired.is_some_and(|desired| placement::lasting(world, id, known) < desired);
         short || world.barred.contains_key(&moving.target)
     };
-    if wrong || moving.until <= world.now || !held(moving.victim) {
-        let why = Why::of(CauseKind::Event, "move ended");
-        world.chain(id, why, |known| known.moving.take().is_some());
-        world.dirty.remove(&Key::Chain(id));
-    }
+    wrong || moving.until <= world.now || !held(moving.victim)
 }
 
 /// Asks for scores when those there are void, and for a last word when they speak for a move.
@@ -685,8 +692,14 @@ pub fn sweep(world: &mut World, executor: &Executor) -> u64 {
     repairs
 }
 
-/// Whether a look at a key would emit or take back anything.
+/// Whether a look at a key would emit, take back or end anything.
 fn has_news(world: &World, key: Key) -> bool {
+    if let Key::Chain(id) = key {
+        let known = world.view.chains.get(&id);
+        if known.is_some_and(|known| is_move_over(world, id, known)) {
+            return true;
+        }
+    }
     let wants = wanted(world, key);
     let under_way = |want: &Want| Executor::is_under_way(world, &want.action);
     if !wants.iter().all(under_way) {
