@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from threading import Lock
@@ -91,8 +92,8 @@ class _Buffer(Generic[T]):
         if isinstance(capacity, bool) or not isinstance(capacity, int):
             message = f"capacity must be an int, not {type(capacity).__name__}"
             raise TypeError(message)
-        if capacity < 1:
-            raise InvalidArgument("capacity", f"must be at least 1, not {capacity}")
+        if not 1 <= capacity <= sys.maxsize:
+            raise InvalidArgument("capacity", "must be at least 1, and fit into memory")
         self._lock = Lock()
         self._kept: deque[T] = deque(maxlen=capacity)
         self._dropped = 0
