@@ -204,7 +204,8 @@ fn led(world: &World, id: ChainId, known: &ChainState, lasting: usize, reasons: 
         return "too_few_copies";
     }
     if known.desired.is_some() && known.holders.len() > wanted {
-        return if placement::victim(world, id, known, wanted).is_some() {
+        let goes = placement::leaving(world, id, known).or_else(|| placement::victim(world, id, known, wanted));
+        return if goes.is_some() {
             "too_many_copies"
         } else {
             reasons.push(reason(

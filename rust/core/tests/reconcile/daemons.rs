@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshos_core::action::{CauseKind, MeshOsAction};
-use meshos_core::command::IceAction;
 use meshos_core::event::{Crash, DaemonHealth};
 use meshos_core::finite::Share;
 use meshos_core::id::Origin;
@@ -14,7 +13,7 @@ use meshos_core::status::Lifecycle;
 use meshos_core::supervision::RestartState;
 
 use crate::Loop;
-use crate::cluster::{crash, daemon, dropped, ended, ice, intent, lifecycle, ms, pinned, retry, s};
+use crate::cluster::{crash, daemon, dropped, ended, intent, lifecycle, ms, pinned, restart, retry, s};
 
 use DaemonIntent::{Run, Stop};
 
@@ -186,7 +185,7 @@ fn five_crashes_in_a_minute_are_a_loop_and_a_forced_restart_ends_it() {
     assert_eq!(it.says_after(s(299)), [""; 0]);
     let daemon = Origin::new(1);
     it.end_all(&Outcome::Done);
-    assert_eq!(it.says([ice(IceAction::ForceRestartDaemon { daemon })]), ["start 1"]);
+    assert_eq!(it.says([restart(daemon.get())]), ["start 1"]);
 }
 
 #[test]
@@ -398,9 +397,9 @@ fn every_action_has_its_cause() {
     let mut it = situation("running");
     let daemon = Origin::new(1);
     it.tell([intent(1, Run)]);
-    let step = it.tell([ice(IceAction::ForceRestartDaemon { daemon })]);
+    let step = it.tell([restart(daemon.get())]);
     let cause = &step.dispatches[0].cause;
-    assert_eq!((cause.kind, cause.envelope_id), (CauseKind::Operator, Some([9; 32])));
+    assert_eq!((cause.kind, cause.envelope_id), (CauseKind::Operator, Some([9; 16])));
 }
 
 #[test]

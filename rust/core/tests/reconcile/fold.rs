@@ -1,1 +1,1 @@
-//! .
+//! What each signal leaves in the tables.

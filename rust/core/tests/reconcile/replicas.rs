@@ -320,7 +320,7 @@ fn what_is_forced_follows_what_runs() {
     assert_eq!(it.says(done), ["evict 100 from 3", "place 100 not on [3]"]);
     let key = ActionKey::Eviction(ChainId::new(100));
     let cause = &it.behaviour.view().in_flight[&key].cause;
-    assert_eq!((cause.kind, cause.envelope_id), (CauseKind::Operator, Some([9; 32])));
+    assert_eq!((cause.kind, cause.envelope_id), (CauseKind::Operator, Some([9; 16])));
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn what_is_forced_in_vain_is_given_up_and_told() {
         assert_eq!(step.failures.len(), 1, "{:?}", step.failures);
         let source = &step.failures[0].source;
         assert_eq!((source.part, &*source.name), (Part::Action, "request_placement"));
-        assert_eq!((source.target, source.envelope_id), (Some(100), Some([9; 32])));
+        assert_eq!((source.target, source.envelope_id), (Some(100), Some([9; 16])));
         assert!(it.behaviour.world().forced.is_empty());
         assert_eq!(it.says([leader(100, Some(1), 1)]), [""; 0]);
     }

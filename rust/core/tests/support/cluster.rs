@@ -72,6 +72,19 @@ pub fn ice(action: IceAction) -> Signal {
     order(Order::Ice(action))
 }
 
+/// The break-glass command that restarts a daemon.
+pub fn forced_restart(id: u64) -> IceAction {
+    IceAction::ForceRestartDaemon {
+        daemon: Origin::new(id),
+        name: String::new(),
+    }
+}
+
+/// The same, allowed.
+pub fn restart(id: u64) -> Signal {
+    ice(forced_restart(id))
+}
+
 /// Something happened to a daemon, now.
 pub fn lifecycle(id: u64, signal: DaemonSignal) -> Signal {
     Signal::Event(MeshOsEvent::DaemonLifecycle {
