@@ -1,4 +1,6 @@
 //! What the loop wants in every situation, as tables: situation, and what is dispatched.
+#![allow(clippy::type_complexity, reason = "the rows of a table")]
+#![allow(clippy::field_reassign_with_default, reason = "one option of many is the point")]
 
 #[path = "../support/cluster.rs"]
 mod cluster;
