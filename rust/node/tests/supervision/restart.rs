@@ -507,15 +507,19 @@ fn every_event_takes_effect_once_whoever_stops_it() {
                 }
             })
         });
-        let mut rounds = 0;
+        let mut next = 0;
         while !senders.iter().all(std::thread::ScopedJoinHandle::is_finished) {
-            rounds += 1;
-            if rounds % 5 == 0 {
+            let processed = runtime
+                .registry()
+                .get(origin)
+                .map_or(0, |slot| slot.view().stats.events_processed);
+            if processed > next {
+                next = processed + 20;
                 let stopped = runtime.stop_daemon(origin, in_a_while(PATIENCE), &mut never);
                 assert_eq!(stopped, Ok(Stopped::InTime));
             }
             match runtime.start_daemon(origin) {
-                Ok(_) | Err(StartError::Busy(_)) => {}
+                Ok(_) | Err(StartError::Busy(_)) => std::thread::yield_now(),
                 Err(other) => panic!("{other:?}"),
             }
         }
