@@ -18,7 +18,6 @@ from meshos.probes import NodeHealth
 from meshos.status import Lifecycle, MaintenancePhase
 from records import (
     BAD_BOOLS,
-    BAD_BYTES_32,
     BAD_INTS,
     BAD_MOMENTS,
     BAD_SHARES,
@@ -95,7 +94,14 @@ FINITE = Field(
 )
 WEIGHT = FINITE._replace(bad=[(value, error) for value, error in FINITE.bad if not isinstance(value, float)])
 BOOL = Field(True, False, BAD_BOOLS)
-ENVELOPE = Field(bytes(range(32)), bytes(32), BAD_BYTES_32).optional
+ENVELOPE = Field(
+    bytes(range(16)),
+    bytes(16),
+    [
+        *((value, TypeError) for value in ("x" * 16, 16, [0] * 16, 1.5)),
+        *((value, InvalidArgument) for value in (b"", bytes(15), bytes(17), bytearray(32))),
+    ],
+).optional
 TAGS = Field(
     frozenset({"gpu", "nvme"}),
     frozenset(),
@@ -593,7 +599,7 @@ def test_every_text_of_a_literal_comes_back(cls: Class, field: str, texts: tuple
 
 # ---------------------------------------------------------------- causes of actions
 
-OPERATOR = dispatch.Cause("operator", "drain", bytes(32))
+OPERATOR = dispatch.Cause("operator", "drain", bytes(16))
 
 
 @pytest.mark.parametrize("cls", ACTIONS, ids=name_of)

@@ -2158,7 +2158,7 @@ class Cause:
         """Which, in a few words."""
     @property
     def envelope_id(self) -> bytes | None:
-        """The envelope, 32 bytes, when an operator ordered it."""
+        """The envelope, 16 bytes, when an operator ordered it."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -2894,7 +2894,7 @@ class FailureSource:
         """The action."""
     @property
     def envelope_id(self) -> bytes | None:
-        """The envelope, 32 bytes, when an operator ordered it."""
+        """The envelope, 16 bytes, when an operator ordered it."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -3003,7 +3003,7 @@ class AdminAuditRecord:
         """What was ordered."""
     @property
     def envelope_id(self) -> bytes | None:
-        """The envelope it came in, 32 bytes."""
+        """The envelope it came in, 16 bytes."""
     @property
     def operator_ids(self) -> tuple[int, ...]:
         """The operators whose signatures verified."""

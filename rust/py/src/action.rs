@@ -32,7 +32,7 @@ record! {
         kind: CauseKind = CauseKind::Event,
         /// Which, in a few words.
         detail: Arc<str> = Arc::from(""),
-        /// The envelope, 32 bytes, when an operator ordered it.
+        /// The envelope, 16 bytes, when an operator ordered it.
         envelope_id: Option<[u8; 16]> = None,
     }
 }

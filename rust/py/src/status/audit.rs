@@ -49,7 +49,7 @@ record! {
         target: Option<u64> = None,
         /// The action.
         action_id: Option<u64> = None,
-        /// The envelope, 32 bytes, when an operator ordered it.
+        /// The envelope, 16 bytes, when an operator ordered it.
         envelope_id: Option<[u8; 16]> = None,
     }
 }
@@ -163,7 +163,7 @@ record! {
         committed_at: Moment,
         /// What was ordered.
         event: PyAdminEvent,
-        /// The envelope it came in, 32 bytes.
+        /// The envelope it came in, 16 bytes.
         envelope_id: Option<[u8; 16]>,
         /// The operators whose signatures verified.
         operator_ids: Vec<u64>,
