@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::command::{AvoidScope, IceAction};
+use crate::config::ConfigError;
 use crate::envelope::{AdminEnvelope, Header, IceEnvelope, OperatorSignature, SIGNATURES_MAX, operator_id};
 use crate::id::EntityId;
 use crate::identity::verify;
@@ -156,6 +157,50 @@ pub struct Policy {
     pub cooldown: Duration,
 }
 
+/// Shortest and longest age of an envelope that a policy may accept.
+pub const FRESHNESS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+/// The most that a policy may let an envelope be ahead of the clock.
+pub const FUTURE_SKEW_MAX: Duration = Duration::from_secs(3600);
+/// The longest that a policy may leave a target alone.
+pub const COOLDOWN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+impl Policy {
+    /// Checks the ranges that the types do not, and that `operators` could ever agree to a break-glass action.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first option out of range.
+    pub fn validate(&self, operators: &Operators) -> Result<(), ConfigError> {
+        let threshold = usize::from(self.ice_threshold);
+        let rules = [
+            (
+                "ice_threshold",
+                (1..=SIGNATURES_MAX).contains(&threshold),
+                "must be from 1 to 64",
+            ),
+            (
+                "ice_threshold",
+                threshold <= operators.count(Role::Ice),
+                "must be at most the number of operators with the role ice",
+            ),
+            (
+                "freshness_window",
+                (FRESHNESS.0..=FRESHNESS.1).contains(&self.freshness),
+                "must be from 1 s to 24 h",
+            ),
+            (
+                "future_skew",
+                self.future_skew <= FUTURE_SKEW_MAX,
+                "must be at most 1 h",
+            ),
+            ("ice_cooldown", self.cooldown <= COOLDOWN_MAX, "must be at most 7 days"),
+        ];
+        match rules.into_iter().find(|(_, holds, _)| !holds) {
+            Some((field, _, rule)) => Err(ConfigError { field, rule }),
+            None => Ok(()),
+        }
+    }
+}
+
 fn check_header(header: &Header, policy: &Policy, now: UnixMs) -> Result<(), Refused> {
     if header.cluster != policy.cluster {
         return Err(Refused::WrongCluster);
@@ -164,8 +209,13 @@ fn check_header(header: &Header, policy: &Policy, now: UnixMs) -> Result<(), Ref
     if issued_at > now.plus(policy.future_skew) {
         return Err(Refused::EnvelopeFromFuture { issued_at, now });
     }
-    if now.since(issued_at) > policy.freshness || now > header.not_after {
-        return Err(Refused::EnvelopeExpired { issued_at, now });
+    let not_after = header.not_after;
+    if now.since(issued_at) > policy.freshness || now > not_after {
+        return Err(Refused::EnvelopeExpired {
+            issued_at,
+            not_after,
+            now,
+        });
     }
     Ok(())
 }
@@ -344,6 +394,17 @@ impl Ledger {
     pub fn cool(&mut self, bucket: Bucket, until: UnixMs) {
         let known = self.cooldowns.entry(bucket).or_insert(until);
         *known = (*known).max(until);
+    }
+
+    /// Takes over what another ledger knows, and forgets nothing of its own.
+    pub fn absorb(&mut self, other: &Self) {
+        for (envelope_id, issued_at) in &other.used {
+            self.record(*envelope_id, *issued_at);
+        }
+        for (bucket, until) in &other.cooldowns {
+            self.cool(*bucket, *until);
+        }
+        self.horizon = self.horizon.max(other.horizon);
     }
 
     /// Forgets what is too old to be obeyed again anyway, and remembers how old that was.

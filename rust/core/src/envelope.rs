@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::armour;
 use crate::blast::{self, BlastRadius};
 use crate::codec::{DecodeError, Fault, Put, Reader};
 use crate::command::{AdminEvent, AvoidScope, ChainId, IceAction};
@@ -32,6 +33,8 @@ const ICE_DOMAIN: &[u8] = b"meshos.ice.v1\0";
 const ADMIN_DOMAIN: &[u8] = b"meshos.admin.v1\0";
 const OPERATOR_DOMAIN: &[u8] = b"meshos.operator.v1\0";
 const MAGIC: &[u8; 4] = b"MOSE";
+const ADMIN_LABEL: &str = "MESHOS ADMIN ENVELOPE";
+const ICE_LABEL: &str = "MESHOS ICE ENVELOPE";
 
 /// An operator's handle: the first 8 bytes, little endian, of SHA-256 over a domain and the public key.
 #[must_use]
@@ -303,6 +306,20 @@ impl AdminEnvelope {
         file(&self.signing_bytes(), &[], self.signature.as_slice())
     }
 
+    /// Its one text, for a mail or a chat.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        armour::encode(ADMIN_LABEL, &self.to_bytes())
+    }
+
+    /// Reads the text of one envelope.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: of the text, with an offset in it, or of the bytes that it stands for, with an offset in them.
+    pub fn from_text(text: &str) -> Result<Self, DecodeError> {
+        Self::decode(&armour::decode(ADMIN_LABEL, text)?)
+    }
+
     /// Reads one envelope, and nothing behind it.
     ///
     /// # Errors
@@ -352,6 +369,20 @@ impl IceEnvelope {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         file(&self.signing_bytes(), &self.blast.to_bytes(), &self.signatures)
+    }
+
+    /// Its one text, for a mail or a chat.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        armour::encode(ICE_LABEL, &self.to_bytes())
+    }
+
+    /// Reads the text of one envelope.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: of the text, with an offset in it, or of the bytes that it stands for, with an offset in them.
+    pub fn from_text(text: &str) -> Result<Self, DecodeError> {
+        Self::decode(&armour::decode(ICE_LABEL, text)?)
     }
 
     /// Reads one envelope, and nothing behind it.

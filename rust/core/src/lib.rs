@@ -13,6 +13,7 @@ pub mod id;
 pub mod time;
 pub mod digest;
 pub mod codec;
+pub mod armour;
 pub mod name;
 pub mod finite;
 pub mod mix;

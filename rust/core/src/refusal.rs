@@ -70,6 +70,8 @@ pub enum Refused {
     EnvelopeExpired {
         /// When it was made.
         issued_at: UnixMs,
+        /// When it was void at the latest.
+        not_after: UnixMs,
         /// When it was looked at.
         now: UnixMs,
     },

@@ -33,6 +33,7 @@ pub mod recovery;
 pub mod scorer;
 pub mod appender;
 pub mod dispatch;
+pub mod verifier;
 pub mod published;
 pub mod ears;
 pub mod intake;

@@ -1,7 +1,9 @@
 //! Envelopes, previews, and who is obeyed.
 
+mod armour;
 mod envelope;
 mod folding;
+mod policy;
 mod verdict;
 
 use meshos_core::blast::{BlastRadius, BlastWarning};

@@ -1,0 +1,141 @@
+//! What a node asks before it obeys: who the operators are now, what is demanded of them, and what was obeyed before.
+//!
+//! Invariants
+//! * Signatures are checked against the operators as they were at one moment, and with nothing locked.
+//! * What was obeyed outlives the loop that obeyed it: a loop begins with a copy, and says what it obeys, as it does and
+//!   at its end. Nothing that was known here is forgotten by that.
+//! * Asking what would be obeyed changes nothing.
+
+use std::sync::Arc;
+
+use meshos_core::authority::{self, Ledger, Operators, OperatorsError, Policy, Refused, USED_MAX, bucket};
+use meshos_core::command::IceAction;
+use meshos_core::config::ConfigError;
+use meshos_core::envelope::{AdminEnvelope, Header, IceEnvelope};
+use meshos_core::time::UnixMs;
+
+use crate::sync::Mutex;
+
+/// The operators, shared by who changes them and who asks.
+#[derive(Debug, Default)]
+pub struct SharedOperators(Mutex<Arc<Operators>>);
+
+impl SharedOperators {
+    /// The operators as they are now; later changes do not show in it.
+    #[must_use]
+    pub fn now(&self) -> Arc<Operators> {
+        Arc::clone(&self.0.lock())
+    }
+
+    /// Changes them, or leaves them as they were.
+    ///
+    /// # Errors
+    /// What `change` gives; then nothing changed.
+    pub fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Operators) -> Result<T, OperatorsError>,
+    ) -> Result<T, OperatorsError> {
+        change(Arc::make_mut(&mut self.0.lock()))
+    }
+}
+
+/// Checks commands for the loops of one node, one loop after another.
+#[derive(Debug)]
+pub struct Verifier {
+    policy: Policy,
+    operators: Arc<SharedOperators>,
+    kept: Mutex<Ledger>,
+}
+
+impl Verifier {
+    /// Demands what `policy` says of `operators`, who may change.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: an option is out of range, or there are too few operators for a break-glass action.
+    pub fn new(policy: Policy, operators: Arc<SharedOperators>) -> Result<Self, ConfigError> {
+        policy.validate(&operators.now())?;
+        Ok(Self {
+            policy,
+            operators,
+            kept: Mutex::default(),
+        })
+    }
+
+    /// What is demanded.
+    #[must_use]
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Checks all of an ordinary command that needs no loop; returns who signed it.
+    ///
+    /// # Errors
+    /// [`Refused`]: the first reason.
+    pub fn check_admin(&self, envelope: &AdminEnvelope, now: UnixMs) -> Result<u64, Refused> {
+        authority::check_admin(envelope, &self.operators.now(), &self.policy, now)
+    }
+
+    /// Checks all of a break-glass action that needs no loop; returns who agreed to it, ascending.
+    ///
+    /// # Errors
+    /// [`Refused`]: the first reason.
+    pub fn check_ice(&self, envelope: &IceEnvelope, now: UnixMs) -> Result<Vec<u64>, Refused> {
+        authority::check_ice(envelope, &self.operators.now(), &self.policy, now)
+    }
+
+    /// Says whether an ordinary command would be obeyed, as far as that is known without a loop; returns who signed it.
+    ///
+    /// # Errors
+    /// [`Refused`]: the first reason.
+    pub fn would_obey_admin(&self, envelope: &AdminEnvelope, now: UnixMs) -> Result<u64, Refused> {
+        let operator = self.check_admin(envelope, now)?;
+        self.would_record(&envelope.header, None, now)?;
+        Ok(operator)
+    }
+
+    /// Says whether a break-glass action would be obeyed, as far as that is known without a loop; returns who agreed to
+    /// it, ascending.
+    ///
+    /// # Errors
+    /// [`Refused`]: the first reason.
+    pub fn would_obey_ice(&self, envelope: &IceEnvelope, now: UnixMs) -> Result<Vec<u64>, Refused> {
+        let operators = self.check_ice(envelope, now)?;
+        self.would_record(&envelope.header, Some(&envelope.action), now)?;
+        Ok(operators)
+    }
+
+    fn would_record(&self, header: &Header, action: Option<&IceAction>, now: UnixMs) -> Result<(), Refused> {
+        let kept = self.kept.lock();
+        if kept.len() < USED_MAX {
+            return kept.check(header.envelope_id, header.issued_at, action, now);
+        }
+        // Whether there is space is known after what is old was forgotten, and that happens to a copy.
+        let mut copy = kept.clone();
+        drop(kept);
+        copy.obey(header.envelope_id, header.issued_at, action, &self.policy, now)
+    }
+
+    /// What was obeyed so far, which a loop begins with.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.kept.lock().clone()
+    }
+
+    /// Hears from a loop that it obeyed an envelope, at the time at which it did.
+    pub fn obeyed(&self, envelope_id: [u8; 16], issued_at: UnixMs, action: Option<&IceAction>, now: UnixMs) {
+        let mut kept = self.kept.lock();
+        if kept.obey(envelope_id, issued_at, action, &self.policy, now).is_ok() {
+            return;
+        }
+        // What was done is done, even if another loop of this verifier would have refused it.
+        kept.record(envelope_id, issued_at);
+        if let Some(bucket) = action.and_then(bucket) {
+            kept.cool(bucket, now.plus(self.policy.cooldown));
+        }
+    }
+
+    /// Takes over what a loop that ended knows.
+    pub fn keep(&self, ledger: &Ledger) {
+        self.kept.lock().absorb(ledger);
+    }
+}
