@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, final
 
 from meshos._checks import seconds_of
+from meshos._core import Gap as Gap
 from meshos.errors import LoopClosed, WaitTimeout
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 T_co = TypeVar("T_co", covariant=True)
 
-__all__ = ["Stream"]
+__all__ = ["Gap", "Stream"]
+
 
 _SLICE = 0.1
 """Seconds after which a waiting reader looks whether its stream was closed."""

@@ -145,6 +145,12 @@ impl Behaviour {
         self
     }
 
+    /// What was obeyed lately, and which targets are left alone.
+    #[must_use]
+    pub const fn ledger(&self) -> &Ledger {
+        &self.world.ledger
+    }
+
     /// Has every command wait until its record is kept.
     #[must_use]
     pub const fn with_audit_first(mut self) -> Self {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use meshos_core::action::MeshOsAction;
-use meshos_core::authority::{Ledger, Policy};
+use meshos_core::authority::{Bucket, Ledger, Policy};
 use meshos_core::behaviour::{Behaviour, Step};
 use meshos_core::command::{Command, Verdict};
 use meshos_core::control::DaemonControl;
@@ -124,6 +124,8 @@ pub struct Shared {
     pub epoch_id: u64,
     /// Who waits for what becomes of commands.
     pub verdicts: Verdicts,
+    cooldowns: Mutex<Vec<(Bucket, UnixMs)>>,
+    ledger: Mutex<Ledger>,
     /// What goes in.
     pub intake: Arc<Intake>,
     /// What comes out.
@@ -233,6 +235,8 @@ impl MeshOs {
             config,
             epoch_id,
             verdicts: Verdicts::default(),
+            cooldowns: Mutex::default(),
+            ledger: Mutex::default(),
             intake,
             published: Arc::new(Published::new(first, parts.lanes.clone())),
             ears: Ears::new(parts.lanes.clone()),
@@ -314,6 +318,21 @@ impl Shared {
     #[must_use]
     pub fn dropped_actions(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Targets that break-glass actions leave alone, and until when.
+    #[must_use]
+    pub fn cooldowns(&self) -> Vec<(Bucket, UnixMs)> {
+        let now = self.parts.clock.now();
+        let mut cooldowns = self.cooldowns.lock().clone();
+        cooldowns.retain(|(_, until)| *until > now);
+        cooldowns
+    }
+
+    /// What was obeyed lately; of a loop that has ended.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.ledger.lock().clone()
     }
 
     /// Steps so far.
@@ -668,6 +687,10 @@ impl Runner {
     fn have_done(&mut self, step: Step) {
         let shared = &self.shared;
         let records = &shared.parts.records;
+        if !step.judged.is_empty() {
+            let now = shared.parts.clock.now();
+            *shared.cooldowns.lock() = self.behaviour.ledger().cooldowns(now).collect();
+        }
         let mut judged = step.judged.into_iter().peekable();
         for command in step.audits {
             if let Verdict::Rejected { kind } = &command.verdict {
@@ -944,6 +967,7 @@ impl Runner {
             .records
             .close(end_by.unwrap_or_else(|| Deadline::after(Duration::ZERO)));
         self.publish(now, Instant::now());
+        self.behaviour.ledger().clone_into(&mut shared.ledger.lock());
         shared.alive.store(false, Ordering::Release);
         self.answer();
         shared.intake.abort();

@@ -56,6 +56,7 @@ mod snapshot;
 mod spawn;
 mod stats;
 mod status;
+mod stream;
 mod threads;
 mod user;
 mod verify;
@@ -107,6 +108,7 @@ mod _core {
             registry::register,
             handle::register,
             runtime::register,
+            stream::register,
             loop_core::register,
         ] {
             register(module)?;

@@ -24,7 +24,6 @@ use meshos_node::intake::{Refused, Ticket};
 use meshos_node::lane::Lanes;
 use meshos_node::published::{Waited, Wake};
 use meshos_node::records::{self, Records, Which};
-use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
@@ -64,7 +63,7 @@ type Traverse = Box<dyn Fn(&PyVisit<'_>) -> Result<(), PyTraverseError> + Send +
 /// A running behaviour loop.
 #[pyclass(frozen, name = "LoopCore", module = "meshos._core", weakref)]
 pub struct PyLoop {
-    os: Mutex<Option<MeshOs>>,
+    os: MeshOs,
     shared: Arc<Shared>,
     probes: Py<PyProbeRegistry>,
     scheduler: Py<PySchedulerRegistry>,
@@ -418,7 +417,7 @@ impl PyLoop {
             let os = started.map_err(|error| pyo3::exceptions::PyOSError::new_err(error.to_string()))?;
             Ok(Self {
                 shared: Arc::clone(os.shared()),
-                os: Mutex::new(Some(os)),
+                os,
                 probes,
                 scheduler,
                 recovery,
@@ -701,11 +700,7 @@ impl PyLoop {
             aio::may_block(py, "MeshOsRuntime.shutdown")?;
             guard::may_wait_for_callbacks(&self.homes(), "MeshOsRuntime.shutdown")?;
             let mut signal = None;
-            let ended = py.detach(|| {
-                let os = self.os.lock();
-                let os = os.as_ref()?;
-                os.shutdown(span, &mut || guard::interrupted(&mut signal))
-            });
+            let ended = py.detach(|| self.os.shutdown(span, &mut || guard::interrupted(&mut signal)));
             if let Some(signal) = signal {
                 return Err(signal);
             }
