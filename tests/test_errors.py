@@ -22,7 +22,7 @@ SECOND = timedelta(seconds=1)
 EVENT = CausalEvent.external(origin_hash=7, sequence=3, payload=b"hello")
 ENTITIES = tuple(Identity.from_seed(bytes([n]) * 32).entity_id for n in (1, 2))
 
-GROUPS = {MeshOsError, errors.DaemonError, errors.ChainError}
+GROUPS = {MeshOsError, errors.VerifyError, errors.DaemonError, errors.ChainError}
 EXAMPLES: list[MeshOsError] = [
     errors.ConfigError("outputs_max", "must be at least 1, not 0"),
     errors.InvalidArgument("sequence", "must be at least 1, not 0"),
@@ -36,7 +36,8 @@ EXAMPLES: list[MeshOsError] = [
     errors.RuntimeShutdownError("loop_timeout", "the loop did not end within 5 s"),
     errors.RuntimeShutdownError("loop_failed", "the loop ended by a bug of ours"),
     errors.RuntimeShutdownError("executor_timeout", "a dispatch did not end within 5 s"),
-    errors.RuntimeShutdownError("executor_failed", "the executor ended by a bug of ours"),
+    errors.RuntimeShutdownError("appender_timeout", "an appender did not keep its records within 5 s"),
+    errors.NoVerifier(),
     errors.InvalidDaemon("not_a_mesh_daemon", "int", "it is not a subclass of MeshDaemon"),
     errors.InvalidDaemon("snapshot_without_restore", "Counter", "it overrides `snapshot` only"),
     errors.InvalidDaemon("restore_without_snapshot", "Counter", "it overrides `restore` only"),
@@ -101,6 +102,7 @@ TREE = {
     errors.QueueFull: (MeshOsError,),
     errors.Backpressure: (MeshOsError,),
     errors.RuntimeShutdownError: (MeshOsError,),
+    errors.NoVerifier: (errors.VerifyError,),
     errors.InvalidDaemon: (errors.DaemonError, TypeError),
     errors.DaemonNotFound: (errors.DaemonError, LookupError),
     errors.StaleDaemon: (errors.DaemonError,),
@@ -152,6 +154,7 @@ def test_the_tree_is_as_written_here() -> None:
     assert {cls: cls.__bases__ for cls in classes() - GROUPS} == TREE
     assert {cls: cls.__bases__ for cls in GROUPS} == {
         MeshOsError: (Exception,),
+        errors.VerifyError: (MeshOsError,),
         errors.DaemonError: (MeshOsError,),
         errors.ChainError: (MeshOsError,),
     }

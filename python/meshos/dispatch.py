@@ -118,8 +118,8 @@ class ComputeDispatcher(ActionDispatcher):
     """Carries actions out on a `DaemonRuntime`: starts from the newest snapshot and the inputs since, and stops.
 
     A daemon whose intent is `RUN` is supervised from then on: when its code raises, it takes no more events until it
-    was started again, and those who send to it wait. Backoff, the avoid list and maintenance are kept by the loop itself.
-    Actions about replicated chains are dropped: a `DaemonRuntime` keeps none.
+    was started again, and those who send to it wait. Backoff, the avoid list and maintenance are kept by the loop
+    itself. Actions about replicated chains are dropped: a `DaemonRuntime` keeps none.
     """
 
     __slots__ = ("_native", "_runtime")

@@ -269,12 +269,12 @@ class Backpressure(MeshOsError):
 
 # An alias of kinds is a union of one `Literal` each: of a `Literal` with several values `stubtest` says it is no union.
 RuntimeShutdownErrorKind: TypeAlias = (
-    Literal["loop_timeout"] | Literal["loop_failed"] | Literal["executor_timeout"] | Literal["executor_failed"]
+    Literal["loop_timeout"] | Literal["loop_failed"] | Literal["executor_timeout"] | Literal["appender_timeout"]
 )
 
 
 class RuntimeShutdownError(MeshOsError):
-    """The behaviour loop or its executor did not end within the deadline, or failed while ending; nothing goes on."""
+    """The loop, a dispatch or an appender did not end within the deadline, or the loop failed; nothing goes on."""
 
     def __init__(self, kind: RuntimeShutdownErrorKind, message: str) -> None:
         super().__init__(kind, message, text=message)

@@ -23,7 +23,7 @@ _SLICE = 0.1
 """Seconds after which a waiting reader looks whether its stream was closed."""
 
 
-class Source(Protocol[T_co]):
+class _Source(Protocol[T_co]):
     """Where the items of a stream come from."""
 
     def take(self, timeout: timedelta) -> T_co | None:
@@ -31,6 +31,7 @@ class Source(Protocol[T_co]):
 
     async def take_async(self) -> T_co:
         """Wait for the next item; cancelling loses none. Raises `LoopClosed` at the end."""
+        ...
 
     def close(self) -> None:
         """End the source; called once."""
@@ -45,7 +46,7 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
 
     __slots__ = ("_closed", "_name", "_source", "_waiting")
 
-    def __init__(self, source: Source[T_co], name: str) -> None:
+    def __init__(self, source: _Source[T_co], name: str) -> None:
         self._source = source
         self._name = name
         self._closed = False

@@ -28,7 +28,7 @@ use meshos_core::status::{
 };
 use meshos_core::time::UnixMs;
 
-use crate::callback::{CallFailed, Callback, Callbacks};
+use crate::callback::{CallFailed, Callback, Callbacks, isolated};
 use crate::clock::{Deadline, LoopClock};
 use crate::dispatch::{ActionDispatcher, ControlSink, MigrationAborter, MigrationSnapshotSource};
 use crate::ears::Ears;
@@ -99,9 +99,22 @@ pub struct Parts {
     pub lanes: Lanes,
 }
 
+/// How the thread of a loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoopEnd {
+    /// By itself.
+    Done,
+    /// Not yet.
+    Late,
+    /// By a bug of ours.
+    Failed,
+}
+
 /// How a loop ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
+    /// How its thread did.
+    pub end: LoopEnd,
     /// Steps it made.
     pub passes: u64,
     /// Counters.
@@ -255,7 +268,16 @@ impl MeshOs {
         runner.pass(true);
         let spawned = std::thread::Builder::new()
             .name("meshos-loop".to_owned())
-            .spawn(move || runner.run());
+            .spawn(move || {
+                let shared = Arc::clone(&runner.shared);
+                let ran = isolated(|| {
+                    runner.run();
+                    Ok(())
+                });
+                if let Err(error) = ran {
+                    shared.failed(&error.reason);
+                }
+            });
         if spawned.is_err() {
             shared.parts.keeper.unwatch(watch);
             return Err(NoThread);
@@ -287,7 +309,7 @@ impl MeshOs {
                 shared.intake.abort();
                 let grace = Deadline::after(Duration::from_millis(500));
                 let ended = shared.bell.wait_until(ended, grace.slice());
-                return Some(ended.clone().unwrap_or_else(|| shared.abandoned()));
+                return Some(ended.clone().unwrap_or_else(|| shared.unfinished(LoopEnd::Late)));
             }
             drop(shared.bell.wait_until(ended, deadline.slice()));
             if interrupted() {
@@ -398,14 +420,45 @@ impl Shared {
         self.intake.nudge();
     }
 
-    fn abandoned(&self) -> Ended {
+    fn unfinished(&self, end: LoopEnd) -> Ended {
         Ended {
+            end,
             passes: self.passes(),
             stats: self.executor_stats(),
             undone: BTreeMap::new(),
             hung: 0,
             kept: false,
         }
+    }
+
+    /// The thread of the loop panicked: nobody may go on waiting for it.
+    fn failed(&self, text: &str) {
+        let error = CallFailed::new(format!("the loop ended by a bug: {text}"));
+        self.callback_failed(Part::Loop, "panic", None, error);
+        self.intake.abort();
+        let before = self.published.load();
+        for daemon in before.view.daemons.keys() {
+            // It may be what panicked.
+            let _ = isolated(|| {
+                self.parts.dispatcher.supervise(*daemon, false);
+                Ok(())
+            });
+        }
+        self.parts.records.close(Deadline::now());
+        let (failures, failure_head_seq) = self.parts.records.failures();
+        self.published.publish(MeshOsSnapshot {
+            generation: before.generation + 1,
+            published_at: self.parts.clock.now(),
+            failures,
+            failure_head_seq,
+            ..MeshOsSnapshot::clone(&before)
+        });
+        self.alive.store(false, Ordering::Release);
+        self.questions.lock().clear();
+        self.ears.close(None);
+        self.published.end();
+        *self.ended.lock() = Some(self.unfinished(LoopEnd::Failed));
+        self.bell.notify_all();
     }
 }
 
@@ -589,7 +642,12 @@ impl Runner {
         if self.more || first || (self.ending && self.behaviour.running() == 0) {
             return Deadline::after(Duration::ZERO);
         }
-        let tick = Deadline::at(self.tick_due);
+        // A loop that ends ticks no more: it waits for what runs.
+        let tick = if self.ending {
+            Deadline::never()
+        } else {
+            Deadline::at(self.tick_due)
+        };
         match self.next {
             Some(next) => tick.sooner(self.shared.parts.clock.instant(next)),
             None => tick,
@@ -975,6 +1033,7 @@ impl Runner {
         shared.verdicts.end();
         shared.published.end();
         *shared.ended.lock() = Some(Ended {
+            end: LoopEnd::Done,
             passes,
             stats,
             undone,

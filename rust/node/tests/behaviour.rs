@@ -18,10 +18,11 @@ use meshos_core::signal::{
 };
 use meshos_core::status::{AuthorityStatus, MeshOsSnapshot, Part};
 use meshos_core::world::Key;
-use meshos_node::behaviour::{Keeper, MeshOs, Parts};
+use meshos_node::behaviour::{Keeper, LoopEnd, MeshOs, Parts};
 use meshos_node::callback::{CallFailed, Callbacks};
 use meshos_node::clock::{Deadline, LoopClock};
 use meshos_node::dispatch::{ActionDispatcher, ControlSink};
+use meshos_node::ears::Listened;
 use meshos_node::intake::Refused;
 use meshos_node::lane::Lanes;
 use meshos_node::probes::{Probe, ProbeKind, ProbeRegistry};
@@ -36,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn never() -> bool {
     false
 }
+
+/// A daemon whose supervision is a bug.
+const CURSED: Origin = Origin::new(666);
 
 fn soon() -> Deadline {
     Deadline::after(PATIENCE)
@@ -60,6 +64,10 @@ impl ActionDispatcher for Told {
     fn on_cluster_backpressure(&self, _asserted: bool, _level: Share) -> Result<(), CallFailed> {
         self.pressure.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn supervise(&self, daemon: Origin, wanted: bool) {
+        assert!(!wanted || daemon != CURSED, "cursed");
     }
 
     fn commits_maintenance(&self) -> bool {
@@ -309,6 +317,64 @@ fn a_hanging_dispatcher_does_not_hold_up_the_shutdown_nor_the_loop() {
     let failure = last.failures.back().expect("a record of what was left undone");
     assert_eq!(failure.failure.source.part, Part::Loop);
     drop(release);
+}
+
+#[test]
+fn a_loop_that_ends_sleeps_while_a_dispatch_hangs() {
+    let (release, held) = channel::<()>();
+    let held = Mutex::new(held);
+    let rig = rig(
+        move |_| {
+            let _ = held.lock().unwrap().recv_timeout(PATIENCE);
+            Outcome::Done
+        },
+        Options {
+            config: quick(),
+            ..Options::default()
+        },
+    );
+    rig.publish(run(1));
+    rig.next();
+    let before = rig.os.shared().passes();
+
+    let ended = rig.os.shutdown(Duration::from_millis(200), &mut never).unwrap();
+
+    assert_eq!((ended.end, ended.hung), (LoopEnd::Done, 1));
+    assert!(ended.passes - before < 50, "{} passes in 200 ms", ended.passes - before);
+    drop(release);
+}
+
+#[test]
+fn a_loop_that_fails_says_so_and_nobody_waits_for_it() {
+    let rig = rig(done, Options::default());
+    let shared = rig.os.shared();
+    let ear = shared.ears.open(CURSED);
+    let ticket = shared
+        .intake
+        .publish(Signal::Event(run(CURSED.get())), soon(), &mut never)
+        .unwrap();
+
+    assert_eq!(
+        shared.intake.wait_folded(ticket, soon(), &mut never),
+        Err(Refused::Closed)
+    );
+    let snapshot = rig.wait_for(|snapshot| !snapshot.failures.is_empty());
+    assert_eq!(
+        &*snapshot.failures[0].failure.reason,
+        "the loop ended by a bug: panicked: cursed"
+    );
+    assert_eq!(ear.listen(soon(), &mut never), Listened::Ended);
+    let generation = snapshot.generation;
+    assert!(matches!(
+        shared.published.wait(generation, soon(), &mut never),
+        Waited::Ended
+    ));
+    assert!(!shared.health().0);
+    assert_eq!(shared.explain(Key::Maintenance, soon(), &mut never), None);
+    let refused = shared.intake.publish(Signal::Event(run(1)), soon(), &mut never);
+    assert_eq!(refused, Err(Refused::Closed));
+    let ended = rig.os.shutdown(PATIENCE, &mut never).unwrap();
+    assert_eq!(ended.end, LoopEnd::Failed);
 }
 
 #[test]

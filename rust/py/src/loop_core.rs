@@ -14,7 +14,7 @@ use meshos_core::signal::{DaemonIntent, DaemonRef, LogLevel, MeshOsEvent, Outcom
 use meshos_core::status::{AuthorityStatus, Failure, FailureSource, Part};
 use meshos_core::world::Key;
 use meshos_node::appender::{Appender, Lost, Numbered, Writer};
-use meshos_node::behaviour::{MeshOs, Parts, Shared};
+use meshos_node::behaviour::{LoopEnd, MeshOs, Parts, Shared};
 use meshos_node::callback::Callbacks;
 use meshos_node::clock::{self, Deadline, LoopClock};
 use meshos_node::compute::{ComputeDispatcher, Kept};
@@ -573,6 +573,7 @@ impl PyLoop {
         entry("MeshOsDaemonHandle.graceful_shutdown", || {
             self.check()?;
             let py = daemon.py();
+            may_wait("MeshOsDaemonHandle.graceful_shutdown")?;
             let daemon = DaemonRef::from_python(daemon, "daemon")?;
             let grace = args::span(Some(grace), "grace")?.unwrap_or_default();
             let deadline = Deadline::after(grace);
@@ -697,6 +698,7 @@ impl PyLoop {
             let Some(span) = args::span(Some(timeout), "timeout")? else {
                 return Err(args::wrong_type("timeout", "a timedelta", timeout));
             };
+            may_wait("MeshOsRuntime.shutdown")?;
             aio::may_block(py, "MeshOsRuntime.shutdown")?;
             guard::may_wait_for_callbacks(&self.homes(), "MeshOsRuntime.shutdown")?;
             let mut signal = None;
@@ -707,13 +709,22 @@ impl PyLoop {
             let Some(ended) = ended else {
                 return Err(LoopClosed::new_err(("MeshOsRuntime",)));
             };
+            let failed = |kind: &'static str, message: String| RuntimeShutdownError::new_err((kind, message));
+            match ended.end {
+                LoopEnd::Done => {}
+                LoopEnd::Late => {
+                    let message = format!("the loop had not ended after {} ms", span.as_millis());
+                    return Err(failed("loop_timeout", message));
+                }
+                LoopEnd::Failed => return Err(failed("loop_failed", "the loop had ended by a bug".to_owned())),
+            }
             if ended.hung > 0 {
                 let message = format!("{} dispatches had not ended after {} ms", ended.hung, span.as_millis());
-                return Err(RuntimeShutdownError::new_err(("executor_timeout", message)));
+                return Err(failed("executor_timeout", message));
             }
             if !ended.kept {
                 let message = format!("an appender had not kept its records after {} ms", span.as_millis());
-                return Err(RuntimeShutdownError::new_err(("appender_timeout", message)));
+                return Err(failed("appender_timeout", message));
             }
             Ok(PyRuntimeStats::of(ended.passes, ended.stats))
         })
