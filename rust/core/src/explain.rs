@@ -78,9 +78,8 @@ fn daemon(world: &World, known: &DaemonState) -> Explanation {
         Some(DaemonHealth::Unhealthy { reason }) => actual.push_str(&format!(", unhealthy: {reason}")),
     }
     let mut reasons = Vec::new();
-    if let Some((crash, at)) = &known.last_crash {
-        let text = format!("it crashed at {} ms of Unix time: {}", at.get(), crash.reason);
-        reasons.push(reason("last_crash", text, None));
+    if let Some((crash, _)) = &known.last_crash {
+        reasons.push(reason("last_crash", format!("it crashed: {}", crash.reason), None));
     }
     let rule = match intent {
         None => "no_intent",

@@ -237,7 +237,9 @@ fn started(daemon: &mut DaemonState, at: UnixMs) {
     if daemon.lifecycle == Lifecycle::Running {
         return;
     }
-    if daemon.last_crash.is_some() && daemon.stopped_at.is_some() && daemon.backoff.crashes() > 0 {
+    // A crash that took it down is when it stopped; one that was followed by another stop is not why it starts.
+    let crashed_at = daemon.last_crash.as_ref().map(|(_, at)| *at);
+    if crashed_at.is_some() && crashed_at == daemon.stopped_at {
         daemon.restarts += 1;
     }
     daemon.lifecycle = Lifecycle::Running;

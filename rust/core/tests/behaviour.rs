@@ -73,6 +73,13 @@ fn a_crashed_daemon_comes_back_after_its_backoff_and_not_before() {
     let known = &cluster.behaviour.view().daemons[&Origin::new(1)];
     assert_eq!((known.restarts, known.lifecycle), (1, Lifecycle::Running));
     assert_eq!(known.last_crash.as_ref().map(|(crash, _)| &*crash.reason), Some("boom"));
+    // A start after a stop is no restart, though it crashed before.
+    cluster.step(Duration::from_millis(10));
+    cluster.running.remove(&1);
+    cluster.say(lifecycle(1, DaemonSignal::ExitedCleanly));
+    cluster.settle();
+    let known = &cluster.behaviour.view().daemons[&Origin::new(1)];
+    assert_eq!((known.restarts, known.lifecycle), (1, Lifecycle::Running));
 }
 
 #[test]
