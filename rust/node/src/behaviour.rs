@@ -493,6 +493,7 @@ const LINE_MAX: usize = 1024;
 struct Runner {
     shared: Arc<Shared>,
     behaviour: Behaviour,
+    batch: Batch,
     sampler: Sampler,
     sampled: SampleSink,
     dispatching: Arc<Callback>,
@@ -574,6 +575,7 @@ impl Runner {
             held: Arc::default(),
             shared,
             behaviour,
+            batch: Batch::default(),
         }
     }
 
@@ -598,18 +600,18 @@ impl Runner {
 
     /// One pass: wait, take in, step, have done, publish.
     fn pass(&mut self, first: bool) -> Going {
-        let batch = self.shared.intake.take(self.wait_until(first));
+        let mut batch = std::mem::take(&mut self.batch);
+        self.shared.intake.take(self.wait_until(first), &mut batch);
         if batch.aborted {
             return Going::Gone;
         }
         let began = Instant::now();
         self.ending = batch.ending;
         let ending = batch.ending;
-        let mut signals = self.ask(&batch, began);
-        signals.extend(batch.signals);
-        self.close_ears(&signals);
+        let asked = self.ask(&batch, began);
+        self.close_ears(&batch);
         let now = self.shared.parts.clock.now();
-        let step = self.behaviour.step(now, signals);
+        let step = self.behaviour.step(now, asked.into_iter().chain(batch.drain()));
         (self.more, self.next) = (step.more || batch.more, step.next);
         self.repairs += step.sweep_repairs;
         self.have_done(step);
@@ -617,16 +619,17 @@ impl Runner {
         self.publish(now, began);
         self.tell_verdicts();
         self.shared.passes.fetch_add(1, Ordering::Relaxed);
-        self.shared.intake.folded();
+        self.shared.intake.folded(&batch);
+        self.batch = batch;
         self.answer();
         if ending { Going::Ending } else { Going::On }
     }
 
-    fn close_ears(&self, signals: &[Signal]) {
+    fn close_ears(&self, batch: &Batch) {
         if self.shared.ears.is_empty() {
             return;
         }
-        for signal in signals {
+        for signal in batch.signals() {
             if let Signal::Registry {
                 daemon,
                 signal: DaemonSignal::ExitedCleanly,

@@ -6,8 +6,10 @@
 //!   compare itself with the registry, which makes up for what was lost.
 //! * Published events are refused when their lane is full, and counted. A batch is taken whole or not at all.
 //! * Who was told that an event is in can wait until it is folded.
+//! * The lock is held for as long as it takes to put a batch in, or to swap lanes: never for as long as a lane is long.
 
 use std::collections::VecDeque;
+use std::sync::MutexGuard;
 
 use meshos_core::signal::{MeshOsEvent, Signal};
 
@@ -32,38 +34,60 @@ pub enum Refused {
 
 /// How many signals were in each lane's whole life when an event was taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket([u64; 3]);
+pub struct Ticket([u64; PUBLISHED]);
+
+/// Lanes that are published to; they are the last ones.
+const PUBLISHED: usize = 3;
+const LANES: usize = 5;
+
+/// Which lane a signal is in, the urgent ones first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Results,
+    Registry,
+    Commands,
+    Events,
+    Telemetry,
+}
+
+impl Lane {
+    /// Its place among the lanes that are published to.
+    const fn published(self) -> usize {
+        self as usize - (LANES - PUBLISHED)
+    }
+}
+
+type Lines = [VecDeque<Signal>; LANES];
+
+fn is_empty(lines: &Lines) -> bool {
+    lines.iter().all(VecDeque::is_empty)
+}
 
 #[derive(Default)]
 struct State {
-    results: VecDeque<Signal>,
-    registry: VecDeque<Signal>,
-    commands: VecDeque<Signal>,
-    events: VecDeque<Signal>,
-    telemetry: VecDeque<Signal>,
+    lines: Lines,
     /// Signals of a registry were lost: compare with it.
     roster_wanted: bool,
     closed: bool,
     ending: bool,
     aborted: bool,
     woken: bool,
+    /// The loop waits for work: who brings some wakes it.
+    sleeps: bool,
+    /// How many wait for space, or for their event to be folded.
+    waiting: usize,
     refused: u64,
-    taken_in: [u64; 3],
-    taken_out: [u64; 3],
-    folded: [u64; 3],
+    taken_in: [u64; PUBLISHED],
+    folded: [u64; PUBLISHED],
 }
 
 impl State {
-    fn is_empty(&self) -> bool {
-        self.results.is_empty()
-            && self.registry.is_empty()
-            && self.commands.is_empty()
-            && self.events.is_empty()
-            && self.telemetry.is_empty()
+    fn put(&mut self, lane: Lane, signal: Signal) {
+        self.lines[lane as usize].push_back(signal);
     }
 
-    fn depth(&self) -> usize {
-        self.registry.len() + self.commands.len() + self.events.len() + self.telemetry.len()
+    fn length(&self, lane: Lane) -> usize {
+        self.lines[lane as usize].len()
     }
 }
 
@@ -77,13 +101,15 @@ pub struct Intake {
     space: Condvar,
 }
 
-/// What the loop takes out at once.
+/// What the loop has taken out and not yet folded; the same one is filled again and again.
+#[derive(Default)]
 pub struct Batch {
-    /// The signals, the urgent ones first.
-    pub signals: Vec<Signal>,
+    lines: Lines,
+    /// Of each lane, how many belong to the present step.
+    counts: [usize; LANES],
     /// Whether to compare with the registry.
     pub roster_wanted: bool,
-    /// Whether there is more.
+    /// Whether there is more than the present step takes.
     pub more: bool,
     /// Nothing comes in any more.
     pub ending: bool,
@@ -91,12 +117,31 @@ pub struct Batch {
     pub aborted: bool,
 }
 
-/// Which lane a signal is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    Commands,
-    Events,
-    Telemetry,
+impl Batch {
+    /// The signals of the present step, the urgent ones first.
+    pub fn signals(&self) -> impl Iterator<Item = &Signal> {
+        let lines = self.lines.iter().zip(self.counts);
+        lines.flat_map(|(line, count)| line.iter().take(count))
+    }
+
+    /// Takes the signals of the present step out.
+    pub fn drain(&mut self) -> impl Iterator<Item = Signal> {
+        let lines = self.lines.iter_mut().zip(self.counts);
+        lines.flat_map(|(line, count)| line.drain(..count))
+    }
+
+    /// Shares a step of [`BATCH_MAX`] out, the urgent lanes first; whether that is all.
+    fn share_out(&mut self) -> bool {
+        let mut left = BATCH_MAX;
+        for (line, count) in self.lines.iter().zip(&mut self.counts) {
+            *count = line.len().min(left);
+            left -= *count;
+        }
+        self.lines
+            .iter()
+            .zip(self.counts)
+            .all(|(line, count)| line.len() == count)
+    }
 }
 
 const fn lane_of(signal: &Signal) -> Lane {
@@ -107,8 +152,8 @@ const fn lane_of(signal: &Signal) -> Lane {
     }
 }
 
-fn wanted(signals: &[Signal]) -> [usize; 3] {
-    let mut wanted = [0; 3];
+fn wanted(signals: &[Signal]) -> [usize; LANES] {
+    let mut wanted = [0; LANES];
     for signal in signals {
         wanted[lane_of(signal) as usize] += 1;
     }
@@ -137,7 +182,9 @@ impl Intake {
         deadline: Deadline,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Ticket, Refused> {
-        self.publish_all(vec![signal], deadline, interrupted)
+        let mut wanted = [0; LANES];
+        wanted[lane_of(&signal) as usize] = 1;
+        self.when_it_fits(&wanted, deadline, interrupted, std::iter::once(signal))
     }
 
     /// Takes a batch in, all or none, waiting for space. A batch above the capacity waits until its lanes are empty.
@@ -150,26 +197,41 @@ impl Intake {
         deadline: Deadline,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Ticket, Refused> {
-        let wanted = wanted(&signals);
+        self.when_it_fits(&wanted(&signals), deadline, interrupted, signals.into_iter())
+    }
+
+    fn when_it_fits(
+        &self,
+        wanted: &[usize; LANES],
+        deadline: Deadline,
+        interrupted: &mut dyn FnMut() -> bool,
+        signals: impl Iterator<Item = Signal>,
+    ) -> Result<Ticket, Refused> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
                 return Err(Refused::Closed);
             }
             if self.fits(&state, wanted) {
-                return Ok(self.put(&mut state, signals));
+                return Ok(self.put(state, signals));
             }
             if deadline.passed() {
-                state.refused += signals.len() as u64;
+                state.refused += wanted.iter().sum::<usize>() as u64;
                 return Err(Refused::Full);
             }
-            state = self.space.wait_until(state, deadline.slice());
-            drop(state);
+            drop(self.wait_a_slice(state, deadline));
             if interrupted() {
                 return Err(Refused::Interrupted);
             }
             state = self.state.lock();
         }
+    }
+
+    fn wait_a_slice<'a>(&'a self, mut state: MutexGuard<'a, State>, deadline: Deadline) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = self.space.wait_until(state, deadline.slice());
+        state.waiting -= 1;
+        state
     }
 
     /// Takes a batch in if there is space now. Who then waits for space is not counted as refused.
@@ -178,28 +240,25 @@ impl Intake {
     /// [`Refused`], with the batch: nothing was taken in.
     pub fn try_publish_all(&self, signals: Vec<Signal>) -> Result<Ticket, (Refused, Vec<Signal>)> {
         let wanted = wanted(&signals);
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         if state.closed {
             return Err((Refused::Closed, signals));
         }
-        if !self.fits(&state, wanted) {
+        if !self.fits(&state, &wanted) {
             return Err((Refused::Full, signals));
         }
-        Ok(self.put(&mut state, signals))
+        Ok(self.put(state, signals.into_iter()))
     }
 
-    fn put(&self, state: &mut State, signals: Vec<Signal>) -> Ticket {
+    fn put(&self, mut state: MutexGuard<'_, State>, signals: impl Iterator<Item = Signal>) -> Ticket {
         for signal in signals {
             let lane = lane_of(&signal);
-            state.taken_in[lane as usize] += 1;
-            match lane {
-                Lane::Commands => state.commands.push_back(signal),
-                Lane::Events => state.events.push_back(signal),
-                Lane::Telemetry => state.telemetry.push_back(signal),
-            }
+            state.taken_in[lane.published()] += 1;
+            state.put(lane, signal);
         }
+        let ticket = Ticket(state.taken_in);
         self.wake(state);
-        Ticket(state.taken_in)
+        ticket
     }
 
     /// Counts signals that were refused without a wait.
@@ -207,15 +266,28 @@ impl Intake {
         self.state.lock().refused += count as u64;
     }
 
-    fn fits(&self, state: &State, wanted: [usize; 3]) -> bool {
-        let lengths = [state.commands.len(), state.events.len(), state.telemetry.len()];
-        let fits = |(length, wanted): (usize, usize)| wanted == 0 || length == 0 || length + wanted <= self.capacity;
-        lengths.into_iter().zip(wanted).all(fits)
+    fn fits(&self, state: &State, wanted: &[usize; LANES]) -> bool {
+        let fits = |(line, wanted): (&VecDeque<Signal>, &usize)| {
+            *wanted == 0 || line.is_empty() || line.len() + wanted <= self.capacity
+        };
+        state.lines.iter().zip(wanted).all(fits)
     }
 
-    fn wake(&self, state: &mut State) {
-        if !std::mem::replace(&mut state.woken, true) {
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        state.woken = true;
+        let sleeps = std::mem::take(&mut state.sleeps);
+        // Not while it is locked: who wakes up needs the lock.
+        drop(state);
+        if sleeps {
             self.work.notify_one();
+        }
+    }
+
+    fn tell_waiting(&self, state: MutexGuard<'_, State>) {
+        let waiting = state.waiting > 0;
+        drop(state);
+        if waiting {
+            self.space.notify_all();
         }
     }
 
@@ -227,8 +299,8 @@ impl Intake {
             drop(signal);
             return;
         }
-        state.results.push_back(signal);
-        self.wake(&mut state);
+        state.put(Lane::Results, signal);
+        self.wake(state);
     }
 
     /// Takes what a registry tells. Never waits.
@@ -237,81 +309,61 @@ impl Intake {
         if state.closed {
             return;
         }
-        if state.registry.len() >= REGISTRY_MAX {
+        if state.length(Lane::Registry) >= REGISTRY_MAX {
             state.roster_wanted = true;
             state.refused += 1;
         } else {
-            state.registry.push_back(signal);
+            state.put(Lane::Registry, signal);
         }
-        self.wake(&mut state);
+        self.wake(state);
     }
 
     /// Has the loop look around, though nothing came in.
     pub fn nudge(&self) {
-        self.wake(&mut self.state.lock());
+        self.wake(self.state.lock());
     }
 
-    /// Waits until something came in or `deadline` passed, then takes up to [`BATCH_MAX`] signals out.
-    #[must_use]
-    pub fn take(&self, deadline: Deadline) -> Batch {
+    /// Waits until something came in or `deadline` passed, unless `batch` still has some, then fills `batch` up.
+    ///
+    /// A lane is swapped for one that is empty in the batch. So what waits and what the batch has are together at most
+    /// twice what a lane may hold, and no signal overtakes another of its lane.
+    pub fn take(&self, deadline: Deadline, batch: &mut Batch) {
         let mut state = self.state.lock();
         while !state.woken && !deadline.passed() {
+            state.sleeps = true;
             state = match deadline.end() {
                 Some(end) => self.work.wait_until(state, end),
                 None => self.work.wait(state),
             };
         }
-        let mut signals = Vec::with_capacity(state.depth().min(BATCH_MAX));
-        let State {
-            results,
-            registry,
-            commands,
-            events,
-            telemetry,
-            ..
-        } = &mut *state;
-        let mut taken = [0; 3];
-        for (line, lane) in [
-            (results, None),
-            (registry, None),
-            (commands, Some(Lane::Commands)),
-            (events, Some(Lane::Events)),
-            (telemetry, Some(Lane::Telemetry)),
-        ] {
-            let count = line.len().min(BATCH_MAX - signals.len());
-            signals.extend(line.drain(..count));
-            if let Some(lane) = lane {
-                taken[lane as usize] = count as u64;
+        state.sleeps = false;
+        let mut swapped = false;
+        for (inside, taken) in state.lines.iter_mut().zip(&mut batch.lines) {
+            if taken.is_empty() && !inside.is_empty() {
+                std::mem::swap(inside, taken);
+                swapped = true;
             }
         }
-        for (total, taken) in state.taken_out.iter_mut().zip(taken) {
-            *total += taken;
-        }
-        let published: u64 = taken.into_iter().sum();
-        let more = !state.is_empty();
-        state.woken = more;
-        let roster_wanted = std::mem::take(&mut state.roster_wanted);
-        let (ending, aborted) = (state.ending, state.aborted);
-        if published > 0 {
-            self.space.notify_all();
-        }
-        drop(state);
-        Batch {
-            signals,
-            roster_wanted,
-            more,
-            ending,
-            aborted,
+        state.woken = !is_empty(&state.lines);
+        batch.roster_wanted = std::mem::take(&mut state.roster_wanted);
+        (batch.ending, batch.aborted) = (state.ending, state.aborted);
+        batch.more = !batch.share_out() || state.woken;
+        if swapped {
+            self.tell_waiting(state);
         }
     }
 
-    /// Says that everything taken out so far is folded.
-    pub fn folded(&self) {
-        let mut state = self.state.lock();
-        if state.folded != state.taken_out {
-            state.folded = state.taken_out;
-            self.space.notify_all();
+    /// Says that the signals of the present step of `batch` are folded.
+    pub fn folded(&self, batch: &Batch) {
+        let counts = &batch.counts[LANES - PUBLISHED..];
+        if counts.iter().all(|count| *count == 0) {
+            return;
         }
+        let mut state = self.state.lock();
+        for (folded, count) in state.folded.iter_mut().zip(counts) {
+            *folded += *count as u64;
+        }
+        self.tell_waiting(state);
     }
 
     /// Waits until everything that was in when the ticket was given is folded.
@@ -340,8 +392,7 @@ impl Intake {
             if deadline.passed() {
                 return Err(Refused::Full);
             }
-            state = self.space.wait_until(state, deadline.slice());
-            drop(state);
+            drop(self.wait_a_slice(state, deadline));
             if interrupted() {
                 return Err(Refused::Interrupted);
             }
@@ -354,7 +405,7 @@ impl Intake {
         let mut state = self.state.lock();
         state.closed = true;
         state.ending = true;
-        self.wake(&mut state);
+        self.wake(state);
         self.space.notify_all();
     }
 
@@ -364,17 +415,18 @@ impl Intake {
         state.closed = true;
         state.ending = true;
         state.aborted = true;
-        let dropped = std::mem::take(&mut state.results);
-        self.wake(&mut state);
+        let dropped = std::mem::take(&mut state.lines);
+        self.wake(state);
         self.space.notify_all();
-        drop(state);
         drop(dropped);
     }
 
-    /// Events that wait.
+    /// Events that wait, besides those that the loop has taken out.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.state.lock().depth()
+        let state = self.state.lock();
+        let results = state.length(Lane::Results);
+        state.lines.iter().map(VecDeque::len).sum::<usize>() - results
     }
 
     /// Events that were refused.

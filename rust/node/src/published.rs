@@ -27,6 +27,8 @@ struct State {
     generation: u64,
     wakes: Vec<(u64, Wake)>,
     tickets: u64,
+    /// Threads at the bell.
+    waiting: usize,
 }
 
 /// The cell that holds the newest snapshot.
@@ -121,8 +123,11 @@ impl Published {
         let mut state = self.state.lock();
         change(&mut state);
         let wakes = std::mem::take(&mut state.wakes);
-        self.bell.notify_all();
+        let waiting = state.waiting > 0;
         drop(state);
+        if waiting {
+            self.bell.notify_all();
+        }
         wake_on(&self.lanes, wakes.into_iter().map(|(_, wake)| wake).collect());
     }
 
@@ -140,7 +145,9 @@ impl Published {
             if deadline.passed() {
                 return Waited::TimedOut;
             }
+            state.waiting += 1;
             state = self.bell.wait_until(state, deadline.slice());
+            state.waiting -= 1;
             // Signal handlers are user code: they run with nothing locked.
             drop(state);
             if interrupted() {
