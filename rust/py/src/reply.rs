@@ -62,7 +62,7 @@ pub struct Tray {
 
 /// How a wait for a tray ended.
 pub enum Waited {
-    /// All answers are there.
+    /// All answers are there, or all up to the first that says that its event failed.
     Full(Vec<PyResult<Py<PyAny>>>),
     /// Time was up; the answers that are there.
     TimedOut(Places),
@@ -82,20 +82,27 @@ impl Tray {
 
     fn put(&self, place: usize, answer: PyResult<Py<PyAny>>) {
         let mut state = self.state.lock();
-        // Nobody waits any more when the places are gone: time was up before this answer came.
-        let Some(empty) = state.0.get_mut(place) else {
+        let failed = answer.is_err();
+        let open = state.1 > 0;
+        // Nobody wants it any more when time was up before it came, or when one before it failed.
+        let Some(empty) = state.0.get_mut(place).filter(|_| open) else {
             drop(state);
             drop(answer);
             return;
         };
         *empty = Some(answer);
         state.1 -= 1;
+        // Events of a tray stop at the first that fails. Those after it are told so when somebody gets to them, which
+        // may be after user code was started again.
+        if failed && state.0[..place].iter().all(Option::is_some) {
+            state.1 = 0;
+        }
         if state.1 == 0 {
             self.bell.notify_all();
         }
     }
 
-    /// Waits, detached from the interpreter, until all answers are there.
+    /// Waits, detached from the interpreter, until all answers are there or one failed.
     pub fn wait(&self, deadline: Deadline, signal: &mut Option<PyErr>) -> Waited {
         let mut state = self.state.lock();
         loop {
