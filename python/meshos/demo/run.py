@@ -11,7 +11,7 @@ from meshos.chain import ChainReport, verify_chain
 from meshos.compute import DaemonRuntime
 from meshos.demo.fleet import Evidence, Fleet
 from meshos.demo.plain import Plain, count
-from meshos.demo.report import Line, Progress, table
+from meshos.demo.report import Line, Progress, all_hold, table
 from meshos.errors import ChainError
 from meshos.identity import EntityId
 from meshos.mesh import Mesh
@@ -45,7 +45,7 @@ def run(path: Path, out: TextIO, progress: TextIO | None) -> bool:
     print(f"{events:,} events in {seconds:.2f} s: {events / seconds:,.0f} events/s, reading included\n", file=out)
     print(table(_lines(evidence, verified)), end="\n\n", file=out)
     chained = sum(report.events for report in verified.values() if isinstance(report, ChainReport))
-    return _all_hold(
+    return all_hold(
         {
             f"all totals of {len(evidence)} daemons equal the straight count": _totals(plain, evidence),
             "the last summary of each chain says the same": _summaries(plain, evidence),
@@ -76,16 +76,6 @@ def _tamper(evidence: Evidence, folder: Path) -> str | None:
     except ChainError as error:
         return f"refused, {error}"
     return None
-
-
-def _all_hold(claims: Mapping[str, Iterator[str]], out: TextIO) -> bool:
-    """Write each claim down with what speaks against it."""
-    hold = True
-    for claim, doubts in claims.items():
-        against = list(doubts)
-        print(f"{'FAILED' if against else 'ok'}: {claim}", *against, sep="\n    ", file=out)
-        hold = hold and not against
-    return hold
 
 
 def _totals(plain: Plain, evidence: Mapping[str, Evidence]) -> Iterator[str]:
