@@ -63,8 +63,9 @@ $(FLIGHTS): | .venv/.tools
 
 build: .venv/.built ## Install the release build of the package into .venv
 
-demo: build $(FLIGHTS) ## Stream 336,776 real flights through 16 daemons and check everything at the end
+demo: build $(FLIGHTS) ## Stream 336,776 real flights through 16 daemons, then through 200 that crash, and check everything
 	$(BIN)/meshos demo --data $(FLIGHTS)
+	$(BIN)/meshos demo supervise --data $(FLIGHTS)
 
 test: build test-rust test-python ## Run all tests, of Rust and of Python
 
@@ -79,8 +80,8 @@ check: build ## Run everything that CI runs
 	if [ -n "$$failed" ]; then echo "make check: not passed:$$failed" >&2; exit 1; fi; \
 	echo "make check: all parts passed"
 
-bench: build ## Measure the Rust core with criterion
-	cargo bench --workspace --exclude meshos-py --benches
+bench: build ## Measure core, node and behaviour loop; ends with a line a figure of the loop
+	$(RUN) benchmarks/loop_lines.py 'cargo bench --workspace --exclude meshos-py --benches' '$(RUN) benchmarks/loop.py'
 
 bench-peer: build .venv-peer/.installed ## Measure beside the nearest package, interleaved, and print the ratios
 	@mkdir -p benchmarks/results
