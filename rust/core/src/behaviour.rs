@@ -423,23 +423,41 @@ pub fn digest_of(step: &Step) -> Digest {
 
 /// Feeds what is hashed to BLAKE3, in one byte order everywhere.
 #[derive(Default)]
-struct StateHasher(blake3::Hasher);
+struct StateHasher {
+    hasher: blake3::Hasher,
+    /// Values are small, and the hash is fast only over much at once.
+    buffer: Vec<u8>,
+}
+
+/// Bytes that are hashed at once.
+const HASHED_AT_ONCE: usize = 64 * 1024;
 
 impl StateHasher {
-    fn digest(&self) -> Digest {
-        Digest::from_bytes(*self.0.finalize().as_bytes())
+    fn digest(mut self) -> Digest {
+        self.hasher.update(&self.buffer);
+        Digest::from_bytes(*self.hasher.finalize().as_bytes())
     }
 }
 
 impl Hasher for StateHasher {
     fn finish(&self) -> u64 {
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.buffer);
         let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.0.finalize().as_bytes()[..8]);
+        bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
         u64::from_le_bytes(bytes)
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= HASHED_AT_ONCE {
+            self.hasher.update(&self.buffer);
+            self.buffer.clear();
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write(&[value]);
     }
 
     fn write_u16(&mut self, value: u16) {
