@@ -118,6 +118,7 @@ fn rig(config: MeshOsConfig, probes: ProbeRegistry, dispatched: Dispatched) -> R
         records: Arc::new(Records::new(HERE, clock)),
         clock,
         lanes: Lanes::new("bench-callback", 8, plain),
+        wakes: Lanes::new("bench-wake", 1, plain),
     };
     let os = MeshOs::start(HERE, config, 42, AuthorityStatus::Open, parts).expect("a thread");
     Rig { os, voice }

@@ -5,6 +5,7 @@
 //!   its result comes back as a signal.
 //! * A change wakes the loop at once; the tick is when probes, recovery handlers and daemons are asked.
 //! * A loop that ends publishes a last snapshot, and says what it left undone.
+//! * A loop that panics, which is a bug of ours, ends: nobody waits for it any more, and whoever asks is told.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,6 +49,10 @@ const DISPATCH_BUDGET: Duration = Duration::from_secs(30);
 const ROSTER_INTERVAL: Duration = Duration::from_secs(30);
 /// How long an appender may take to keep a record that must come first.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long daemons may take to say how they are; then a failure says that they do not.
+const POLL_MAX: Duration = Duration::from_secs(1);
+/// How long a loop that is told to end at once may take for the step that it is in.
+const LAST_STEP: Duration = Duration::from_millis(500);
 /// Chains that one job scores.
 const SCORES_PER_JOB: usize = 256;
 
@@ -97,6 +102,8 @@ pub struct Parts {
     pub clock: LoopClock,
     /// Where user code runs.
     pub lanes: Lanes,
+    /// Where those who wait are called: no user code that hangs may hold them up.
+    pub wakes: Lanes,
 }
 
 /// How the thread of a loop ended.
@@ -239,7 +246,7 @@ impl MeshOs {
         let told = Arc::clone(&intake);
         let watch = parts.keeper.watch(Box::new(move |signal| told.registry(signal)));
         let (daemons, number) = parts.keeper.roster();
-        intake.result(Signal::Roster { daemons, number });
+        intake.roster(Signal::Roster { daemons, number });
         if parts.scheduler.has_scorer() {
             intake.result(Signal::ScorerChanged { installed: true });
         }
@@ -251,8 +258,8 @@ impl MeshOs {
             cooldowns: Mutex::default(),
             ledger: Mutex::default(),
             intake,
-            published: Arc::new(Published::new(first, parts.lanes.clone())),
-            ears: Ears::new(parts.lanes.clone()),
+            published: Arc::new(Published::new(first, parts.wakes.clone())),
+            ears: Ears::new(parts.wakes.clone()),
             parts,
             stats: Mutex::default(),
             questions: Mutex::default(),
@@ -267,7 +274,7 @@ impl MeshOs {
         let mut runner = Runner::new(Arc::clone(&shared), behaviour);
         runner.pass(true);
         let spawned = std::thread::Builder::new()
-            .name("meshos-loop".to_owned())
+            .name("meshos-tick".to_owned())
             .spawn(move || {
                 let shared = Arc::clone(&runner.shared);
                 let ran = isolated(|| {
@@ -299,19 +306,23 @@ impl MeshOs {
         shared.parts.keeper.unwatch(self.watch);
         shared.end_by.lock().get_or_insert(deadline);
         shared.intake.close();
+        let (mut until, mut aborted) = (deadline, false);
         loop {
             let ended = shared.ended.lock();
             if let Some(ended) = &*ended {
                 return Some(ended.clone());
             }
-            if deadline.passed() {
+            if until.passed() {
+                drop(ended);
+                if aborted {
+                    return Some(shared.unfinished(LoopEnd::Late));
+                }
                 // The loop never waits for user code, so this is answered within a moment.
                 shared.intake.abort();
-                let grace = Deadline::after(Duration::from_millis(500));
-                let ended = shared.bell.wait_until(ended, grace.slice());
-                return Some(ended.clone().unwrap_or_else(|| shared.unfinished(LoopEnd::Late)));
+                (until, aborted) = (Deadline::after(LAST_STEP), true);
+                continue;
             }
-            drop(shared.bell.wait_until(ended, deadline.slice()));
+            drop(shared.bell.wait_until(ended, until.slice()));
             if interrupted() {
                 shared.intake.abort();
                 return None;
@@ -456,6 +467,7 @@ impl Shared {
         self.alive.store(false, Ordering::Release);
         self.questions.lock().clear();
         self.ears.close(None);
+        self.verdicts.end();
         self.published.end();
         *self.ended.lock() = Some(self.unfinished(LoopEnd::Failed));
         self.bell.notify_all();
@@ -476,7 +488,22 @@ struct Seen {
 #[derive(Default)]
 struct Listed {
     moves: Mutex<(Arc<[MigrationStatus]>, u64)>,
-    busy: AtomicBool,
+}
+
+/// Says that something is under way, as long as it lives.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    /// `None`: it is under way already.
+    fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
+        (!flag.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(flag)))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// Calls of one piece of user code, one at a time and in order.
@@ -504,8 +531,13 @@ struct Runner {
     aborts: Option<Arc<Callback>>,
     listing: Option<Arc<Callback>>,
     listed: Arc<Listed>,
+    listing_now: Arc<AtomicBool>,
+    /// All recovery handlers together: one that hangs shows here.
+    recovery: Option<Arc<Callback>>,
     recovering: Arc<AtomicBool>,
     polling: Arc<AtomicBool>,
+    /// When the poll that is under way began, unless it was told to be slow.
+    polled: Option<Instant>,
     tick_due: Instant,
     roster_due: Instant,
     next: Option<UnixMs>,
@@ -561,8 +593,11 @@ impl Runner {
                 .as_ref()
                 .map(|source| callbacks.add(source.name(), Part::Migration)),
             listed: Arc::default(),
+            listing_now: Arc::default(),
+            recovery: None,
             recovering: Arc::default(),
             polling: Arc::default(),
+            polled: None,
             tick_due: now,
             roster_due: now + ROSTER_INTERVAL,
             next: None,
@@ -684,7 +719,8 @@ impl Runner {
         if batch.roster_wanted || now >= self.roster_due {
             self.roster_due = now + ROSTER_INTERVAL;
             let (daemons, number) = self.shared.parts.keeper.roster();
-            signals.push(Signal::Roster { daemons, number });
+            // After what the registry told before: else what a roster reflects would be folded twice.
+            self.shared.intake.roster(Signal::Roster { daemons, number });
         }
         if now >= self.tick_due {
             // A late tick is made up for by none: the next comes a whole interval later.
@@ -701,19 +737,32 @@ impl Runner {
         let budget = shared.budget();
         parts.callbacks.mark_late(now, budget);
         self.sampler.poll(&parts.lanes, budget, &self.sampled);
-        if !parts.recovery.is_empty() && !self.recovering.swap(true, Ordering::AcqRel) {
-            let (shared, busy) = (Arc::clone(shared), Arc::clone(&self.recovering));
+        if !parts.recovery.is_empty()
+            && let Some(busy) = Busy::begin(&self.recovering)
+        {
+            let add = || parts.callbacks.add("recovery handlers", Part::Recovery);
+            let (shared, callback) = (Arc::clone(shared), Arc::clone(self.recovery.get_or_insert_with(add)));
             on_lane(&parts.lanes, move || {
-                recover(&shared, budget);
-                busy.store(false, Ordering::Release);
+                // What a handler raises is counted there: the whole never fails.
+                callback.run(Instant::now(), budget, || {
+                    recover(&shared, budget);
+                    Ok(())
+                });
+                drop(busy);
             });
         }
-        if !self.polling.swap(true, Ordering::AcqRel) {
-            let (keeper, busy) = (Arc::clone(&parts.keeper), Arc::clone(&self.polling));
+        if let Some(busy) = Busy::begin(&self.polling) {
+            self.polled = Some(now);
+            let keeper = Arc::clone(&parts.keeper);
             on_lane(&parts.lanes, move || {
                 keeper.poll();
-                busy.store(false, Ordering::Release);
+                drop(busy);
             });
+        } else if self.polled.is_some_and(|polled| now - polled > POLL_MAX) {
+            // Once for each poll.
+            self.polled = None;
+            let error = CallFailed::new(format!("a daemon has not answered for {} ms", POLL_MAX.as_millis()));
+            shared.callback_failed(Part::Callback, "health of daemons", None, error);
         }
         self.list_moves(budget);
     }
@@ -722,9 +771,9 @@ impl Runner {
         let (Some(source), Some(callback)) = (&self.shared.parts.migrations, &self.listing) else {
             return;
         };
-        if self.listed.busy.swap(true, Ordering::AcqRel) {
+        let Some(busy) = Busy::begin(&self.listing_now) else {
             return;
-        }
+        };
         let (source, callback, listed) = (Arc::clone(source), Arc::clone(callback), Arc::clone(&self.listed));
         let shared = Arc::clone(&self.shared);
         on_lane(&self.shared.parts.lanes, move || {
@@ -741,7 +790,7 @@ impl Runner {
                 Some(Err(error)) => shared.callback_failed(Part::Migration, source.name(), None, error),
                 None => {}
             }
-            listed.busy.store(false, Ordering::Release);
+            drop(busy);
         });
     }
 
@@ -906,12 +955,14 @@ impl Runner {
         let (aborter, callback) = (Arc::clone(aborter), Arc::clone(callback));
         let budget = self.shared.budget();
         on_lane(&self.shared.parts.lanes, move || {
-            let ended = if aborter.is_no_op() {
-                Some(Err(CallFailed::new("the migration aborter does nothing")))
-            } else {
-                callback.run(Instant::now(), budget, || aborter.abort(daemon))
-            };
-            if let Some(Err(error)) = ended {
+            let ended = callback.run(Instant::now(), budget, || {
+                if aborter.is_no_op() {
+                    return Err(CallFailed::new("the migration aborter does nothing"));
+                }
+                aborter.abort(daemon)
+            });
+            let left_alone = || Err(CallFailed::new("the migration aborter is left alone after failing too often"));
+            if let Err(error) = ended.unwrap_or_else(left_alone) {
                 shared.callback_failed(Part::Migration, "kill_migration", Some(daemon.get()), error);
             }
         });
@@ -1092,8 +1143,8 @@ fn push(shared: &Arc<Shared>, line: &Arc<Line>, said: Said) {
     let mut queue = line.queue.lock();
     if queue.0.len() >= LINE_MAX {
         drop(queue);
-        let error = CallFailed::new("its queue is full, and the call was dropped");
-        shared.callback_failed(Part::Callback, "line", None, error);
+        let error = CallFailed::new("not told: too many calls wait for it");
+        shared.callback_failed(Part::Callback, line.callback.name(), None, error);
         return;
     }
     queue.0.push_back(said);
@@ -1116,7 +1167,8 @@ fn push(shared: &Arc<Shared>, line: &Arc<Line>, said: Said) {
             let ran = held
                 .callback
                 .run(Instant::now(), budget, || said.take().map_or(Ok(()), |said| said()));
-            if let Some(Err(error)) = ran {
+            let left_alone = || Err(CallFailed::new("not told: it is left alone after failing too often"));
+            if let Err(error) = ran.unwrap_or_else(left_alone) {
                 shared.callback_failed(Part::Callback, held.callback.name(), None, error);
             }
         }

@@ -4,6 +4,7 @@
 //! * An ear holds the newest control of each sort: it is bounded by construction, and nothing newer is lost.
 //! * A shutdown is heard first, and no back-pressure pushes it out.
 //! * An ear ends with its daemon, and then has nothing more to say than what it holds.
+//! * Who waits is called on a lane, and can be taken back: nothing is left of a wait that was given up.
 
 use std::sync::{Arc, Weak};
 
@@ -21,7 +22,8 @@ struct State {
     drain: Option<DaemonControl>,
     pressure: Option<DaemonControl>,
     ended: bool,
-    wakes: Vec<Wake>,
+    wakes: Vec<(u64, Wake)>,
+    tickets: u64,
 }
 
 impl State {
@@ -89,17 +91,28 @@ impl Ear {
         }
     }
 
-    /// Has `wake` called on a lane once there is something to hear, or the end.
+    /// Has `wake` called on a lane once there is something to hear, or the end; returns a ticket to take it back with.
     ///
     /// # Errors
     /// Gives `wake` back when there is already.
-    pub fn on_control(&self, wake: Wake) -> Result<(), Wake> {
+    pub fn on_control(&self, wake: Wake) -> Result<u64, Wake> {
         let mut state = self.state.lock();
         if state.ended || state.shutdown.is_some() || state.drain.is_some() || state.pressure.is_some() {
             return Err(wake);
         }
-        state.wakes.push(wake);
-        Ok(())
+        state.tickets += 1;
+        let ticket = state.tickets;
+        state.wakes.push((ticket, wake));
+        Ok(ticket)
+    }
+
+    /// Takes a wake back; `false` when it was called, or is about to be.
+    pub fn forget(&self, ticket: u64) -> bool {
+        let mut state = self.state.lock();
+        let place = state.wakes.iter().position(|(known, _)| *known == ticket);
+        let taken = place.map(|place| state.wakes.swap_remove(place));
+        drop(state);
+        taken.is_some()
     }
 
     /// Ends it, and wakes who listens.
@@ -113,7 +126,7 @@ impl Ear {
         let wakes = std::mem::take(&mut state.wakes);
         self.bell.notify_all();
         drop(state);
-        wake_on(&self.lanes, wakes);
+        wake_on(&self.lanes, wakes.into_iter().map(|(_, wake)| wake).collect());
     }
 }
 

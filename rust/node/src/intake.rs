@@ -318,6 +318,21 @@ impl Intake {
         self.wake(state);
     }
 
+    /// Takes all daemons of a registry in, after what it told before: what a roster reflects is folded before it. Where
+    /// there is no space the loop is told to compare again.
+    pub fn roster(&self, signal: Signal) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        if state.length(Lane::Registry) >= REGISTRY_MAX {
+            state.roster_wanted = true;
+        } else {
+            state.put(Lane::Registry, signal);
+        }
+        self.wake(state);
+    }
+
     /// Has the loop look around, though nothing came in.
     pub fn nudge(&self) {
         self.wake(self.state.lock());

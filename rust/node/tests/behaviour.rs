@@ -170,6 +170,7 @@ fn rig(answer: impl Fn(&MeshOsAction) -> Outcome + Send + Sync + 'static, option
         records: Arc::new(Records::new(HERE, clock)),
         clock,
         lanes: lanes.clone(),
+        wakes: Lanes::new("test-wake", 1, plain),
     };
     let os = MeshOs::start(HERE, options.config, 42, AuthorityStatus::Open, parts).unwrap();
     Rig {
