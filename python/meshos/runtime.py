@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Self, final
+from warnings import warn
 
 from meshos._checks import instance, seconds_of
 from meshos._core import BackoffConfig as BackoffConfig
@@ -248,8 +249,12 @@ class _Controls:
         loop = asyncio.get_running_loop()
         while True:
             said = loop.create_future()
-            if self._ear.on_control(partial(_wake, loop, said)):
-                await said
+            ticket = self._ear.on_control(partial(_wake, loop, said))
+            if ticket is not None:
+                try:
+                    await said
+                finally:
+                    self._ear.forget_control(ticket)
             control = self._ear.listen(timedelta(0))
             if control is not None:
                 return control
@@ -297,14 +302,15 @@ class MeshOsDaemonHandle:
     def graceful_shutdown(self, grace: timedelta = GRACE) -> None:
         """Send `Shutdown`, and return when the daemon is gone or after `grace`, 5 s; does nothing the second time.
 
-        Nobody starts it again: its intent is `STOP` from now on. After `grace` it is taken out by force.
+        Nobody starts it again: its intent is `STOP` from now on. After `grace` it is taken out by force. Raises
+        `LoopClosed`.
         """
         instance(grace, timedelta, "grace")
         seconds_of(grace, "grace")
         if self._left:
             return
-        self._left = True
         self._core.leave(self._daemon, grace)
+        self._left = True
 
     async def graceful_shutdown_async(self, grace: timedelta = GRACE) -> None:
         """Twin of `graceful_shutdown`."""
@@ -532,13 +538,14 @@ class MeshOsRuntime:
         """Shut down."""
         await self.shutdown_async()
 
-    def __del__(self) -> None:
-        """Stop the loop without waiting, and warn, if it was not shut down."""
+    def __del__(self, _warn: Callable[..., None] = warn) -> None:
+        """Stop the loop without waiting, and warn, if it was not shut down.
+
+        The function is kept as a default: nothing can be imported when the interpreter goes away.
+        """
         core = getattr(self, "_core", None)
         if core is not None and core.abandon():
-            import warnings
-
-            warnings.warn(f"{self!r} was dropped without a shutdown", ResourceWarning, source=self, stacklevel=2)
+            _warn(f"{self!r} was dropped without a shutdown", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         """Show the node and whether the loop lives."""

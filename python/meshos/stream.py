@@ -12,6 +12,7 @@ from meshos._core import Gap as Gap
 from meshos.errors import LoopClosed, WaitTimeout
 
 if TYPE_CHECKING:
+    from asyncio import Task
     from types import TracebackType
 
 T_co = TypeVar("T_co", covariant=True)
@@ -44,12 +45,14 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
     A stream is made by the method that documents it, not by its class.
     """
 
-    __slots__ = ("_closed", "_name", "_source", "_waiting")
+    __slots__ = ("_closed", "_kept", "_name", "_source", "_waiting")
 
     def __init__(self, source: _Source[T_co], name: str) -> None:
         self._source = source
         self._name = name
         self._closed = False
+        # What came at the very moment at which its reader gave up: the next one gets it.
+        self._kept: list[T_co] = []
         self._waiting: object = None
 
     def __iter__(self) -> Self:
@@ -79,6 +82,8 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
         seconds = seconds_of(timeout)
         end = None if seconds is None else monotonic() + seconds
         while not self._closed:
+            if self._kept:
+                return self._kept.pop()
             left = _SLICE if end is None else min(_SLICE, end - monotonic())
             item = self._source.take(timedelta(seconds=max(0.0, left)))
             if item is not None:
@@ -94,19 +99,28 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
         seconds = seconds_of(timeout)
         if self._closed:
             raise LoopClosed(self._name)
+        if self._kept:
+            return self._kept.pop()
         task = asyncio.ensure_future(self._source.take_async())
         self._waiting = (asyncio.get_running_loop(), task)
         try:
             return await asyncio.wait_for(task, seconds)
         except TimeoutError:
+            self._keep(task)
             raise WaitTimeout(f"the next item of {self._name}", timeout or timedelta(0)) from None
         except asyncio.CancelledError:
+            self._keep(task)
             # Closing cancels the wait; anything else that cancelled it passes through.
             if not self._closed:
                 raise
             raise LoopClosed(self._name) from None
         finally:
             self._waiting = None
+
+    def _keep(self, task: Task[T_co]) -> None:
+        """Keep what a wait that was given up had taken already."""
+        if task.done() and not task.cancelled() and task.exception() is None:
+            self._kept.append(task.result())
 
     def close(self) -> None:
         """End the stream and wake its reader; may be called from any thread, twice too."""

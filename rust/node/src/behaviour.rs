@@ -154,6 +154,8 @@ pub struct Shared {
     pub ears: Ears,
     /// What it is made of.
     pub parts: Parts,
+    /// Daemons whose authors see them off, and by when they were told to be gone.
+    leaving: Mutex<BTreeMap<Origin, UnixMs>>,
     stats: Mutex<ExecutorStats>,
     questions: Mutex<Vec<Question>>,
     dropped: AtomicU64,
@@ -176,6 +178,18 @@ struct Question {
 struct Answer {
     said: Mutex<Option<Option<Explanation>>>,
     bell: Condvar,
+}
+
+/// A daemon is seen off, as long as it lives.
+pub struct Leaving<'a> {
+    shared: &'a Shared,
+    daemon: Origin,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.shared.leaving.lock().remove(&self.daemon);
+    }
 }
 
 /// A running loop. Dropping the last handle ends it at once.
@@ -261,6 +275,7 @@ impl MeshOs {
             published: Arc::new(Published::new(first, parts.wakes.clone())),
             ears: Ears::new(parts.wakes.clone()),
             parts,
+            leaving: Mutex::default(),
             stats: Mutex::default(),
             questions: Mutex::default(),
             dropped: AtomicU64::new(0),
@@ -407,6 +422,12 @@ impl Shared {
                 return None;
             }
         }
+    }
+
+    /// Says by when a daemon was told to be gone, by the wall clock: a stop leaves it no more time.
+    pub fn leave_by(&self, daemon: Origin, deadline: UnixMs) -> Leaving<'_> {
+        self.leaving.lock().insert(daemon, deadline);
+        Leaving { shared: self, daemon }
     }
 
     /// Share of a tick that user code may take.
@@ -862,6 +883,9 @@ impl Runner {
         if let MeshOsAction::StopDaemon { daemon, deadline, .. } = &mut action {
             // Daemons are told by the wall clock.
             *deadline = shared.parts.clock.wall(*deadline);
+            if let Some(promised) = shared.leaving.lock().get(&daemon.id) {
+                *deadline = (*deadline).min(*promised);
+            }
             let deadline = *deadline;
             shared.ears.tell(Some(daemon.id), DaemonControl::Shutdown { deadline });
         }
@@ -961,7 +985,11 @@ impl Runner {
                 }
                 aborter.abort(daemon)
             });
-            let left_alone = || Err(CallFailed::new("the migration aborter is left alone after failing too often"));
+            let left_alone = || {
+                Err(CallFailed::new(
+                    "the migration aborter is left alone after failing too often",
+                ))
+            };
             if let Err(error) = ended.unwrap_or_else(left_alone) {
                 shared.callback_failed(Part::Migration, "kill_migration", Some(daemon.get()), error);
             }

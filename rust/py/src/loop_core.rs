@@ -63,7 +63,7 @@ type Traverse = Box<dyn Fn(&PyVisit<'_>) -> Result<(), PyTraverseError> + Send +
 /// A running behaviour loop.
 #[pyclass(frozen, name = "LoopCore", module = "meshos._core", weakref)]
 pub struct PyLoop {
-    os: MeshOs,
+    os: Arc<MeshOs>,
     shared: Arc<Shared>,
     probes: Py<PyProbeRegistry>,
     scheduler: Py<PySchedulerRegistry>,
@@ -138,6 +138,7 @@ impl PyEar {
     fn listen<'py>(&self, py: Python<'py>, timeout: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         entry("controls", || {
             self.born.check("MeshOsRuntime")?;
+            may_wait("controls")?;
             let deadline = deadline(Some(timeout))?;
             let mut signal = None;
             match py.detach(|| self.ear.listen(deadline, &mut || guard::interrupted(&mut signal))) {
@@ -149,10 +150,14 @@ impl PyEar {
         })
     }
 
-    /// Has `wake` called once there is something to hear; `False`: there is already.
-    fn on_control(&self, wake: Py<PyAny>) -> PyResult<bool> {
+    /// Has `wake` called once there is something to hear. `None`: there is already.
+    fn on_control(&self, wake: Py<PyAny>) -> PyResult<Option<u64>> {
         self.born.check("MeshOsRuntime")?;
-        Ok(self.ear.on_control(calling(wake)).is_ok())
+        Ok(self.ear.on_control(calling(wake)).ok())
+    }
+
+    fn forget_control(&self, ticket: u64) -> bool {
+        self.ear.forget(ticket)
     }
 
     fn close(&self, py: Python<'_>) {
@@ -370,6 +375,7 @@ impl PyLoop {
                 None => None,
             };
             let lanes = threads::callback_lanes(py)?;
+            let wakes = threads::wake_lanes(py)?;
             let clock = LoopClock::start();
             let callbacks = Arc::new(Callbacks::new());
             let records = Arc::new(Records::new(node, clock));
@@ -407,6 +413,7 @@ impl PyLoop {
                 records,
                 clock,
                 lanes,
+                wakes,
             };
             let authority = match config.authority {
                 Authority::Open => AuthorityStatus::Open,
@@ -417,7 +424,7 @@ impl PyLoop {
             let os = started.map_err(|error| pyo3::exceptions::PyOSError::new_err(error.to_string()))?;
             Ok(Self {
                 shared: Arc::clone(os.shared()),
-                os,
+                os: Arc::new(os),
                 probes,
                 scheduler,
                 recovery,
@@ -461,14 +468,24 @@ impl PyLoop {
                 }
             }
             let mut refusal = None;
+            let mut lines = Vec::new();
             let mut signals = Vec::with_capacity(published.len());
             for event in published {
-                let (signal, refused) = self.signal(event);
-                signals.extend(signal);
-                refusal = refusal.or(refused);
+                match event {
+                    Published::Log { level, message, daemon } => lines.push((level, message, daemon)),
+                    other => {
+                        let (signal, refused) = self.signal(other);
+                        signals.extend(signal);
+                        refusal = refusal.or(refused);
+                    }
+                }
             }
             if !signals.is_empty() {
                 self.take_in(py, signals, deadline)?;
+            }
+            // All or none: a batch that was refused leaves no line either.
+            for (level, message, daemon) in lines {
+                self.line(level, daemon, &message)?;
             }
             refusal.map_or(Ok(()), Err)
         })
@@ -483,6 +500,7 @@ impl PyLoop {
     ) -> PyResult<()> {
         entry("MeshOsRuntime.set_intent", || {
             self.check()?;
+            may_wait("MeshOsRuntime.set_intent")?;
             let daemon = read::<Origin>(daemon, "daemon")?;
             let event = MeshOsEvent::DaemonIntentUpdate {
                 daemon: self.named(daemon),
@@ -505,6 +523,7 @@ impl PyLoop {
     fn wait_changed(&self, generation: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<PyMeshOsSnapshot> {
         entry("MeshOsSnapshotReader.wait_changed", || {
             self.check()?;
+            may_wait("MeshOsSnapshotReader.wait_changed")?;
             let py = generation.py();
             let generation = args::u64(generation, "generation")?;
             let span = args::span(Some(timeout), "timeout")?;
@@ -572,10 +591,13 @@ impl PyLoop {
     fn leave(&self, daemon: &Bound<'_, PyAny>, grace: &Bound<'_, PyAny>) -> PyResult<()> {
         entry("MeshOsDaemonHandle.graceful_shutdown", || {
             self.check()?;
-            let py = daemon.py();
             may_wait("MeshOsDaemonHandle.graceful_shutdown")?;
+            let py = daemon.py();
             let daemon = DaemonRef::from_python(daemon, "daemon")?;
             let grace = args::span(Some(grace), "grace")?.unwrap_or_default();
+            if !self.shared.health().0 {
+                return Err(LoopClosed::new_err(("MeshOsRuntime",)));
+            }
             let deadline = Deadline::after(grace);
             let until = clock::unix_ms().plus(grace);
             let mut signal = None;
@@ -587,6 +609,7 @@ impl PyLoop {
     fn explain<'py>(&self, daemon: &Bound<'py, PyAny>, chain: &Bound<'py, PyAny>) -> PyResult<PyExplanation> {
         entry("MeshOsRuntime.explain", || {
             self.check()?;
+            may_wait("MeshOsRuntime.explain")?;
             let py = daemon.py();
             let (key, unknown, subject) = match given(daemon) {
                 Some(daemon) => {
@@ -694,20 +717,18 @@ impl PyLoop {
     fn shutdown(&self, timeout: &Bound<'_, PyAny>) -> PyResult<PyRuntimeStats> {
         entry("MeshOsRuntime.shutdown", || {
             self.check()?;
+            may_wait("MeshOsRuntime.shutdown")?;
             let py = timeout.py();
             let Some(span) = args::span(Some(timeout), "timeout")? else {
                 return Err(args::wrong_type("timeout", "a timedelta", timeout));
             };
-            may_wait("MeshOsRuntime.shutdown")?;
             aio::may_block(py, "MeshOsRuntime.shutdown")?;
             guard::may_wait_for_callbacks(&self.homes(), "MeshOsRuntime.shutdown")?;
             let mut signal = None;
+            // Nothing is locked: a handler of a signal, which runs meanwhile, may shut down too.
             let ended = py.detach(|| self.os.shutdown(span, &mut || guard::interrupted(&mut signal)));
-            if let Some(signal) = signal {
-                return Err(signal);
-            }
             let Some(ended) = ended else {
-                return Err(LoopClosed::new_err(("MeshOsRuntime",)));
+                return Err(raised(signal));
             };
             let failed = |kind: &'static str, message: String| RuntimeShutdownError::new_err((kind, message));
             match ended.end {
@@ -753,7 +774,18 @@ impl PyLoop {
     }
 
     fn __clear__(&self) {
-        self.shared.intake.abort();
+        if self.born.is_here() {
+            self.shared.intake.abort();
+        }
+    }
+}
+
+impl Drop for PyLoop {
+    fn drop(&mut self) {
+        // In a forked child its locks may be held for ever by threads that the child does not have: nothing ends there.
+        if !self.born.is_here() {
+            std::mem::forget(Arc::clone(&self.os));
+        }
     }
 }
 
@@ -860,19 +892,17 @@ impl PyLoop {
     ) {
         let shared = &self.shared;
         let told = DaemonControl::Shutdown { deadline: until };
+        let _leaving = shared.leave_by(daemon.id, until);
         shared.ears.tell(Some(daemon.id), told);
         let keeper = &shared.parts.keeper;
-        if !keeper.control(daemon.id, told) {
-            return;
-        }
-        // Nobody starts it again.
+        keeper.control(daemon.id, told);
+        // Nobody starts it again, also when it is not here at this moment.
         let event = MeshOsEvent::DaemonIntentUpdate {
             daemon: daemon.clone(),
             intent: DaemonIntent::Stop,
             node: None,
         };
-        let intake = &shared.intake;
-        let _ = intake.publish(Signal::Event(event), deadline, &mut || guard::interrupted(signal));
+        shared.intake.result(Signal::Event(event));
         let registry = &self.registry.get().registry;
         let mut snapshot = shared.published.load();
         while registry.get(daemon.id).is_some() && signal.is_none() && !deadline.passed() {

@@ -31,6 +31,7 @@ struct Threads {
     daemons: Lanes,
     calls: Lanes,
     callbacks: Lanes,
+    wakes: Lanes,
     pulse: Pulse,
 }
 
@@ -107,6 +108,8 @@ fn threads(py: Python<'_>) -> PyResult<&'static Threads> {
             daemons: Lanes::new("meshos-lane", lanes_max, surround),
             calls: Lanes::new("meshos-call", lanes_max, surround),
             callbacks: Lanes::new("meshos-callback", lanes_max, surround),
+            // It only settles futures, so one is enough, and nothing that hangs may be on it.
+            wakes: Lanes::new("meshos-wake", 1, surround),
             pulse: Pulse::default(),
         }
     }))
@@ -120,6 +123,11 @@ pub fn daemon_lanes(py: Python<'_>) -> PyResult<Lanes> {
 /// The lanes on which the callbacks of behaviour loops run.
 pub fn callback_lanes(py: Python<'_>) -> PyResult<Lanes> {
     threads(py).map(|threads| threads.callbacks.clone())
+}
+
+/// The lane on which those are called who wait for a behaviour loop.
+pub fn wake_lanes(py: Python<'_>) -> PyResult<Lanes> {
+    threads(py).map(|threads| threads.wakes.clone())
 }
 
 /// The pulse that asks daemons for their health.
@@ -213,13 +221,15 @@ fn at_exit(py: Python<'_>) {
             threads.pulse.stop();
             let calls = threads.calls.stop(EXIT_TIMEOUT);
             let callbacks = threads.callbacks.stop(EXIT_TIMEOUT);
-            threads.daemons.stop(EXIT_TIMEOUT) && calls && callbacks
+            let wakes = threads.wakes.stop(EXIT_TIMEOUT);
+            threads.daemons.stop(EXIT_TIMEOUT) && calls && callbacks && wakes
         });
         if !ended {
             interrupt_lanes(py);
             py.detach(|| {
                 threads.calls.stop(INTERRUPT_TIMEOUT);
                 threads.callbacks.stop(INTERRUPT_TIMEOUT);
+                threads.wakes.stop(INTERRUPT_TIMEOUT);
                 threads.daemons.stop(INTERRUPT_TIMEOUT);
             });
         }
