@@ -31,6 +31,10 @@ pub enum Context {
     Fork,
     /// A signed checkpoint.
     Checkpoint,
+    /// Before the first entry of a trail.
+    TrailGenesis,
+    /// After an entry of a trail.
+    TrailEntry,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -41,12 +45,14 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 4]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 6]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
         Context::Fork,
         Context::Checkpoint,
+        Context::TrailGenesis,
+        Context::TrailEntry,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -60,6 +66,8 @@ impl Context {
             Self::ChainEvent => "meshos 2026 chain event v1",
             Self::Fork => "meshos 2026 fork v1",
             Self::Checkpoint => "meshos 2026 checkpoint v1",
+            Self::TrailGenesis => "meshos 2026 trail genesis v1",
+            Self::TrailEntry => "meshos 2026 trail entry v1",
         }
     }
 

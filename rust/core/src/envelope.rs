@@ -129,7 +129,7 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn admin_bytes(event: &AdminEvent) -> Vec<u8> {
+pub(crate) fn admin_bytes(event: &AdminEvent) -> Vec<u8> {
     let mut bytes = Vec::new();
     let (tag, node) = match event {
         AdminEvent::EnterMaintenance { node, .. } => (1, node),
@@ -161,7 +161,7 @@ fn admin_bytes(event: &AdminEvent) -> Vec<u8> {
     bytes
 }
 
-fn read_admin(reader: &mut Reader<'_>) -> Result<AdminEvent, DecodeError> {
+pub(crate) fn read_admin(reader: &mut Reader<'_>) -> Result<AdminEvent, DecodeError> {
     let at = reader.clone();
     let tag = reader.u8()?;
     let node = NodeId::new(reader.u64()?);
@@ -192,7 +192,7 @@ fn read_admin(reader: &mut Reader<'_>) -> Result<AdminEvent, DecodeError> {
     })
 }
 
-fn ice_bytes(action: &IceAction) -> Vec<u8> {
+pub(crate) fn ice_bytes(action: &IceAction) -> Vec<u8> {
     let mut bytes = Vec::new();
     match action {
         IceAction::FreezeCluster { ttl } => {
@@ -237,7 +237,7 @@ fn ice_bytes(action: &IceAction) -> Vec<u8> {
     bytes
 }
 
-fn read_ice(reader: &mut Reader<'_>) -> Result<IceAction, DecodeError> {
+pub(crate) fn read_ice(reader: &mut Reader<'_>) -> Result<IceAction, DecodeError> {
     let at = reader.clone();
     Ok(match reader.u8()? {
         1 => IceAction::FreezeCluster {

@@ -54,6 +54,7 @@ pub mod lifecycle;
 pub mod supervision;
 pub mod maintenance;
 pub mod status;
+pub mod trail;
 pub mod simulate;
 pub mod authority;
 pub mod world;

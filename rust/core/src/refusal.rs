@@ -140,6 +140,27 @@ pub enum Refused {
     NoVerifier,
 }
 
+/// The stable name of every reason, as records keep it.
+pub const KINDS: &[&str] = &[
+    "wrong_cluster",
+    "bundle_too_large",
+    "envelope_expired",
+    "envelope_from_future",
+    "replayed",
+    "overloaded",
+    "unsigned_rejected",
+    "not_authorized",
+    "role_denied",
+    "signature_invalid",
+    "insufficient_signatures",
+    "preview_stale",
+    "ice_cooldown_active",
+    "invalid_span",
+    "freeze_in_effect",
+    "audit_required",
+    "no_verifier",
+];
+
 impl Refused {
     /// Stable name.
     #[must_use]

@@ -15,12 +15,18 @@ pub fn generate() -> Keypair {
     Keypair::from_seed(&seed)
 }
 
-/// A random number.
+/// Random bytes. As with keys, there is no weaker source.
 #[must_use]
-pub fn random_u64() -> u64 {
-    let mut bytes = [0; 8];
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
     if getrandom::fill(&mut bytes).is_err() {
         std::process::abort();
     }
-    u64::from_le_bytes(bytes)
+    bytes
+}
+
+/// A random number.
+#[must_use]
+pub fn random_u64() -> u64 {
+    u64::from_le_bytes(random_bytes())
 }

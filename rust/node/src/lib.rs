@@ -38,6 +38,7 @@ pub mod published;
 pub mod ears;
 pub mod intake;
 pub mod records;
+pub mod trail_file;
 pub mod verdicts;
 pub mod behaviour;
 pub mod compute;

@@ -4,6 +4,7 @@ mod armour;
 mod envelope;
 mod folding;
 mod policy;
+mod trail;
 mod verdict;
 
 use meshos_core::blast::{BlastRadius, BlastWarning};
