@@ -1,14 +1,19 @@
 """What the tests of the behaviour loop share: a quick configuration, small callbacks, and ways to wait."""
 
+import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from threading import Condition
 
+import pytest
+
 from daemons import PATIENCE
-from meshos import DaemonIntent, DaemonRef, DaemonRuntime, MeshOsConfig, MeshOsRuntime
+from meshos import CausalEvent, DaemonIntent, DaemonRef, DaemonRuntime, MeshOsConfig, MeshOsRuntime
 from meshos.control import ControlSink, MeshOsControl
 from meshos.dispatch import ActionDispatcher, BackpressureChange, ComputeDispatcher, MeshOsAction
+from meshos.errors import ProcessFailed
 from meshos.events import AdminEvent, DaemonIntentUpdate, UnsignedAdminEvent
 from meshos.runtime import BackoffConfig, MaintenanceConfig
 from meshos.status import MeshOsSnapshot
@@ -143,3 +148,22 @@ def runs(runtime: MeshOsRuntime, origin: int, *, restarts: int | None = None) ->
             and restarts in (None, s.daemons[origin].restarts)
         ),
     )
+
+
+ONE = struct.pack("<q", 1)
+"""What a `Counter` adds."""
+BAD = struct.pack("<q", 0)
+"""What it raises for."""
+NUMBERS = count(1)
+
+
+def crash(daemons: DaemonRuntime, origin: int) -> None:
+    with pytest.raises(ProcessFailed) as caught:
+        daemons.send(origin, BAD)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def total(daemons: DaemonRuntime, origin: int) -> int:
+    """Add one, and return the sum after it."""
+    (output,) = daemons.deliver(origin, CausalEvent.external(99, next(NUMBERS), ONE))
+    return int(struct.unpack("<q", output.payload)[0])
