@@ -283,6 +283,12 @@ pub fn roster(world: &mut World, daemons: &[RosterEntry], number: u64) {
         } else if !entry.down && !running {
             lifecycle(world, &entry.daemon, DaemonSignal::Started, now, None);
         }
+        if let Some(known) = world.view.daemons.get_mut(&entry.daemon.id)
+            && known.registry_number == 0
+        {
+            // From now on it is the registry's: where that has it no more, it is gone.
+            Arc::make_mut(known).registry_number = number;
+        }
     }
     let here: BTreeSet<Origin> = daemons.iter().map(|entry| entry.daemon.id).collect();
     let gone: Vec<DaemonRef> = world

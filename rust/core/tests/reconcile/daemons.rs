@@ -343,6 +343,19 @@ fn the_roster_makes_up_for_what_got_lost() {
 }
 
 #[test]
+fn a_daemon_that_only_a_roster_told_of_leaves_with_the_next() {
+    let mut it = Loop::new();
+    it.tell([roster(&[(1, false)], 3)]);
+    assert_eq!(it.daemon(1).lifecycle, Lifecycle::Running);
+    // It left, and what told of it was lost.
+    it.tell([roster(&[], 5)]);
+    assert_eq!(it.daemon(1).lifecycle, Lifecycle::Stopped);
+    // One that no registry knows is nobody's business.
+    it.tell([lifecycle(2, DaemonSignal::Started), roster(&[], 6)]);
+    assert_eq!(it.daemon(2).lifecycle, Lifecycle::Running);
+}
+
+#[test]
 fn a_roster_does_not_undo_what_is_newer() {
     let mut it = Loop::new();
     let started = registry(1, DaemonSignal::Started, 9, &it);
