@@ -34,7 +34,7 @@ class Shard(Carrier):
         return super().process(event)
 
 
-def shares(carriers: Sequence[str]) -> dict[str, int]:
+def shares(carriers: Sequence[str]) -> Mapping[str, int]:
     """Say for each carrier how many daemons share its flights, so that there are 200 in all."""
     if not carriers:
         return {}
