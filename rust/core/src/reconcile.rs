@@ -325,12 +325,17 @@ pub fn look(world: &mut World, executor: &mut Executor, asked: &mut Asked, key: 
         }
     };
     world.alarms.set(Alarm::Look(key), alarm.filter(|at| *at > world.now));
-    let wants = wanted(world, key);
+    let mut wants = wanted(world, key);
     if !world.view.in_flight.is_empty() {
-        for action_key in action_keys(key) {
-            if !wants.iter().any(|want| want.action.key() == action_key) {
-                executor.settle(world, action_key);
-            }
+        let unwanted = |action_key: &ActionKey| !wants.iter().any(|want| want.action.key() == *action_key);
+        let unwanted: SmallVec<[ActionKey; 3]> = action_keys(key).into_iter().filter(unwanted).collect();
+        let mut settled = false;
+        for action_key in unwanted {
+            settled |= executor.settle(world, action_key);
+        }
+        if settled {
+            // A copy that was about to go counts again.
+            wants = wanted(world, key);
         }
     }
     for want in wants {

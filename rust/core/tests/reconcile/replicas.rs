@@ -226,6 +226,23 @@ fn a_copy_that_shall_go_here_does_not_count_and_is_not_evicted_beside() {
 }
 
 #[test]
+fn a_drop_here_waits_for_an_eviction_that_is_on_its_way_and_for_no_longer() {
+    let mut it = Loop::new();
+    it.tell([1, 2, 3].map(|holder| added(100, holder)));
+    let step = it.tell([leader(100, Some(1), 1), desired(100, 2)]);
+    assert_eq!(step.dispatches.len(), 1);
+    it.done(&step);
+    // One of the others goes, so that this one is needed while the node drains.
+    let enter = admin(AdminEvent::EnterMaintenance {
+        node: HERE,
+        drain_for: None,
+    });
+    assert_eq!(it.says([enter]), ["place 100 not on [1 2 3]"]);
+    // Another leads: what this one had begun is of no matter any more.
+    assert_eq!(it.says([leader(100, Some(3), 2)]), ["drop 100"]);
+}
+
+#[test]
 fn a_copy_that_shall_be_here_is_not_evicted() {
     let mut it = Loop::new();
     it.tell([1, 2].map(|holder| added(100, holder)));
@@ -355,6 +372,20 @@ fn what_is_forced_waits_for_a_place_in_the_queue() {
     // It is more urgent than the start that waited.
     let said = it.says([ended(first, dropped())]);
     assert_eq!(said, ["evict 100 from 2"]);
+}
+
+#[test]
+fn what_is_forced_goes_first_though_it_was_wanted_already() {
+    let mut it = Loop::new();
+    it.tell((1..=16).map(|id| intent(id, meshos_core::signal::DaemonIntent::Run)));
+    it.tell([2, 3].map(|holder| added(100, holder)));
+    it.tell([leader(100, Some(1), 1), desired(100, 1)]);
+    it.tell([intent(99, meshos_core::signal::DaemonIntent::Run)]);
+    let step = it.tell([evict(100, 2)]);
+    assert_eq!(step.disposed[0].disposition.name(), "superseded");
+    let step = it.tell([ended(1, dropped())]);
+    assert_eq!(step.dispatches[0].action.kind(), "request_eviction");
+    assert_eq!(step.dispatches[0].cause.kind, CauseKind::Operator);
 }
 
 #[test]

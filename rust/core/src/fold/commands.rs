@@ -1,0 +1,277 @@
+//! Commands: whether they take effect at this moment, and what each changes.
+
+use crate::action::CauseKind;
+use crate::command::{AdminEvent, AvoidScope, ChainId, Command, IceAction, Order, Verdict};
+use crate::id::NodeId;
+use crate::maintenance::MaintenanceSignal;
+use crate::maintenance_state::MaintenancePhase;
+use crate::refusal::Refused;
+use crate::signal::{DaemonIntent, LocalReplicaIntent, Sealed};
+use crate::simulate::{Seen, drift, simulate};
+use crate::status::Lifecycle;
+use crate::time::UnixMs;
+use crate::world::{Alarm, FORCED_TTL, FREEZE_MAX, Forced, Key, Why, World};
+
+use super::{Told, maintenance, nodes::mirror};
+
+/// Commands that may wait for their records.
+const UNRECORDED_MAX: usize = 4096;
+
+/// What became of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Judged {
+    /// Which.
+    pub envelope_id: [u8; 16],
+    /// Why it was refused; `None`: it took effect.
+    pub refused: Option<Refused>,
+}
+
+/// Folds a command in its envelope: the last checks need what the loop knows, and are made and recorded at once.
+pub fn sealed(world: &mut World, told: &mut Told, sealed: Sealed) {
+    let mut refused = judge(world, &sealed).err();
+    if refused.is_none() && world.unrecorded.len() >= UNRECORDED_MAX {
+        refused = Some(Refused::AuditRequired);
+    }
+    let mut judged = sealed.command;
+    if refused.is_none() && world.audit_first {
+        // It takes effect when its record is kept.
+        told.held.push(judged.clone());
+        world.unrecorded.insert(sealed.envelope_id, judged);
+        return;
+    }
+    if let Some(refused) = &refused {
+        judged.verdict = Verdict::Rejected { kind: refused.kind() };
+    }
+    told.judged.push(Judged {
+        envelope_id: sealed.envelope_id,
+        refused,
+    });
+    command(world, told, judged);
+}
+
+/// The record of a held command was kept, or could not be: it takes effect, or never will.
+pub fn recorded(world: &mut World, told: &mut Told, envelope_id: [u8; 16], kept: bool) {
+    let Some(command) = world.unrecorded.remove(&envelope_id) else {
+        return;
+    };
+    let refused = (!kept).then_some(Refused::AuditRequired);
+    told.judged.push(Judged { envelope_id, refused });
+    if kept {
+        take_effect(world, told, command);
+    }
+}
+
+fn judge(world: &mut World, sealed: &Sealed) -> Result<(), Refused> {
+    if let (Order::Admin(_), Some(until)) = (
+        &sealed.command.order,
+        world.view.freeze_until.filter(|_| world.is_frozen()),
+    ) {
+        return Err(Refused::FreezeInEffect { until });
+    }
+    if let Some(refused) = &sealed.refused {
+        return Err(refused.clone());
+    }
+    let Some(policy) = world.policy else { return Ok(()) };
+    let action = match &sealed.command.order {
+        Order::Ice(action) => Some(action),
+        Order::Admin(_) => None,
+    };
+    if let (Some(action), Some(signed)) = (action, &sealed.blast) {
+        let seen = Seen {
+            view: &world.view,
+            this_node: world.this_node,
+            moving: &world.moving,
+            now: world.now,
+        };
+        let drift = drift(signed, &simulate(seen, action));
+        if !drift.is_empty() {
+            world
+                .ledger
+                .check(sealed.envelope_id, sealed.issued_at, None, world.now)?;
+            return Err(Refused::PreviewStale { drift });
+        }
+    }
+    world
+        .ledger
+        .obey(sealed.envelope_id, sealed.issued_at, action, &policy, world.now)
+}
+
+/// Folds a command, if it may take effect.
+pub fn command(world: &mut World, told: &mut Told, mut command: Command) {
+    if matches!(command.order, Order::Admin(_)) && world.is_frozen() {
+        command.verdict = Verdict::Rejected {
+            kind: "freeze_in_effect",
+        };
+    }
+    told.audits.push(command.clone());
+    if !matches!(command.verdict, Verdict::Rejected { .. }) {
+        take_effect(world, told, command);
+    }
+}
+
+fn take_effect(world: &mut World, told: &mut Told, command: Command) {
+    let why = Why {
+        kind: CauseKind::Operator,
+        detail: command.order.kind(),
+        envelope_id: command.envelope_id,
+    };
+    match command.order {
+        Order::Admin(event) => admin(world, told, event, why),
+        Order::Ice(action) => ice(world, told, action, why),
+    }
+}
+
+fn admin(world: &mut World, told: &mut Told, event: AdminEvent, why: Why) {
+    let here = world.this_node;
+    match event {
+        AdminEvent::EnterMaintenance { node, drain_for } => {
+            if node == here {
+                let span = drain_for.unwrap_or(world.config.maintenance.default_drain_deadline);
+                let deadline = world.now.plus(span);
+                maintenance(world, told, MaintenanceSignal::Enter { deadline }, why);
+            } else {
+                mirror(world, node, MaintenancePhase::Entering, why);
+            }
+        }
+        AdminEvent::Drain { node, drain_for } => {
+            if node == here {
+                let deadline = world.now.plus(drain_for);
+                maintenance(world, told, MaintenanceSignal::Drain { deadline }, why);
+            } else {
+                mirror(world, node, MaintenancePhase::Entering, why);
+            }
+        }
+        AdminEvent::ExitMaintenance { node } => {
+            if node == here {
+                maintenance(world, told, MaintenanceSignal::Exit, why);
+            } else {
+                mirror(world, node, MaintenancePhase::Exiting, why);
+            }
+        }
+        AdminEvent::Cordon { node } => cordon(world, node, true, why),
+        AdminEvent::Uncordon { node } => cordon(world, node, false, why),
+        AdminEvent::RestartAllDaemons { node } if node == here => {
+            let running: Vec<_> = world
+                .view
+                .daemons
+                .values()
+                .filter(|known| known.intent == Some(DaemonIntent::Run) && known.lifecycle == Lifecycle::Running)
+                .map(|known| known.daemon.clone())
+                .collect();
+            for daemon in running {
+                world.daemon(&daemon, why, |known| {
+                    !std::mem::replace(&mut known.restart_wanted, true)
+                });
+            }
+        }
+        AdminEvent::ClearAvoidList { node } if node == here => clear_avoid_list(world, why),
+        AdminEvent::DropReplicas { node, chains } if node == here => {
+            for chain in chains {
+                world.chain(chain, why, |known| {
+                    known.local.replace(LocalReplicaIntent::Drop) != Some(LocalReplicaIntent::Drop)
+                });
+            }
+        }
+        AdminEvent::InvalidatePlacement { node } if node == here => {
+            world.void_scores();
+            world.recheck(why);
+        }
+        // They concern another node.
+        AdminEvent::RestartAllDaemons { .. }
+        | AdminEvent::ClearAvoidList { .. }
+        | AdminEvent::DropReplicas { .. }
+        | AdminEvent::InvalidatePlacement { .. } => {}
+    }
+}
+
+fn cordon(world: &mut World, node: NodeId, cordoned: bool, why: Why) {
+    if node == world.this_node {
+        if world.view.cordoned != cordoned {
+            world.view.cordoned = cordoned;
+            world.changed();
+        }
+    } else {
+        world.peer(node, why, |known| {
+            std::mem::replace(&mut known.cordoned, cordoned) != cordoned
+        });
+    }
+    world.judge(node, why);
+}
+
+fn clear_avoid_list(world: &mut World, why: Why) {
+    let avoided: Vec<NodeId> = world.view.avoid.keys().copied().collect();
+    for node in avoided {
+        absolve(world, node, why);
+    }
+}
+
+/// Takes a peer off the avoid list; it must be slow again before it is put back.
+fn absolve(world: &mut World, node: NodeId, why: Why) {
+    if world.view.avoid.contains_key(&node) {
+        if world.view.peers.contains_key(&node) {
+            world.peer(node, why, |known| {
+                known.slow_samples = 0;
+                false
+            });
+        }
+        world.avoid(node, None, why);
+    }
+}
+
+fn ice(world: &mut World, told: &mut Told, action: IceAction, why: Why) {
+    match action {
+        IceAction::FreezeCluster { ttl } => freeze(world, Some(world.now.plus(ttl.min(FREEZE_MAX))), why),
+        IceAction::ThawCluster => freeze(world, None, why),
+        IceAction::FlushAvoidLists { scope } => match scope {
+            AvoidScope::Local(node) if node == world.this_node => clear_avoid_list(world, why),
+            AvoidScope::Local(_) => {}
+            AvoidScope::OnPeer(peer) => absolve(world, peer, why),
+            AvoidScope::Global => clear_avoid_list(world, why),
+        },
+        IceAction::ForceEvictReplica { chain, victim } => {
+            force(world, chain, why, |pair, forced| pair.evict = Some(forced), victim);
+        }
+        IceAction::ForceCutover { chain, target } => {
+            force(world, chain, why, |pair, forced| pair.place = Some(forced), target);
+        }
+        IceAction::ForceRestartDaemon { daemon, .. } => {
+            let Some(known) = world.view.daemons.get(&daemon) else {
+                return;
+            };
+            let named = known.daemon.clone();
+            world.daemon(&named, why, |known| {
+                known.backoff.force_release();
+                known.told_backoff = None;
+                known.intent.get_or_insert(DaemonIntent::Run);
+                known.restart_wanted = known.lifecycle == Lifecycle::Running;
+                true
+            });
+            let here = world.view.daemons.get(&daemon);
+            let here = here.is_some_and(|known| known.intent == Some(DaemonIntent::Run));
+            told.supervise.push((daemon, here));
+        }
+        IceAction::KillMigration { migration } => told.kill.push(migration),
+    }
+}
+
+/// Freezes until then, or thaws.
+pub fn freeze(world: &mut World, until: Option<UnixMs>, why: Why) {
+    if world.view.freeze_until != until {
+        world.view.freeze_until = until;
+        world.alarms.set(Alarm::Freeze, until);
+        world.changed();
+        world.recheck(why);
+    }
+}
+
+fn force(
+    world: &mut World,
+    chain: ChainId,
+    why: Why,
+    set: impl FnOnce(&mut crate::world::ForcedPair, Forced),
+    node: NodeId,
+) {
+    let until = world.now.plus(FORCED_TTL);
+    set(world.forced.entry(chain).or_default(), Forced { node, until, why });
+    world.mark(Key::Chain(chain), why);
+}
