@@ -13,52 +13,72 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from meshos.chain import CausalEvent
     from meshos.identity import EntityId, OriginHash
+    from meshos.operator import OperatorId, Role
 
 __all__ = [
     "AlreadyRegistered",
     "AlreadyStored",
+    "AuditRequired",
     "Backpressure",
     "BadSignature",
     "BrokenLink",
     "BrokenLinkKind",
+    "BundleTooLarge",
     "CallbackFailed",
     "CallbackFailedKind",
     "ChainError",
     "ChannelNameError",
     "ChannelNameErrorKind",
     "ConfigError",
+    "CooldownActive",
     "DaemonCallback",
     "DaemonError",
     "DaemonNotFound",
     "DeliveryUnknown",
+    "EnvelopeDecodeError",
+    "EnvelopeExpired",
+    "EnvelopeFromFuture",
     "FactoryAlreadyRegistered",
     "FactoryNotFound",
     "FileDecodeError",
     "ForkedProcessError",
+    "FreezeInEffect",
+    "IceRequiresBundle",
     "IdentityError",
     "IdentityErrorKind",
+    "InsufficientSignatures",
     "InvalidArgument",
     "InvalidDaemon",
     "InvalidDaemonKind",
+    "InvalidSpan",
+    "KeyFileError",
+    "KeyFileErrorKind",
     "LoopClosed",
     "MeshOsError",
     "NoVerifier",
+    "NotAuthorized",
     "NotReady",
+    "Overloaded",
     "PoisonedError",
+    "PreviewStale",
     "ProcessFailed",
     "ProcessFailedKind",
     "QueueFull",
     "ReentrantCallError",
+    "Replayed",
     "RestoreFailed",
     "RestoreFailedKind",
+    "RoleDenied",
     "RuntimeShutdownError",
     "RuntimeShutdownErrorKind",
     "SendTimeout",
     "ShuttingDown",
+    "SignatureInvalid",
+    "SimulationRequired",
     "SnapshotDecodeError",
     "SnapshotDecodeKind",
     "SnapshotFailed",
@@ -66,8 +86,10 @@ __all__ = [
     "SnapshotIdentityMismatch",
     "StaleDaemon",
     "StaleSnapshot",
+    "UnsignedRejected",
     "VerifyError",
     "WaitTimeout",
+    "WrongCluster",
 ]
 
 
@@ -283,21 +305,6 @@ class RuntimeShutdownError(MeshOsError):
     @property
     def kind(self) -> RuntimeShutdownErrorKind:
         return self._kind
-
-
-class VerifyError(MeshOsError):
-    """A command was refused: it is in the audit and had no effect; groups what follows."""
-
-
-class NoVerifier(VerifyError):
-    """The runtime has no verifier, and its configuration does not say `authority="open"`."""
-
-    def __init__(self) -> None:
-        super().__init__(text='there is no verifier, and the configuration does not say authority="open"')
-
-    @property
-    def kind(self) -> Literal["no_verifier"]:
-        return "no_verifier"
 
 
 # ---------------------------------------------------------------- daemons
@@ -844,6 +851,362 @@ _CHANNEL_NAME = {
     "invalid_char": "it has a character other than a-z 0-9 - _ . /",
     "invalid_segment": "a segment between its slashes is empty, a dot or two dots",
 }
+
+
+# ---------------------------------------------------------------- operators
+
+
+class EnvelopeDecodeError(MeshOsError):
+    """Bytes or text are not one canonical envelope; ask for it again.
+
+    Attributes:
+        offset: Byte of the input, or of what an armoured text stands for, at which reading ended.
+    """
+
+    def __init__(self, offset: int, message: str) -> None:
+        super().__init__(offset, message, text=f"envelope, byte {offset}: {message}")
+        self.offset: int = offset
+
+    @property
+    def kind(self) -> Literal["bad_envelope"]:
+        return "bad_envelope"
+
+
+KeyFileErrorKind: TypeAlias = Literal["unreadable"] | Literal["not_private"] | Literal["passphrase"] | Literal["exists"]
+
+
+class KeyFileError(MeshOsError):
+    """A key file of an operator was not read or written; nothing of what is in it is shown.
+
+    "unreadable": the system refused, which is `__cause__`, or it is no key file. "not_private": others than its owner
+    may read it. "passphrase": it is wrong or missing, or the file needs none. "exists": there is a file already.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, kind: KeyFileErrorKind, path: str) -> None:
+        super().__init__(kind, path, text=f"key file {path!r} {_KEY_FILE.get(kind, kind)}")
+        self._kind: KeyFileErrorKind = kind
+        self.path: str = path
+
+    @property
+    def kind(self) -> KeyFileErrorKind:
+        return self._kind
+
+
+_KEY_FILE = {
+    "unreadable": "cannot be read or written as one",
+    "not_private": "may be read by others than its owner",
+    "passphrase": "does not open with this passphrase, or not without one",
+    "exists": "is there already",
+}
+
+
+class VerifyError(MeshOsError):
+    """A command was refused and had no effect; groups what follows.
+
+    Attributes:
+        audit_seq: Number of its audit record; `None` when the command reached no node.
+    """
+
+    def __init__(self, *args: object, text: str | None = None, audit_seq: int | None = None) -> None:
+        super().__init__(*args, text=text)
+        self.audit_seq: int | None = audit_seq
+
+
+class NoVerifier(VerifyError):
+    """The runtime has no verifier, and its configuration does not say `authority="open"`."""
+
+    def __init__(self, audit_seq: int | None = None) -> None:
+        text = 'there is no verifier, and the configuration does not say authority="open"'
+        super().__init__(audit_seq, text=text, audit_seq=audit_seq)
+
+    @property
+    def kind(self) -> Literal["no_verifier"]:
+        return "no_verifier"
+
+
+class UnsignedRejected(VerifyError):
+    """The command has no signature; have an operator sign it."""
+
+    def __init__(self, audit_seq: int | None = None) -> None:
+        super().__init__(audit_seq, text="the command has no signature", audit_seq=audit_seq)
+
+    @property
+    def kind(self) -> Literal["unsigned_rejected"]:
+        return "unsigned_rejected"
+
+
+class NotAuthorized(VerifyError):
+    """The operator is not in the registry, was revoked, or is not to act at this time.
+
+    Attributes:
+        operator_id: Who signed.
+    """
+
+    def __init__(self, operator_id: OperatorId, audit_seq: int | None = None) -> None:
+        text = f"operator {operator_id:016x} is not in the registry, or not at this time"
+        super().__init__(operator_id, audit_seq, text=text, audit_seq=audit_seq)
+        self.operator_id: OperatorId = operator_id
+
+    @property
+    def kind(self) -> Literal["not_authorized"]:
+        return "not_authorized"
+
+
+class RoleDenied(VerifyError):
+    """The operator lacks the role that the command needs.
+
+    Attributes:
+        operator_id: Who signed.
+        role: What they would need.
+    """
+
+    def __init__(self, operator_id: OperatorId, role: Role, audit_seq: int | None = None) -> None:
+        text = f"operator {operator_id:016x} lacks the role {role}"
+        super().__init__(operator_id, role, audit_seq, text=text, audit_seq=audit_seq)
+        self.operator_id: OperatorId = operator_id
+        self.role: Role = role
+
+    @property
+    def kind(self) -> Literal["role_denied"]:
+        return "role_denied"
+
+
+class SignatureInvalid(VerifyError):
+    """A signature does not verify over these bytes: it is forged, of another envelope, or of another key.
+
+    Attributes:
+        operator_id: Whose it claims to be.
+    """
+
+    def __init__(self, operator_id: OperatorId, audit_seq: int | None = None) -> None:
+        text = f"the signature of operator {operator_id:016x} does not fit what it is under"
+        super().__init__(operator_id, audit_seq, text=text, audit_seq=audit_seq)
+        self.operator_id: OperatorId = operator_id
+
+    @property
+    def kind(self) -> Literal["signature_invalid"]:
+        return "signature_invalid"
+
+
+class InsufficientSignatures(VerifyError):
+    """Fewer distinct operators than required have signed; collect more signatures.
+
+    Attributes:
+        got, required: Operators with a good signature, and how many are needed.
+    """
+
+    def __init__(self, got: int, required: int, audit_seq: int | None = None) -> None:
+        text = f"{got} of {required} operators have signed"
+        super().__init__(got, required, audit_seq, text=text, audit_seq=audit_seq)
+        self.got: int = got
+        self.required: int = required
+
+    @property
+    def kind(self) -> Literal["insufficient_signatures"]:
+        return "insufficient_signatures"
+
+
+class BundleTooLarge(VerifyError):
+    """The envelope has more signatures than a verifier looks at.
+
+    Attributes:
+        size, size_max: Signatures in it, and how many are looked at.
+    """
+
+    def __init__(self, size: int, size_max: int, audit_seq: int | None = None) -> None:
+        text = f"{size} signatures, at most {size_max} are looked at"
+        super().__init__(size, size_max, audit_seq, text=text, audit_seq=audit_seq)
+        self.size: int = size
+        self.size_max: int = size_max
+
+    @property
+    def kind(self) -> Literal["bundle_too_large"]:
+        return "bundle_too_large"
+
+
+class EnvelopeExpired(VerifyError):
+    """The envelope is older than the freshness window, or past its `not_after`; make and sign another.
+
+    Attributes:
+        issued_at: When it was made.
+        not_after: When it was void by its own word.
+    """
+
+    def __init__(self, issued_at: datetime, not_after: datetime, audit_seq: int | None = None) -> None:
+        text = f"the envelope of {issued_at.isoformat()}, good until {not_after.isoformat()}, is too old"
+        super().__init__(issued_at, not_after, audit_seq, text=text, audit_seq=audit_seq)
+        self.issued_at: datetime = issued_at
+        self.not_after: datetime = not_after
+
+    @property
+    def kind(self) -> Literal["envelope_expired"]:
+        return "envelope_expired"
+
+
+class EnvelopeFromFuture(VerifyError):
+    """The envelope was issued further ahead of the node's clock than allowed; compare the clocks.
+
+    Attributes:
+        issued_at: When it claims to be made.
+    """
+
+    def __init__(self, issued_at: datetime, audit_seq: int | None = None) -> None:
+        text = f"the envelope of {issued_at.isoformat()} is of the future"
+        super().__init__(issued_at, audit_seq, text=text, audit_seq=audit_seq)
+        self.issued_at: datetime = issued_at
+
+    @property
+    def kind(self) -> Literal["envelope_from_future"]:
+        return "envelope_from_future"
+
+
+class Replayed(VerifyError):
+    """The envelope was accepted before: it took effect then, and not again.
+
+    Attributes:
+        envelope_id: Its 16 bytes.
+        accepted_as: Audit record under which it was accepted; `None` when that is not known any more.
+    """
+
+    def __init__(self, envelope_id: bytes, accepted_as: int | None, audit_seq: int | None = None) -> None:
+        then = "" if accepted_as is None else f" as audit record {accepted_as}"
+        text = f"envelope {envelope_id.hex()} was accepted before{then}"
+        super().__init__(envelope_id, accepted_as, audit_seq, text=text, audit_seq=audit_seq)
+        self.envelope_id: bytes = envelope_id
+        self.accepted_as: int | None = accepted_as
+
+    @property
+    def kind(self) -> Literal["replayed"]:
+        return "replayed"
+
+
+class Overloaded(VerifyError):
+    """So many commands came lately that this one was not looked at, or its id could not be kept. Retryable."""
+
+    def __init__(self, audit_seq: int | None = None) -> None:
+        super().__init__(audit_seq, text="too many commands came lately", audit_seq=audit_seq)
+
+    @property
+    def kind(self) -> Literal["overloaded"]:
+        return "overloaded"
+
+    @property
+    def retryable(self) -> bool:
+        return True
+
+
+class WrongCluster(VerifyError):
+    """The envelope is for another cluster."""
+
+    def __init__(self, audit_seq: int | None = None) -> None:
+        super().__init__(audit_seq, text="the envelope is for another cluster", audit_seq=audit_seq)
+
+    @property
+    def kind(self) -> Literal["wrong_cluster"]:
+        return "wrong_cluster"
+
+
+class SimulationRequired(VerifyError):
+    """The envelope has an empty blast radius: nobody looked at what its action would touch."""
+
+    def __init__(self, audit_seq: int | None = None) -> None:
+        super().__init__(audit_seq, text="the envelope has an empty blast radius", audit_seq=audit_seq)
+
+    @property
+    def kind(self) -> Literal["simulation_required"]:
+        return "simulation_required"
+
+
+class InvalidSpan(VerifyError):
+    """A span in the command is out of range: a freeze lasts from 1 s to 24 h."""
+
+    def __init__(self, audit_seq: int | None = None) -> None:
+        super().__init__(audit_seq, text="a span in the command is out of range", audit_seq=audit_seq)
+
+    @property
+    def kind(self) -> Literal["invalid_span"]:
+        return "invalid_span"
+
+
+class PreviewStale(VerifyError):
+    """The action would now hit targets that the operators did not see; simulate, sign and send it again.
+
+    Attributes:
+        drift: Those targets, such as "node:7".
+    """
+
+    def __init__(self, drift: tuple[str, ...], audit_seq: int | None = None) -> None:
+        shown = ", ".join(drift[:8]) + (f" and {len(drift) - 8} more" if len(drift) > 8 else "")
+        text = f"the action would now hit what the operators did not see: {shown}"
+        super().__init__(drift, audit_seq, text=text, audit_seq=audit_seq)
+        self.drift: tuple[str, ...] = drift
+
+    @property
+    def kind(self) -> Literal["preview_stale"]:
+        return "preview_stale"
+
+
+class CooldownActive(VerifyError):
+    """The target of a break-glass action is left alone for a while; after that, make another envelope.
+
+    Attributes:
+        bucket: What is left alone, such as "node:7" or "cluster:freeze".
+        retry_at: Until when.
+    """
+
+    def __init__(self, bucket: str, retry_at: datetime, audit_seq: int | None = None) -> None:
+        text = f"{bucket} is left alone until {retry_at.isoformat()}"
+        super().__init__(bucket, retry_at, audit_seq, text=text, audit_seq=audit_seq)
+        self.bucket: str = bucket
+        self.retry_at: datetime = retry_at
+
+    @property
+    def kind(self) -> Literal["ice_cooldown_active"]:
+        return "ice_cooldown_active"
+
+
+class FreezeInEffect(VerifyError):
+    """The cluster is frozen and the command is an ordinary one; thaw it first, or wait.
+
+    Attributes:
+        until: When the freeze ends by itself.
+    """
+
+    def __init__(self, until: datetime, audit_seq: int | None = None) -> None:
+        text = f"the cluster is frozen until {until.isoformat()}"
+        super().__init__(until, audit_seq, text=text, audit_seq=audit_seq)
+        self.until: datetime = until
+
+    @property
+    def kind(self) -> Literal["freeze_in_effect"]:
+        return "freeze_in_effect"
+
+
+class IceRequiresBundle(VerifyError):
+    """A break-glass action came as an ordinary command; it needs an `IceEnvelope`, and several operators."""
+
+    def __init__(self, audit_seq: int | None = None) -> None:
+        text = "a break-glass action needs a break-glass envelope"
+        super().__init__(audit_seq, text=text, audit_seq=audit_seq)
+
+    @property
+    def kind(self) -> Literal["ice_requires_bundle"]:
+        return "ice_requires_bundle"
+
+
+class AuditRequired(VerifyError):
+    """The audit appender could not keep the record, and the configuration says `audit="required"`."""
+
+    def __init__(self, audit_seq: int | None = None) -> None:
+        text = "the audit appender could not keep the record of the command"
+        super().__init__(audit_seq, text=text, audit_seq=audit_seq)
+
+    @property
+    def kind(self) -> Literal["audit_required"]:
+        return "audit_required"
 
 
 def _seconds(span: timedelta) -> str:

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::blast::BlastRadius;
 use crate::command::{AvoidScope, IceAction};
 use crate::config::ConfigError;
 use crate::envelope::{AdminEnvelope, Header, IceEnvelope, OperatorSignature, SIGNATURES_MAX, operator_id};
@@ -273,6 +274,10 @@ pub fn check_ice(
         && !(FREEZE_TTL.0..=FREEZE_TTL.1).contains(&ttl)
     {
         return Err(Refused::InvalidSpan);
+    }
+    // A simulation of any action has a warning at least.
+    if envelope.blast == BlastRadius::default() {
+        return Err(Refused::SimulationRequired);
     }
     let bytes = envelope.signing_bytes();
     let mut good = BTreeSet::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::codec::{DecodeError, Fault, Put, Reader};
+use crate::codec::{DecodeError, Fault, Put, Reader, Unwritable};
 use crate::command::ChainId;
 use crate::id::{NodeId, Origin};
 
@@ -210,6 +210,38 @@ impl BlastRadius {
         bytes
     }
 
+    /// Checks that it can be written, and is then read as itself.
+    ///
+    /// # Errors
+    /// [`Unwritable`], with the name of the field as operators see it.
+    pub fn validate(&self) -> Result<(), Unwritable> {
+        const COUNT: &str = "must have at most 65536 entries";
+        const ORDER: &str = "must be ascending, without repetition";
+        let names = self.daemons.iter().map(|(_, name)| name.len());
+        Unwritable::first(&[
+            ("affected_nodes", self.nodes.len() <= ENTRIES_MAX, COUNT),
+            ("affected_nodes", self.nodes.is_sorted_by(|one, two| one < two), ORDER),
+            ("affected_replicas", self.replicas.len() <= ENTRIES_MAX, COUNT),
+            (
+                "affected_replicas",
+                self.replicas.is_sorted_by(|one, two| one < two),
+                ORDER,
+            ),
+            ("affected_daemons", self.daemons.len() <= ENTRIES_MAX, COUNT),
+            (
+                "affected_daemons",
+                self.daemons.is_sorted_by(|one, two| one.0 < two.0),
+                ORDER,
+            ),
+            (
+                "affected_daemons",
+                names.max() <= Some(NAME_BYTES_MAX),
+                "must have names of at most 255 bytes",
+            ),
+            ("warnings", self.warnings.len() <= ENTRIES_MAX, COUNT),
+        ])
+    }
+
     /// Hash of its encoding; what operators sign of it.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
@@ -221,7 +253,14 @@ impl BlastRadius {
     /// # Errors
     /// [`DecodeError`]: it is not the one encoding of a radius.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
+        Self::read(Reader::new(bytes))
+    }
+
+    /// Reads one encoding to the end.
+    ///
+    /// # Errors
+    /// As [`BlastRadius::decode`].
+    pub fn read(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
         reader.version_u8(VERSION)?;
         let nodes = ascending(&mut reader, |reader| reader.u64().map(NodeId::new))?;
         let replicas = ascending(&mut reader, |reader| reader.u64().map(ChainId::new))?;

@@ -82,6 +82,29 @@ pub enum Fault {
     },
 }
 
+/// A value that has no encoding: it would be read as another one, or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{field}: {rule}")]
+pub struct Unwritable {
+    /// Name of the part.
+    pub field: &'static str,
+    /// What it must be.
+    pub rule: &'static str,
+}
+
+impl Unwritable {
+    /// Gives the first rule that does not hold, of parts with whether they hold.
+    ///
+    /// # Errors
+    /// That rule.
+    pub fn first(rules: &[(&'static str, bool, &'static str)]) -> Result<(), Self> {
+        match rules.iter().find(|(_, holds, _)| !holds) {
+            Some(&(field, _, rule)) => Err(Self { field, rule }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Reads fields one after another.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {

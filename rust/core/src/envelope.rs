@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::armour;
 use crate::blast::{self, BlastRadius};
-use crate::codec::{DecodeError, Fault, Put, Reader};
+use crate::codec::{DecodeError, Fault, Put, Reader, Unwritable};
 use crate::command::{AdminEvent, AvoidScope, ChainId, IceAction};
 use crate::id::{EntityId, NodeId, Origin};
 use crate::time::UnixMs;
@@ -105,6 +105,19 @@ pub struct IceEnvelope {
 }
 
 impl Header {
+    fn rules(&self) -> [(&'static str, bool, &'static str); 3] {
+        let reason = self.reason.len();
+        [
+            ("reason", reason > 0, "must not be empty"),
+            ("reason", reason <= REASON_BYTES_MAX, "must be at most 1024 bytes"),
+            (
+                "not_after",
+                self.issued_at <= self.not_after,
+                "must not be before issued_at",
+            ),
+        ]
+    }
+
     fn put(&self, bytes: &mut Vec<u8>) {
         bytes.put_u8(VERSION);
         bytes.put(&self.cluster);
@@ -123,6 +136,14 @@ impl Header {
             reason: String::new(),
         })
     }
+}
+
+/// Longest span that is written: a count of milliseconds in 64 bits.
+const SPAN_MAX: Duration = Duration::from_millis(u64::MAX);
+const SPAN: &str = "must have a span of whole milliseconds";
+
+const fn is_whole(span: Duration) -> bool {
+    span.as_nanos() <= SPAN_MAX.as_nanos() && span.subsec_nanos().is_multiple_of(1_000_000)
 }
 
 fn millis(span: Duration) -> u64 {
@@ -288,6 +309,21 @@ fn nested<'a, T>(
 }
 
 impl AdminEnvelope {
+    /// Checks that it can be written, and is then read as itself, and that it says why.
+    ///
+    /// # Errors
+    /// [`Unwritable`].
+    pub fn validate(&self) -> Result<(), Unwritable> {
+        let (whole, few) = match &self.event {
+            AdminEvent::EnterMaintenance { drain_for, .. } => (drain_for.is_none_or(is_whole), true),
+            AdminEvent::Drain { drain_for, .. } => (is_whole(*drain_for), true),
+            AdminEvent::DropReplicas { chains, .. } => (true, chains.len() <= CHAINS_MAX),
+            _ => (true, true),
+        };
+        Unwritable::first(&self.header.rules())?;
+        Unwritable::first(&[("event", whole, SPAN), ("event", few, "must name at most 4096 chains")])
+    }
+
     /// The bytes that are signed.
     #[must_use]
     pub fn signing_bytes(&self) -> Vec<u8> {
@@ -326,20 +362,19 @@ impl AdminEnvelope {
     /// [`DecodeError`]: it is not the one encoding of an envelope.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let parts = open(bytes)?;
-        let mut reader = Reader::new(parts.signed);
+        let mut reader = parts.signed;
         domain(&mut reader, ADMIN_DOMAIN)?;
         let mut header = Header::read(&mut reader)?;
         let event = nested(&mut reader, read_admin)?;
         reader.str_u32(REASON_BYTES_MAX)?.clone_into(&mut header.reason);
         reader.expect_end()?;
-        let start = Reader::new(bytes);
-        if !parts.blast.is_empty() {
-            return Err(start.fault(Fault::Invalid { field: "blast" }));
+        if parts.blast.remaining() > 0 {
+            return Err(parts.blast.fault(Fault::Invalid { field: "blast" }));
         }
         let mut signatures = parts.signatures;
         let signature = signatures.pop();
         if !signatures.is_empty() {
-            return Err(start.fault(Fault::Invalid { field: "signatures" }));
+            return Err(parts.blast.fault(Fault::Invalid { field: "signatures" }));
         }
         let envelope = Self {
             header,
@@ -351,6 +386,39 @@ impl AdminEnvelope {
 }
 
 impl IceEnvelope {
+    /// Checks that it can be written, and is then read as itself, and that it says why.
+    ///
+    /// # Errors
+    /// [`Unwritable`].
+    pub fn validate(&self) -> Result<(), Unwritable> {
+        let (whole, short) = match &self.action {
+            IceAction::FreezeCluster { ttl } => (is_whole(*ttl), true),
+            IceAction::ForceRestartDaemon { name, .. } => (true, name.len() <= blast::NAME_BYTES_MAX),
+            _ => (true, true),
+        };
+        Unwritable::first(&self.header.rules())?;
+        self.blast.validate()?;
+        Unwritable::first(&[
+            ("action", whole, SPAN),
+            ("action", short, "must have a name of at most 255 bytes"),
+            (
+                "threshold",
+                (1..=SIGNATURES_MAX).contains(&usize::from(self.threshold)),
+                "must be from 1 to 64",
+            ),
+            (
+                "signatures",
+                self.signatures.len() <= SIGNATURES_MAX,
+                "must be at most 64",
+            ),
+            (
+                "blast_radius",
+                self.to_bytes().len() <= ENVELOPE_BYTES_MAX,
+                "must fit an envelope of 4 MiB",
+            ),
+        ])
+    }
+
     /// The bytes that are signed.
     #[must_use]
     pub fn signing_bytes(&self) -> Vec<u8> {
@@ -392,7 +460,7 @@ impl IceEnvelope {
     /// radius beside it.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let parts = open(bytes)?;
-        let mut reader = Reader::new(parts.signed);
+        let mut reader = parts.signed;
         domain(&mut reader, ICE_DOMAIN)?;
         let mut header = Header::read(&mut reader)?;
         let threshold = reader.u8()?;
@@ -401,13 +469,14 @@ impl IceEnvelope {
         let action = nested(&mut reader, read_ice)?;
         reader.str_u32(REASON_BYTES_MAX)?.clone_into(&mut header.reason);
         reader.expect_end()?;
-        if signed_hash != blast::hash_of(parts.blast) {
+        let mut blast = parts.blast.clone();
+        if signed_hash != blast::hash_of(blast.take(blast.remaining())?) {
             return Err(at.fault(Fault::Invalid { field: "blast hash" }));
         }
         let envelope = Self {
             header,
             threshold,
-            blast: BlastRadius::decode(parts.blast)?,
+            blast: BlastRadius::read(parts.blast)?,
             action,
             signatures: parts.signatures,
         };
@@ -434,8 +503,8 @@ fn canonical(same: bool, bytes: &[u8]) -> Result<(), DecodeError> {
 
 /// The parts of an encoded envelope.
 struct Opened<'a> {
-    signed: &'a [u8],
-    blast: &'a [u8],
+    signed: Reader<'a>,
+    blast: Reader<'a>,
     signatures: Vec<OperatorSignature>,
 }
 
@@ -470,7 +539,8 @@ fn open(bytes: &[u8]) -> Result<Opened<'_>, DecodeError> {
     reader.version_u8(VERSION)?;
     let mut part = || {
         let length = reader.count_below(1, ENVELOPE_BYTES_MAX)?;
-        reader.take(length)
+        let base = reader.offset();
+        Ok(Reader::with_base(reader.take(length)?, base))
     };
     let (signed, blast) = (part()?, part()?);
     let count = reader.count_below(96, SIGNATURES_MAX)?;

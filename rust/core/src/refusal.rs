@@ -120,6 +120,8 @@ pub enum Refused {
         /// What, in words.
         drift: Vec<String>,
     },
+    /// Nobody looked at what it would touch.
+    SimulationRequired,
     /// Its target is left alone for a while.
     CooldownActive {
         /// Which.
@@ -178,6 +180,7 @@ impl Refused {
             Self::SignatureInvalid { .. } => "signature_invalid",
             Self::InsufficientSignatures { .. } => "insufficient_signatures",
             Self::PreviewStale { .. } => "preview_stale",
+            Self::SimulationRequired => "simulation_required",
             Self::CooldownActive { .. } => "ice_cooldown_active",
             Self::InvalidSpan => "invalid_span",
             Self::FreezeInEffect { .. } => "freeze_in_effect",

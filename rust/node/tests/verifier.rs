@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshos_core::authority::{Operator, Policy, Refused, Role, USED_MAX};
+use meshos_core::blast::{BlastRadius, BlastWarning};
 use meshos_core::command::{AdminEvent, IceAction};
 use meshos_core::envelope::{AdminEnvelope, Header, IceEnvelope, OperatorSignature, cluster_hash, operator_id};
 use meshos_core::id::NodeId;
@@ -77,7 +78,10 @@ fn freeze(number: u8) -> IceEnvelope {
     let mut envelope = IceEnvelope {
         header: header(number),
         threshold: 2,
-        blast: Default::default(),
+        blast: BlastRadius {
+            warnings: vec![BlastWarning::ClusterFreezeBlocksOperatorActions],
+            ..BlastRadius::default()
+        },
         action: IceAction::FreezeCluster { ttl: MINUTE },
         signatures: Vec::new(),
     };

@@ -6,6 +6,7 @@ use meshos_core::blast::{BlastRadius, BlastWarning};
 use meshos_core::command::{AdminEvent, AvoidScope, ChainId, IceAction};
 use meshos_core::envelope::{AdminEnvelope, IceEnvelope, operator_id};
 use meshos_core::id::{NodeId, Origin};
+use meshos_core::time::UnixMs;
 use proptest::prelude::*;
 
 use crate::{blast, cordon, freeze, header, key, signed};
@@ -197,4 +198,135 @@ proptest! {
             prop_assert_eq!(envelope.to_bytes(), bytes);
         }
     }
+}
+
+#[test]
+fn what_cannot_be_written_is_told() {
+    fn admin(event: AdminEvent) -> Option<&'static str> {
+        let envelope = AdminEnvelope { event, ..cordon() };
+        envelope.validate().err().map(|error| error.field)
+    }
+    fn ice(action: IceAction) -> Option<&'static str> {
+        let envelope = IceEnvelope { action, ..freeze() };
+        envelope.validate().err().map(|error| error.field)
+    }
+    let node = NodeId::new(7);
+    assert_eq!((cordon().validate(), freeze().validate()), (Ok(()), Ok(())));
+    let ms = Duration::from_millis(1);
+    for (drain_for, good) in [
+        (Duration::ZERO, true),
+        (ms, true),
+        (Duration::from_millis(u64::MAX), true),
+        (Duration::from_millis(u64::MAX) + ms, false),
+        (Duration::MAX, false),
+        (ms - Duration::from_nanos(1), false),
+    ] {
+        let expected = (!good).then_some("event");
+        assert_eq!(admin(AdminEvent::Drain { node, drain_for }), expected, "{drain_for:?}");
+        let drain_for = Some(drain_for);
+        assert_eq!(admin(AdminEvent::EnterMaintenance { node, drain_for }), expected);
+        let ttl = drain_for.expect("given");
+        assert_eq!(ice(IceAction::FreezeCluster { ttl }), (!good).then_some("action"));
+    }
+    let chains = |count: u64| (0..count).map(ChainId::new).collect();
+    assert_eq!(
+        admin(AdminEvent::DropReplicas {
+            node,
+            chains: chains(4096)
+        }),
+        None
+    );
+    assert_eq!(
+        admin(AdminEvent::DropReplicas {
+            node,
+            chains: chains(4097)
+        }),
+        Some("event")
+    );
+    let restart = |bytes| IceAction::ForceRestartDaemon {
+        daemon: Origin::new(1),
+        name: "n".repeat(bytes),
+    };
+    assert_eq!((ice(restart(255)), ice(restart(256))), (None, Some("action")));
+    for (reason, good) in [(0, false), (1, true), (1024, true), (1025, false)] {
+        let mut envelope = cordon();
+        envelope.header.reason = "r".repeat(reason);
+        assert_eq!(envelope.validate().is_ok(), good);
+        assert!(good || envelope.validate().unwrap_err().field == "reason");
+    }
+    let mut backwards = freeze();
+    backwards.header.not_after = UnixMs::new(backwards.header.issued_at.get() - 1);
+    assert_eq!(backwards.validate().unwrap_err().field, "not_after");
+    for threshold in [0, 65, 255] {
+        let envelope = IceEnvelope { threshold, ..freeze() };
+        assert_eq!(envelope.validate().unwrap_err().field, "threshold");
+    }
+    let signatures = vec![signed(1, b""); 65];
+    let crowded = IceEnvelope { signatures, ..freeze() };
+    assert_eq!(crowded.validate().unwrap_err().field, "signatures");
+    let daemons = (0..65_536).map(|id| (Origin::new(id), "n".repeat(255))).collect();
+    let mut large = freeze();
+    large.blast.daemons = daemons;
+    assert_eq!(large.validate().unwrap_err().field, "blast_radius");
+}
+
+#[test]
+fn lists_that_cannot_be_written_are_told() {
+    let node = NodeId::new;
+    for (nodes, good) in [
+        (vec![node(1), node(2)], true),
+        (vec![node(2), node(2)], false),
+        (vec![node(2), node(1)], false),
+    ] {
+        let blast = BlastRadius { nodes, ..blast() };
+        assert_eq!(blast.validate().is_ok(), good);
+        assert_eq!(BlastRadius::decode(&blast.to_bytes()).is_ok(), good);
+    }
+    let replicas = vec![ChainId::new(3), ChainId::new(1)];
+    let unsorted = BlastRadius { replicas, ..blast() };
+    assert_eq!(unsorted.validate().unwrap_err().field, "affected_replicas");
+    let pair = |id, bytes| (Origin::new(id), "n".repeat(bytes));
+    for (daemons, good) in [
+        (vec![pair(1, 255), pair(2, 0)], true),
+        (vec![pair(1, 256)], false),
+        (vec![pair(1, 1), pair(1, 2)], false),
+    ] {
+        let blast = BlastRadius { daemons, ..blast() };
+        assert_eq!(blast.validate().is_ok(), good);
+        assert_eq!(BlastRadius::decode(&blast.to_bytes()).is_ok(), good);
+    }
+    let many = BlastRadius {
+        nodes: (0..65_537).map(NodeId::new).collect(),
+        ..blast()
+    };
+    assert_eq!(many.validate().unwrap_err().field, "affected_nodes");
+}
+
+#[test]
+fn a_fault_is_told_where_it_stands_in_the_whole() {
+    let envelope = freeze();
+    let bytes = envelope.to_bytes();
+    let signed = 4 + 1 + 4;
+    let resealed = |at: usize, to: u8| {
+        let mut altered = bytes.clone();
+        altered[at] = to;
+        let end = altered.len() - 4;
+        let sum = crc32(&altered[..end]);
+        altered[end..].copy_from_slice(&sum.to_le_bytes());
+        IceEnvelope::decode(&altered).expect_err("altered").offset
+    };
+    // The domain, the version, the threshold's place holds any byte, the hash.
+    let version = signed + b"meshos.ice.v1\0".len();
+    assert_eq!(resealed(signed, b'x'), signed as u64);
+    assert_eq!(resealed(version, 9), version as u64);
+    let hash = version + 1 + 32 + 16 + 8 + 8 + 1;
+    assert_eq!(resealed(hash, 0), hash as u64);
+    let action = hash + 32 + 4;
+    assert_eq!(resealed(action, 99), action as u64);
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(!0, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| sum >> 1 ^ (sum & 1) * 0xedb8_8320)
+    }) ^ !0
 }

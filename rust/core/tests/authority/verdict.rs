@@ -6,6 +6,7 @@ use std::time::Duration;
 use meshos_core::authority::{
     Bucket, Ledger, Operator, Operators, OperatorsError, Policy, Refused, Role, check_admin, check_ice,
 };
+use meshos_core::blast::BlastRadius;
 use meshos_core::command::{AvoidScope, ChainId, IceAction};
 use meshos_core::envelope::{IceEnvelope, cluster_hash, operator_id};
 use meshos_core::id::{NodeId, Origin};
@@ -294,4 +295,13 @@ fn a_freeze_has_bounds() {
         envelope.signatures = vec![signed(1, &bytes), signed(2, &bytes)];
         assert_eq!(verdict(&envelope, ISSUED).is_ok(), good, "{ms} ms");
     }
+}
+
+#[test]
+fn nobody_is_obeyed_who_did_not_look() {
+    let mut envelope = freeze();
+    envelope.blast = BlastRadius::default();
+    let bytes = envelope.signing_bytes();
+    envelope.signatures = vec![signed(1, &bytes), signed(2, &bytes)];
+    assert_eq!(verdict(&envelope, ISSUED), Err(Refused::SimulationRequired));
 }
