@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 import typing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
@@ -15,10 +15,12 @@ from meshos import errors
 from meshos.chain import CausalEvent
 from meshos.errors import MeshOsError
 from meshos.identity import Identity
+from meshos.operator import Role
 
 ORIGIN = 0xAB
 SHOWN = "00000000000000ab"
 SECOND = timedelta(seconds=1)
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EVENT = CausalEvent.external(origin_hash=7, sequence=3, payload=b"hello")
 ENTITIES = tuple(Identity.from_seed(bytes([n]) * 32).entity_id for n in (1, 2))
 
@@ -89,8 +91,32 @@ EXAMPLES: list[MeshOsError] = [
     errors.ChannelNameError("too_long", "a" * 300),
     errors.ChannelNameError("invalid_char", "Ünicode"),
     errors.ChannelNameError("invalid_segment", "a//b"),
+    errors.EnvelopeDecodeError(12, "invalid option"),
+    errors.KeyFileError("unreadable", "/home/alice/operator.key"),
+    errors.KeyFileError("not_private", "/home/alice/operator.key"),
+    errors.KeyFileError("passphrase", "/home/alice/operator.key"),
+    errors.KeyFileError("exists", "/home/alice/operator.key"),
+    errors.NoVerifier(7),
+    errors.UnsignedRejected(7),
+    errors.NotAuthorized(ORIGIN, 7),
+    errors.RoleDenied(ORIGIN, Role.ICE, 7),
+    errors.SignatureInvalid(ORIGIN, 7),
+    errors.InsufficientSignatures(1, 2, 7),
+    errors.BundleTooLarge(65, 64, 7),
+    errors.EnvelopeExpired(NOON, NOON + SECOND, 7),
+    errors.EnvelopeFromFuture(NOON, 7),
+    errors.Replayed(bytes(range(16)), 3, 7),
+    errors.Overloaded(7),
+    errors.WrongCluster(7),
+    errors.SimulationRequired(7),
+    errors.InvalidSpan(7),
+    errors.PreviewStale(("node:4", "daemon:9"), 7),
+    errors.CooldownActive("node:7", NOON, 7),
+    errors.FreezeInEffect(NOON, 7),
+    errors.IceRequiresBundle(7),
+    errors.AuditRequired(7),
 ]
-RETRYABLE = {errors.WaitTimeout, errors.QueueFull, errors.Backpressure, errors.StaleDaemon}
+RETRYABLE = {errors.WaitTimeout, errors.QueueFull, errors.Backpressure, errors.StaleDaemon, errors.Overloaded}
 TREE = {
     errors.ConfigError: (MeshOsError, ValueError),
     errors.InvalidArgument: (MeshOsError, ValueError),
@@ -126,6 +152,27 @@ TREE = {
     errors.SnapshotDecodeError: (errors.ChainError,),
     errors.IdentityError: (MeshOsError,),
     errors.ChannelNameError: (MeshOsError, ValueError),
+    errors.EnvelopeDecodeError: (MeshOsError,),
+    errors.KeyFileError: (MeshOsError,),
+    errors.NoVerifier: (errors.VerifyError,),
+    errors.UnsignedRejected: (errors.VerifyError,),
+    errors.NotAuthorized: (errors.VerifyError,),
+    errors.RoleDenied: (errors.VerifyError,),
+    errors.SignatureInvalid: (errors.VerifyError,),
+    errors.InsufficientSignatures: (errors.VerifyError,),
+    errors.BundleTooLarge: (errors.VerifyError,),
+    errors.EnvelopeExpired: (errors.VerifyError,),
+    errors.EnvelopeFromFuture: (errors.VerifyError,),
+    errors.Replayed: (errors.VerifyError,),
+    errors.Overloaded: (errors.VerifyError,),
+    errors.WrongCluster: (errors.VerifyError,),
+    errors.SimulationRequired: (errors.VerifyError,),
+    errors.InvalidSpan: (errors.VerifyError,),
+    errors.PreviewStale: (errors.VerifyError,),
+    errors.CooldownActive: (errors.VerifyError,),
+    errors.FreezeInEffect: (errors.VerifyError,),
+    errors.IceRequiresBundle: (errors.VerifyError,),
+    errors.AuditRequired: (errors.VerifyError,),
 }
 
 every_example = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: f"{type(error).__name__}-{error.kind}")
@@ -157,6 +204,7 @@ def test_the_tree_is_as_written_here() -> None:
         errors.VerifyError: (MeshOsError,),
         errors.DaemonError: (MeshOsError,),
         errors.ChainError: (MeshOsError,),
+        errors.VerifyError: (MeshOsError,),
     }
 
 
@@ -269,6 +317,27 @@ def test_a_subclass_of_a_user_is_ordinary() -> None:
     assert error.args == ("account 7", 3)
     assert (error.kind, error.retryable) == ("other", False)
     assert str(Overdrawn("account 7")) == "account 7"
+
+
+def test_a_refusal_says_where_it_is_recorded_and_need_not() -> None:
+    refusals = [error for error in EXAMPLES if isinstance(error, errors.VerifyError)]
+
+    assert {error.audit_seq for error in refusals} == {7}
+    for error in refusals:
+        assert type(error)(*error.args[:-1]).audit_seq is None
+
+
+def test_a_replay_need_not_know_when_it_was_accepted() -> None:
+    error = errors.Replayed(bytes(16), None)
+
+    assert (error.accepted_as, str(error)) == (None, f"envelope {'00' * 16} was accepted before")
+
+
+def test_a_long_drift_is_cut_in_the_text_only() -> None:
+    error = errors.PreviewStale(tuple(f"node:{number}" for number in range(10_000)))
+
+    assert len(str(error)) < 200
+    assert len(error.drift) == 10_000
 
 
 def test_every_class_says_what_happened() -> None:

@@ -999,7 +999,7 @@ class InsufficientSignatures(VerifyError):
     """
 
     def __init__(self, got: int, required: int, audit_seq: int | None = None) -> None:
-        text = f"{got} of {required} operators have signed"
+        text = f"signed by {got} of {required} operators"
         super().__init__(got, required, audit_seq, text=text, audit_seq=audit_seq)
         self.got: int = got
         self.required: int = required
@@ -1017,7 +1017,7 @@ class BundleTooLarge(VerifyError):
     """
 
     def __init__(self, size: int, size_max: int, audit_seq: int | None = None) -> None:
-        text = f"{size} signatures, at most {size_max} are looked at"
+        text = f"it has {size} signatures, at most {size_max} are looked at"
         super().__init__(size, size_max, audit_seq, text=text, audit_seq=audit_seq)
         self.size: int = size
         self.size_max: int = size_max

@@ -30,6 +30,8 @@ from meshos._core import ReplicaUpdate as ReplicaUpdate
 from meshos._core import RestartAllDaemons as RestartAllDaemons
 from meshos._core import RttSample as RttSample
 from meshos._core import SaturationChanged as SaturationChanged
+from meshos._core import SignedAdminCommit as SignedAdminCommit
+from meshos._core import SignedIceCommit as SignedIceCommit
 from meshos._core import Started as Started
 from meshos._core import Uncordon as Uncordon
 from meshos._core import Unregistered as Unregistered
@@ -72,6 +74,8 @@ __all__ = [
     "RestartAllDaemons",
     "RttSample",
     "SaturationChanged",
+    "SignedAdminCommit",
+    "SignedIceCommit",
     "Started",
     "Uncordon",
     "Unregistered",
@@ -149,5 +153,7 @@ MeshOsEvent: TypeAlias = (
     | MaintenanceTransitionObserved
     | LogLine
     | UnsignedAdminEvent
+    | SignedAdminCommit
+    | SignedIceCommit
 )
 """What may be published; the ticks and the end of a loop are its own."""

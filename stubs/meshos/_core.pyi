@@ -33,7 +33,7 @@ from meshos.events import (
 )
 from meshos.identity import EntityId, OriginHash
 from meshos.migration import MigrationAborter, MigrationPhase, MigrationSnapshotSource
-from meshos.operator import Verdict
+from meshos.operator import AvoidScope, BlastWarningKind, IceAction, OperatorId, Role, Verdict
 from meshos.probes import HealthProbe, InventoryProbe, LocalityProbe, NodeHealth
 from meshos.recovery import RecoveryHandler
 from meshos.scheduler import PlacementScorer
@@ -1734,6 +1734,32 @@ class UnsignedAdminEvent:
     def __hash__(self) -> int: ...
 
 @final
+class SignedAdminCommit:
+    """An ordinary command with its operator's signature."""
+
+    __match_args__: Final = ("envelope",)
+    kind: ClassVar[Literal["signed_admin_commit"]]
+    def __new__(cls, envelope: AdminEnvelope) -> Self: ...
+    @property
+    def envelope(self) -> AdminEnvelope:
+        """The command."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class SignedIceCommit:
+    """A break-glass action with its operators' signatures."""
+
+    __match_args__: Final = ("envelope",)
+    kind: ClassVar[Literal["signed_ice_commit"]]
+    def __new__(cls, envelope: IceEnvelope) -> Self: ...
+    @property
+    def envelope(self) -> IceEnvelope:
+        """The action."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
 class EnterMaintenance:
     """Drain the node and keep it out of service; `drain_for` defaults to the configured deadline."""
 
@@ -1858,6 +1884,439 @@ class InvalidatePlacement:
         """Which node."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- operators: break-glass actions
+
+@final
+class FreezeCluster:
+    """Stop all reconciling for `ttl`, 1 s to 24 h."""
+
+    __match_args__: Final = ("ttl",)
+    kind: ClassVar[Literal["freeze_cluster"]]
+    def __new__(cls, ttl: timedelta) -> Self: ...
+    @property
+    def ttl(self) -> timedelta:
+        """How long."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ThawCluster:
+    """End a freeze; never held up by a cooldown."""
+
+    __match_args__: Final = ()
+    kind: ClassVar[Literal["thaw_cluster"]]
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Local:
+    """The whole avoid list of one node."""
+
+    __match_args__: Final = ("node",)
+    def __new__(cls, node: _NodeId) -> Self: ...
+    @property
+    def node(self) -> _NodeId:
+        """Which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class OnPeer:
+    """One peer, on every node's avoid list."""
+
+    __match_args__: Final = ("peer",)
+    def __new__(cls, peer: _NodeId) -> Self: ...
+    @property
+    def peer(self) -> _NodeId:
+        """Which peer."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Global:
+    """Every avoid list."""
+
+    __match_args__: Final = ()
+    def __new__(cls) -> Self: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class FlushAvoidLists:
+    """Take peers off avoid lists."""
+
+    __match_args__: Final = ("scope",)
+    kind: ClassVar[Literal["flush_avoid_lists"]]
+    def __new__(cls, scope: AvoidScope) -> Self: ...
+    @property
+    def scope(self) -> AvoidScope:
+        """Which lists."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ForceEvictReplica:
+    """Evict a chain from a node."""
+
+    __match_args__: Final = ("chain", "victim")
+    kind: ClassVar[Literal["force_evict_replica"]]
+    def __new__(cls, chain: _OriginHash, victim: _NodeId) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def victim(self) -> _NodeId:
+        """From which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ForceRestartDaemon:
+    """Release a daemon's backoff and start it."""
+
+    __match_args__: Final = ("daemon",)
+    kind: ClassVar[Literal["force_restart_daemon"]]
+    def __new__(cls, daemon: DaemonRef) -> Self: ...
+    @property
+    def daemon(self) -> DaemonRef:
+        """Which daemon."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ForceCutover:
+    """Place a chain on a node, whatever the scorer thinks."""
+
+    __match_args__: Final = ("chain", "target")
+    kind: ClassVar[Literal["force_cutover"]]
+    def __new__(cls, chain: _OriginHash, target: _NodeId) -> Self: ...
+    @property
+    def chain(self) -> _OriginHash:
+        """Which chain."""
+    @property
+    def target(self) -> _NodeId:
+        """On which node."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class KillMigration:
+    """Abort the move of a daemon, named by its origin hash."""
+
+    __match_args__: Final = ("migration",)
+    kind: ClassVar[Literal["kill_migration"]]
+    def __new__(cls, migration: _OriginHash) -> Self: ...
+    @property
+    def migration(self) -> _OriginHash:
+        """The daemon that moves."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- operators: previews and envelopes
+
+@final
+class BlastWarning:
+    """Something an operator should know before signing; `targets` are the ids it is about."""
+
+    __match_args__: Final = ("kind", "targets")
+    def __new__(
+        cls,
+        kind: BlastWarningKind,
+        targets: tuple[int, ...] = (),
+    ) -> Self:
+        """Raise `InvalidArgument` for an unknown kind, or another number of ids than it is about."""
+    @property
+    def kind(self) -> BlastWarningKind:
+        """What it says."""
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """The ids it is about."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class BlastRadius:
+    """What an action will touch; part of what is signed."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        affected_nodes: tuple[_NodeId, ...],
+        affected_replicas: tuple[_OriginHash, ...],
+        affected_daemons: tuple[DaemonRef, ...],
+        estimated_drain_delay: timedelta | None,
+        placement_churn_basis_points: int,
+        warnings: tuple[BlastWarning, ...],
+    ) -> Self:
+        """Raise `InvalidArgument` for a list out of order or too long."""
+    @property
+    def affected_nodes(self) -> tuple[_NodeId, ...]:
+        """Nodes that observe it, ascending."""
+    @property
+    def affected_replicas(self) -> tuple[_OriginHash, ...]:
+        """Chains whose holders shift, ascending."""
+    @property
+    def affected_daemons(self) -> tuple[DaemonRef, ...]:
+        """Daemons whose life shifts, by id."""
+    @property
+    def estimated_drain_delay(self) -> timedelta | None:
+        """How long it has an effect; `None`: no time can be told."""
+    @property
+    def placement_churn_basis_points(self) -> int:
+        """Churn of placement, in hundredths of a percent."""
+    @property
+    def warnings(self) -> tuple[BlastWarning, ...]:
+        """Hints, in the order of their making."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class OperatorSignature:
+    """One operator's signature over an envelope."""
+
+    __match_args__: Final = ("public_key", "signature")
+    def __new__(cls, public_key: bytes, signature: bytes) -> Self: ...
+    @property
+    def public_key(self) -> bytes:
+        """Whose, 32 bytes."""
+    @property
+    def signature(self) -> bytes:
+        """64 bytes."""
+    @property
+    def operator_id(self) -> OperatorId:
+        """The operator's handle."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class AdminEnvelope:
+    """An ordinary command with everything that is signed; it cannot carry a break-glass action."""
+
+    def __new__(
+        cls,
+        *,
+        event: AdminEvent,
+        cluster_id: _BytesLike,
+        reason: str,
+        envelope_id: _BytesLike | None = None,
+        issued_at: datetime | None = None,
+        not_after: datetime | None = None,
+        signature: OperatorSignature | None = None,
+    ) -> Self:
+        """Make a command, issued now and good for 5 min unless told otherwise; times are cut to milliseconds.
+
+        Raises `InvalidArgument` for what cannot be written, and `IceRequiresBundle` for a break-glass action.
+        """
+    @property
+    def event(self) -> AdminEvent:
+        """What is ordered."""
+    @property
+    def signature(self) -> OperatorSignature | None:
+        """Who ordered it, once it is signed."""
+    def with_signature(self, signature: OperatorSignature) -> AdminEnvelope:
+        """Return the same envelope with this signature, in the place of any other."""
+    @property
+    def cluster_hash(self) -> bytes:
+        """SHA-256 of the id of the cluster it is for."""
+    @property
+    def envelope_id(self) -> bytes:
+        """16 random bytes that make it one command."""
+    @property
+    def issued_at(self) -> datetime:
+        """When it was made."""
+    @property
+    def not_after(self) -> datetime:
+        """After this it is void."""
+    @property
+    def reason(self) -> str:
+        """Why, in the operator's words."""
+    def signing_bytes(self) -> bytes:
+        """Return the canonical bytes that are signed; fixed width, documented, reproducible without meshos."""
+    def to_bytes(self) -> bytes:
+        """Return it as bytes."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read exactly one canonical envelope; raises `EnvelopeDecodeError`."""
+    def to_text(self) -> str:
+        """Return it armoured, for a mail or a chat."""
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read one armoured envelope; raises `EnvelopeDecodeError`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class IceEnvelope:
+    """A break-glass action with everything that is signed: cluster, id, times, threshold, blast radius, reason."""
+
+    def __new__(
+        cls,
+        *,
+        action: IceAction,
+        blast_radius: BlastRadius,
+        cluster_id: _BytesLike,
+        reason: str,
+        threshold: int = 2,
+        envelope_id: _BytesLike | None = None,
+        issued_at: datetime | None = None,
+        not_after: datetime | None = None,
+        signatures: Iterable[OperatorSignature] = (),
+    ) -> Self:
+        """Make what is to be signed, issued now and good for 5 min unless told otherwise; times are cut to milliseconds.
+
+        Raises `InvalidArgument` for what cannot be written.
+        """
+    @property
+    def action(self) -> IceAction:
+        """What is ordered."""
+    @property
+    def blast_radius(self) -> BlastRadius:
+        """What the operators saw it would touch."""
+    @property
+    def blast_hash(self) -> bytes:
+        """Hash of the blast radius, 32 bytes, as it is signed."""
+    @property
+    def threshold(self) -> int:
+        """Distinct operators that must sign; the node's own threshold holds too."""
+    @property
+    def signatures(self) -> tuple[OperatorSignature, ...]:
+        """Who agreed so far."""
+    def with_signatures(self, signatures: Iterable[OperatorSignature]) -> IceEnvelope:
+        """Return the same envelope with these signatures added; one that it has already is not added again."""
+    @property
+    def cluster_hash(self) -> bytes:
+        """SHA-256 of the id of the cluster it is for."""
+    @property
+    def envelope_id(self) -> bytes:
+        """16 random bytes that make it one command."""
+    @property
+    def issued_at(self) -> datetime:
+        """When it was made."""
+    @property
+    def not_after(self) -> datetime:
+        """After this it is void."""
+    @property
+    def reason(self) -> str:
+        """Why, in the operator's words."""
+    def signing_bytes(self) -> bytes:
+        """Return the canonical bytes that are signed; fixed width, documented, reproducible without meshos."""
+    def to_bytes(self) -> bytes:
+        """Return it as bytes."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read exactly one canonical envelope; raises `EnvelopeDecodeError`."""
+    def to_text(self) -> str:
+        """Return it armoured, for a mail or a chat."""
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read one armoured envelope; raises `EnvelopeDecodeError`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+def operator_id(public_key: _BytesLike) -> OperatorId: ...
+def simulate(snapshot: MeshOsSnapshot, action: IceAction) -> BlastRadius:
+    """Tell what an action would touch; pure, and agrees with what the leader's reconcile does."""
+
+# ---------------------------------------------------------------- operators: who they are, and who is obeyed
+
+@final
+class Operator:
+    """One entry of a registry."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        operator_id: OperatorId,
+        verify_key: VerifyKey,
+        name: str,
+        roles: frozenset[Role],
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> Self: ...
+    @property
+    def operator_id(self) -> OperatorId:
+        """The handle."""
+    @property
+    def verify_key(self) -> VerifyKey:
+        """The key."""
+    @property
+    def name(self) -> str:
+        """Who it is, for people."""
+    @property
+    def roles(self) -> frozenset[Role]:
+        """What they may do."""
+    @property
+    def not_before(self) -> datetime | None:
+        """Nothing before it is accepted."""
+    @property
+    def not_after(self) -> datetime | None:
+        """Nothing after it is accepted."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class OperatorRegistry:
+    """Who the operators are; one entry a key. A change holds from the next command on."""
+
+    def __new__(cls) -> Self: ...
+    def add(
+        self,
+        key: VerifyKey | bytes,
+        *,
+        name: str,
+        roles: Iterable[Role],
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> OperatorId:
+        """Add an operator and return its id; raises `InvalidArgument` for a key or a name that is there."""
+    def rotate(self, operator_id: OperatorId, new: VerifyKey | bytes) -> OperatorId:
+        """Give an operator another key and return its new id; the old key is revoked. Raises `InvalidArgument`."""
+    def revoke(self, operator_id: OperatorId) -> None:
+        """Accept nothing from this key any more; raises `InvalidArgument` for one that is not there."""
+    def operators(self) -> tuple[Operator, ...]:
+        """Return those who are not revoked, by id."""
+    def __contains__(self, operator_id: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+
+@final
+class AdminVerifier:
+    """Decides which commands a node obeys. One a node; keeps cooldowns and used envelope ids, also over restarts."""
+
+    def __new__(
+        cls,
+        operators: OperatorRegistry,
+        *,
+        cluster_id: _BytesLike,
+        ice_threshold: int = 2,
+        freshness_window: timedelta = ...,
+        future_skew: timedelta = ...,
+        ice_cooldown: timedelta = ...,
+    ) -> Self:
+        """Windows are 5 min, 30 s and 5 min. Raises `ConfigError`, also when fewer operators than the threshold may use ICE."""
+    @property
+    def cluster_id(self) -> bytes:
+        """The cluster whose envelopes are accepted."""
+    @property
+    def ice_threshold(self) -> int:
+        """Distinct operators that must sign a break-glass action."""
+    @property
+    def freshness_window(self) -> timedelta:
+        """Oldest envelope that is accepted."""
+    @property
+    def future_skew(self) -> timedelta:
+        """How far ahead of the clock an envelope may be."""
+    @property
+    def ice_cooldown(self) -> timedelta:
+        """How long the target of a break-glass action is left alone."""
+    def verify(self, envelope: IceEnvelope | AdminEnvelope, *, now: datetime | None = None) -> None:
+        """Check without any effect, not even on cooldowns; raises the `VerifyError` a node would.
+
+        What only a running loop knows is not asked: a freeze, and whether the preview still holds.
+        """
 
 # ---------------------------------------------------------------- the behaviour loop: maintenance
 
@@ -2984,7 +3443,7 @@ class AdminAuditRecord:
         *,
         seq: int,
         committed_at: datetime,
-        event: AdminEvent,
+        event: AdminEvent | IceAction,
         envelope_id: bytes | None,
         operator_ids: tuple[int, ...],
         reason: str,
@@ -2999,7 +3458,7 @@ class AdminAuditRecord:
     def committed_at(self) -> datetime:
         """When."""
     @property
-    def event(self) -> AdminEvent:
+    def event(self) -> AdminEvent | IceAction:
         """What was ordered."""
     @property
     def envelope_id(self) -> bytes | None:

@@ -17,8 +17,8 @@ use crate::callback::{Callee, Offered, attached};
 use crate::record::field::Field;
 use crate::status::audit::{PyActionRecord, PyAdminAuditRecord, PyFailureRecord, PyLogRecord};
 
-/// Shows a record; `None`: it is none that its appender keeps.
-type Show<R> = for<'py> fn(Python<'py>, &R) -> PyResult<Option<Bound<'py, PyAny>>>;
+/// Shows a record.
+type Show<R> = for<'py> fn(Python<'py>, &R) -> PyResult<Bound<'py, PyAny>>;
 
 /// An appender written in Python.
 pub struct PyAppender<R> {
@@ -57,11 +57,7 @@ impl PyAppender<AuditRecord> {
             home,
             "AdminAuditChainAppender",
             "admin_audit_appender",
-            |py, record| {
-                PyAdminAuditRecord::of(record)
-                    .map(|record| record.to_python(py))
-                    .transpose()
-            },
+            |py, record| PyAdminAuditRecord::from(record).to_python(py),
         )
     }
 }
@@ -70,7 +66,7 @@ impl PyAppender<LogRecord> {
     /// Takes an object over; raises `TypeError` if it keeps no lines.
     pub fn of_lines(object: &Bound<'_, PyAny>, home: Arc<Loop>) -> PyResult<Self> {
         Self::new(object, home, "LogChainAppender", "log_appender", |py, record| {
-            PyLogRecord::from(record).to_python(py).map(Some)
+            PyLogRecord::from(record).to_python(py)
         })
     }
 }
@@ -83,7 +79,7 @@ impl PyAppender<Arc<FailureRecord>> {
             home,
             "FailureChainAppender",
             "failure_appender",
-            |py, record| PyFailureRecord::from(&**record).to_python(py).map(Some),
+            |py, record| PyFailureRecord::from(&**record).to_python(py),
         )
     }
 }
@@ -93,7 +89,7 @@ impl PyAppender<ActionRecord> {
     pub fn of_actions(object: &Bound<'_, PyAny>, home: Arc<Loop>) -> PyResult<Self> {
         Self::new(object, home, "ActionChainAppender", "action_appender", |py, record| {
             let record = PyActionRecord::of(record.seq, record.at, &record.disposed, false);
-            record.to_python(py).map(Some)
+            record.to_python(py)
         })
     }
 }
@@ -101,9 +97,7 @@ impl PyAppender<ActionRecord> {
 impl<R: 'static> Appender<R> for PyAppender<R> {
     fn append(&self, record: &R) -> Result<(), CallFailed> {
         attached(|py| {
-            let shown = (self.show)(py, record).transpose();
-            let Some(shown) = shown else { return Ok(()) };
-            let arguments = || PyTuple::new(py, [shown?]);
+            let arguments = || PyTuple::new(py, [(self.show)(py, record)?]);
             self.callee.ask(py, "append", arguments, |_| Ok(()))
         })
     }

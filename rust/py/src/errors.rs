@@ -1,7 +1,7 @@
 //! The one place where an error of the core or the node becomes a Python exception.
 
 use meshos_core::chain::{BrokenKind, ChainError};
-use meshos_core::codec::{DecodeError, Fault};
+use meshos_core::codec::{DecodeError, Fault, Unwritable};
 use meshos_core::config::ConfigError as CoreConfigError;
 use meshos_core::host::ResumeError;
 use meshos_core::id::Origin;
@@ -9,6 +9,8 @@ use meshos_core::identity::IdentityError as CoreIdentityError;
 use meshos_core::ingress::EventKey;
 use meshos_core::lifecycle::LifecycleError;
 use meshos_core::name::NameError;
+use meshos_core::refusal::Refused;
+use meshos_core::time::UnixMs;
 use meshos_node::daemon::DeliverError;
 use meshos_node::recovery::NameTaken;
 use meshos_node::runtime::{ReachError, SpawnError};
@@ -16,10 +18,12 @@ use meshos_node::slot::EnterError;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::import_exception;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple};
 
 use crate::daemon::PyDaemon;
 use crate::identity::entity_id;
+use crate::record::field::Field;
+use crate::record::moment::Moment;
 use crate::user::{Ran, UserError};
 
 import_exception!(meshos.errors, ConfigError);
@@ -29,7 +33,6 @@ import_exception!(meshos.errors, ForkedProcessError);
 import_exception!(meshos.errors, PoisonedError);
 import_exception!(meshos.errors, LoopClosed);
 import_exception!(meshos.errors, WaitTimeout);
-import_exception!(meshos.errors, NoVerifier);
 import_exception!(meshos.errors, QueueFull);
 import_exception!(meshos.errors, RuntimeShutdownError);
 import_exception!(meshos.errors, Backpressure);
@@ -56,6 +59,26 @@ import_exception!(meshos.errors, FileDecodeError);
 import_exception!(meshos.errors, SnapshotDecodeError);
 import_exception!(meshos.errors, IdentityError);
 import_exception!(meshos.errors, ChannelNameError);
+import_exception!(meshos.errors, EnvelopeDecodeError);
+import_exception!(meshos.errors, NoVerifier);
+import_exception!(meshos.errors, UnsignedRejected);
+import_exception!(meshos.errors, NotAuthorized);
+import_exception!(meshos.errors, RoleDenied);
+import_exception!(meshos.errors, SignatureInvalid);
+import_exception!(meshos.errors, InsufficientSignatures);
+import_exception!(meshos.errors, BundleTooLarge);
+import_exception!(meshos.errors, EnvelopeExpired);
+import_exception!(meshos.errors, EnvelopeFromFuture);
+import_exception!(meshos.errors, Replayed);
+import_exception!(meshos.errors, Overloaded);
+import_exception!(meshos.errors, WrongCluster);
+import_exception!(meshos.errors, SimulationRequired);
+import_exception!(meshos.errors, InvalidSpan);
+import_exception!(meshos.errors, PreviewStale);
+import_exception!(meshos.errors, CooldownActive);
+import_exception!(meshos.errors, FreezeInEffect);
+import_exception!(meshos.errors, IceRequiresBundle);
+import_exception!(meshos.errors, AuditRequired);
 import_exception!(meshos.dispatch, DispatchError);
 
 /// A check of a signature or key failed, or a public-only key was to sign.
@@ -113,6 +136,58 @@ pub fn chain(error: &ChainError) -> PyErr {
 /// A file or record cannot be read.
 pub fn file(error: &DecodeError) -> PyErr {
     FileDecodeError::new_err((error.offset, error.fault.to_string()))
+}
+
+/// Bytes or text are not one canonical envelope.
+pub fn envelope(error: &DecodeError) -> PyErr {
+    EnvelopeDecodeError::new_err((error.offset, error.fault.to_string()))
+}
+
+/// A value has no encoding.
+pub fn unwritable(error: Unwritable) -> PyErr {
+    InvalidArgument::new_err((error.field, error.rule))
+}
+
+/// A command was refused, as audit record `audit_seq`, if it reached a node.
+pub fn refused(py: Python<'_>, refused: &Refused, audit_seq: Option<u64>) -> PyErr {
+    refusal(py, refused, audit_seq).unwrap_or_else(|error| error)
+}
+
+fn refusal(py: Python<'_>, refused: &Refused, audit_seq: Option<u64>) -> PyResult<PyErr> {
+    let moment = |at: UnixMs| Moment::of(at).to_python(py).map(Bound::unbind);
+    Ok(match refused {
+        Refused::NoVerifier => NoVerifier::new_err((audit_seq,)),
+        Refused::Unsigned => UnsignedRejected::new_err((audit_seq,)),
+        Refused::WrongCluster => WrongCluster::new_err((audit_seq,)),
+        Refused::BundleTooLarge { len, max } => BundleTooLarge::new_err((*len, *max, audit_seq)),
+        Refused::EnvelopeExpired {
+            issued_at, not_after, ..
+        } => EnvelopeExpired::new_err((moment(*issued_at)?, moment(*not_after)?, audit_seq)),
+        Refused::EnvelopeFromFuture { issued_at, .. } => EnvelopeFromFuture::new_err((moment(*issued_at)?, audit_seq)),
+        Refused::Replayed { envelope_id } => replayed(py, envelope_id, None, audit_seq),
+        Refused::Overloaded => Overloaded::new_err((audit_seq,)),
+        Refused::NotAuthorized { operator } => NotAuthorized::new_err((*operator, audit_seq)),
+        Refused::RoleDenied { operator, role } => {
+            RoleDenied::new_err((*operator, role.to_python(py)?.unbind(), audit_seq))
+        }
+        Refused::SignatureInvalid { operator } => SignatureInvalid::new_err((*operator, audit_seq)),
+        Refused::InsufficientSignatures { got, required } => {
+            InsufficientSignatures::new_err((*got, *required, audit_seq))
+        }
+        Refused::PreviewStale { drift } => PreviewStale::new_err((PyTuple::new(py, drift)?.unbind(), audit_seq)),
+        Refused::SimulationRequired => SimulationRequired::new_err((audit_seq,)),
+        Refused::CooldownActive { bucket, until } => {
+            CooldownActive::new_err((bucket.to_string(), moment(*until)?, audit_seq))
+        }
+        Refused::InvalidSpan => InvalidSpan::new_err((audit_seq,)),
+        Refused::FreezeInEffect { until } => FreezeInEffect::new_err((moment(*until)?, audit_seq)),
+        Refused::AuditRequired => AuditRequired::new_err((audit_seq,)),
+    })
+}
+
+/// An envelope was accepted before, as audit record `accepted_as`, if that is known.
+pub fn replayed(py: Python<'_>, envelope_id: &[u8; 16], accepted_as: Option<u64>, audit_seq: Option<u64>) -> PyErr {
+    Replayed::new_err((PyBytes::new(py, envelope_id).unbind(), accepted_as, audit_seq))
 }
 
 /// Bytes are not a usable snapshot.

@@ -40,6 +40,7 @@ mod mesh;
 mod mesh_event;
 mod migration;
 mod name;
+mod operator;
 mod output;
 mod peer;
 mod probes;
@@ -88,6 +89,7 @@ mod _core {
             event::register,
             signal::register,
             command::register,
+            operator::register,
             maintenance_state::register,
             peer::register,
             mesh_event::register,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use meshos_core::action::{Cause, CauseKind};
 use meshos_core::command::{Command, Order, Verdict};
 use meshos_core::control::DaemonControl;
+use meshos_core::envelope::Header;
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::loop_config::{Authority, MeshOsConfig};
 use meshos_core::signal::{DaemonIntent, DaemonRef, LogLevel, MeshOsEvent, Outcome, Signal};
@@ -690,7 +691,7 @@ impl PyLoop {
             .parts
             .records
             .audits(args::u64(since, "since")?, count(limit)?);
-        let shown = audits.iter().filter_map(PyAdminAuditRecord::of);
+        let shown = audits.iter().map(PyAdminAuditRecord::from);
         PyTuple::new(py, shown.map(|audit| Py::new(py, audit)).collect::<PyResult<Vec<_>>>()?)
     }
 
@@ -825,24 +826,31 @@ impl PyLoop {
         match published {
             Published::Event(event) => (Some(Signal::Event(event)), None),
             Published::Log { level, message, daemon } => (None, self.line(level, daemon, &message).err()),
-            Published::Admin(event) => {
-                let open = self.shared.config.authority == Authority::Open;
-                let verdict = if open {
-                    Verdict::Open
-                } else {
-                    Verdict::Rejected { kind: "no_verifier" }
-                };
-                let command = Command {
-                    order: Order::Admin(event),
-                    verdict,
-                    operators: Vec::new(),
-                    reason: String::new(),
-                    envelope_id: None,
-                };
-                let refused = (!open).then(|| NoVerifier::new_err(()));
-                (Some(Signal::Command(command)), refused)
+            Published::Admin(event) => self.command(Order::Admin(event), None),
+            Published::SignedAdmin(envelope) => {
+                self.command(Order::Admin(envelope.event.clone()), Some(&envelope.header))
             }
+            Published::SignedIce(envelope) => self.command(Order::Ice(envelope.action.clone()), Some(&envelope.header)),
         }
+    }
+
+    /// A command where nobody checks signatures.
+    fn command(&self, order: Order, header: Option<&Header>) -> (Option<Signal>, Option<PyErr>) {
+        let open = self.shared.config.authority == Authority::Open;
+        let verdict = if open {
+            Verdict::Open
+        } else {
+            Verdict::Rejected { kind: "no_verifier" }
+        };
+        let command = Command {
+            order,
+            verdict,
+            operators: Vec::new(),
+            reason: header.map_or_else(String::new, |header| header.reason.clone()),
+            envelope_id: header.map(|header| header.envelope_id),
+        };
+        let refused = (!open).then(|| NoVerifier::new_err(()));
+        (Some(Signal::Command(command)), refused)
     }
 
     fn take_in(&self, py: Python<'_>, signals: Vec<Signal>, deadline: Deadline) -> PyResult<Ticket> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshos_core::command::{AdminEvent, ChainId};
+use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::peer::NodeHealth;
 use meshos_core::signal::{DaemonIntent, DaemonRef, LocalReplicaIntent, LogLevel, MeshOsEvent, ReplicaChange};
@@ -17,6 +18,7 @@ use pyo3::sync::PyOnceLock;
 use crate::args;
 use crate::command::PyAdminEvent;
 use crate::maintenance_state::PyMaintenanceState;
+use crate::operator::envelope::{PyAdminEnvelope, PyIceEnvelope};
 use crate::record::record;
 use crate::record::word::word;
 use crate::signal::DaemonSignal;
@@ -205,6 +207,22 @@ record! {
     }
 }
 
+record! {
+    /// An ordinary command with its operator's signature.
+    pub struct PySignedAdminCommit in "meshos.events" as "SignedAdminCommit", kind "signed_admin_commit" {
+        /// The command.
+        envelope: PyAdminEnvelope,
+    }
+}
+
+record! {
+    /// A break-glass action with its operators' signatures.
+    pub struct PySignedIceCommit in "meshos.events" as "SignedIceCommit", kind "signed_ice_commit" {
+        /// The action.
+        envelope: PyIceEnvelope,
+    }
+}
+
 /// What was published.
 #[derive(Debug, Clone)]
 pub enum Published {
@@ -219,8 +237,12 @@ pub enum Published {
         /// Which daemon says so.
         daemon: Option<Origin>,
     },
-    /// A command, to be checked.
+    /// A command without a signature.
     Admin(AdminEvent),
+    /// A command in its envelope.
+    SignedAdmin(Arc<AdminEnvelope>),
+    /// A break-glass action in its envelope.
+    SignedIce(Arc<IceEnvelope>),
 }
 
 impl From<MeshOsEvent> for Published {
@@ -312,6 +334,8 @@ publish! {
         daemon: line.daemon,
     },
     PyUnsignedAdminEvent: |unsigned| Published::Admin(unsigned.event.core()),
+    PySignedAdminCommit: |commit| Published::SignedAdmin(Arc::clone(&commit.envelope.0)),
+    PySignedIceCommit: |commit| Published::SignedIce(Arc::clone(&commit.envelope.0)),
 }
 
 /// The address of a class, and how its instances are read.

@@ -223,9 +223,9 @@ fn what_cannot_be_written_is_told() {
     ] {
         let expected = (!good).then_some("event");
         assert_eq!(admin(AdminEvent::Drain { node, drain_for }), expected, "{drain_for:?}");
+        let ttl = drain_for;
         let drain_for = Some(drain_for);
         assert_eq!(admin(AdminEvent::EnterMaintenance { node, drain_for }), expected);
-        let ttl = drain_for.expect("given");
         assert_eq!(ice(IceAction::FreezeCluster { ttl }), (!good).then_some("action"));
     }
     let chains = |count: u64| (0..count).map(ChainId::new).collect();
@@ -327,6 +327,6 @@ fn a_fault_is_told_where_it_stands_in_the_whole() {
 
 fn crc32(bytes: &[u8]) -> u32 {
     bytes.iter().fold(!0, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| sum >> 1 ^ (sum & 1) * 0xedb8_8320)
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ ((sum & 1) * 0xedb8_8320))
     }) ^ !0
 }

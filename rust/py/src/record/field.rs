@@ -339,7 +339,8 @@ pub fn texts<C: FromIterator<String>>(value: &Bound<'_, PyAny>, name: &'static s
     items(value, name, wanted, |item| String::from_python(item, name))
 }
 
-fn items<'py, T, C: FromIterator<T>>(
+/// Reads what an iterable gives, each by `read`; an iterable that raises passes its error on.
+pub fn items<'py, T, C: FromIterator<T>>(
     value: &Bound<'py, PyAny>,
     name: &str,
     wanted: &str,

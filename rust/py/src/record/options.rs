@@ -18,7 +18,7 @@ pub fn set<T: Field, P: From<T>>(place: &mut P, given: &Given<'_>, name: &'stati
 }
 
 /// A value out of range is one of the configuration here.
-fn as_config_error(error: PyErr, py: Python<'_>) -> PyErr {
+pub fn as_config_error(error: PyErr, py: Python<'_>) -> PyErr {
     if !error.is_instance_of::<InvalidArgument>(py) {
         return error;
     }

@@ -5,7 +5,7 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyFrozenSet, PyString, PyType};
 
 use crate::args;
 use crate::errors::InvalidArgument;
@@ -67,14 +67,29 @@ impl LazyWord {
     }
 }
 
-/// The `repr` of a value, as it could be evaluated: that of a word could not.
+/// The `repr` of a value, as it could be evaluated: that of a word, of a set of words and of a key of PyNaCl could not.
 pub fn shown(value: &Bound<'_, PyAny>) -> PyResult<String> {
     static ENUM: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = value.get_type();
     if value.is_instance(ENUM.import(value.py(), "enum", "Enum")?)? {
-        Ok(format!("{}.{}", value.get_type().name()?, value.getattr("name")?))
-    } else {
-        Ok(value.repr()?.to_string_lossy().into_owned())
+        return Ok(format!("{}.{}", class.name()?, value.getattr("name")?));
     }
+    if let Ok(set) = value.cast::<PyFrozenSet>() {
+        let mut items: Vec<_> = set.iter().map(|item| shown(&item)).collect::<PyResult<_>>()?;
+        items.sort();
+        return Ok(match items.as_slice() {
+            [] => "frozenset()".to_owned(),
+            items => format!("frozenset({{{}}})", items.join(", ")),
+        });
+    }
+    if class.module()? == "nacl.signing" {
+        return Ok(format!(
+            "{}({})",
+            class.name()?,
+            value.call_method0("__bytes__")?.repr()?
+        ));
+    }
+    Ok(value.repr()?.to_string_lossy().into_owned())
 }
 
 /// Declares how Python sees an enum: as the members of a `StrEnum` that lives in a module of Python.

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshos_core::command::{self, Order};
+use meshos_core::command;
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::signal::LogLevel;
 use meshos_core::status::{AuditRecord, Disposed, Disposition, FailureRecord, FailureSource, LogRecord, Part};
 use meshos_core::time::UnixMs;
 use pyo3::prelude::*;
 
-use crate::command::PyAdminEvent;
+use crate::operator::action::PyOrder;
 use crate::record::moment::Moment;
 use crate::record::record;
 use crate::record::word::{literal, word};
@@ -162,7 +162,7 @@ record! {
         /// When.
         committed_at: Moment,
         /// What was ordered.
-        event: PyAdminEvent,
+        event: PyOrder,
         /// The envelope it came in, 16 bytes.
         envelope_id: Option<[u8; 16]>,
         /// The operators whose signatures verified.
@@ -178,29 +178,25 @@ record! {
     }
 }
 
-impl PyAdminAuditRecord {
-    /// Shows a record of an ordinary command; `None` of a break-glass one.
-    pub fn of(record: &AuditRecord) -> Option<Self> {
+impl From<&AuditRecord> for PyAdminAuditRecord {
+    fn from(record: &AuditRecord) -> Self {
         let command = &record.command;
-        let Order::Admin(event) = &command.order else {
-            return None;
-        };
         let (verdict, rejected_kind) = match command.verdict {
             command::Verdict::Accepted => (Verdict::Accepted, None),
             command::Verdict::Open => (Verdict::Unverified, None),
             command::Verdict::Rejected { kind } => (Verdict::Rejected, Some(Cow::Borrowed(kind))),
         };
-        Some(Self {
+        Self {
             seq: record.seq,
             committed_at: Moment::of(record.at),
-            event: event.into(),
+            event: (&command.order).into(),
             envelope_id: command.envelope_id,
             operator_ids: command.operators.clone(),
             reason: Cow::Owned(command.reason.clone()),
             verdict,
             rejected_kind,
             chain_pending: record.chain_pending,
-        })
+        }
     }
 }
 
