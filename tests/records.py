@@ -8,6 +8,7 @@ from datetime import timedelta, timezone
 from typing import TypeAlias, cast
 
 import pytest
+from nacl.signing import VerifyKey
 
 import meshos.audit
 import meshos.capability
@@ -97,7 +98,7 @@ def twins(record: object) -> Iterator[object]:
 
 def evaluated(text: str) -> object:
     """Evaluate a repr with the public names in view."""
-    names: dict[str, object] = {"datetime": datetime}
+    names: dict[str, object] = {"datetime": datetime, "VerifyKey": VerifyKey}
     for module in MODULES:
         names.update(vars(module))
     return eval(text, names)

@@ -7,20 +7,23 @@ from enum import Enum, StrEnum
 from typing import NamedTuple, TypeAlias, cast
 
 import pytest
+from nacl.signing import SigningKey
 
 from meshos import audit, dispatch, events, migration, operator, probes, recovery, runtime, scheduler, status
 from meshos.daemon import DaemonRef, Degraded, Healthy
 from meshos.errors import InvalidArgument
 from meshos.events import DaemonIntent, LocalReplicaIntent, LogLevel, ReplicaChange
 from meshos.migration import MigrationPhase
-from meshos.operator import Verdict
+from meshos.operator import Role, Verdict
 from meshos.probes import NodeHealth
 from meshos.status import Lifecycle, MaintenancePhase
 from records import (
     BAD_BOOLS,
+    BAD_BYTES_32,
     BAD_INTS,
     BAD_MOMENTS,
     BAD_SHARES,
+    BAD_SIGNATURES,
     BAD_SPANS,
     BAD_TEXTS,
     NOON,
@@ -118,7 +121,11 @@ HEALTH = instance(Degraded("slow"), Healthy())
 NODE_HEALTH = word(NodeHealth.DEGRADED, NodeHealth.HEALTHY)
 SIGNAL = instance(events.Crashed("KeyError: 'a'", NOON), events.Started())
 
-ORDER = instance(events.DropReplicas(7, (1, 2)), events.Cordon(7))
+ORDER = instance(events.DropReplicas(7, (1, 2)), operator.FreezeCluster(SPAN))
+WARNING = instance(
+    operator.BlastWarning("avoid_flush_recovers_peer", (7,)), operator.BlastWarning("thaw_has_no_freeze_to_cancel")
+)
+WHOLE_MS = Field(timedelta(seconds=30), timedelta(), [*BAD_SPANS, (SPAN, InvalidArgument)])
 CRASH = status.CrashRecord(exception="KeyError", message="'a'", at=NOON, event_origin=7, event_sequence=None)
 SOURCE = audit.FailureSource(part="action", name="start_daemon", target=7, action_id=1)
 COUNTERS = (
@@ -193,6 +200,20 @@ BY_POSITION: dict[Class, Fields] = {
     events.ClearAvoidList: {"node": INT},
     events.DropReplicas: {"node": INT, "chains": tuple_of(INT)},
     events.InvalidatePlacement: {"node": INT},
+    operator.FreezeCluster: {"ttl": SPANNED},
+    operator.ThawCluster: {},
+    operator.Local: {"node": INT},
+    operator.OnPeer: {"peer": INT},
+    operator.Global: {},
+    operator.FlushAvoidLists: {"scope": instance(operator.OnPeer(7), operator.Global())},
+    operator.ForceEvictReplica: {"chain": INT, "victim": INT},
+    operator.ForceRestartDaemon: {"daemon": DAEMON},
+    operator.ForceCutover: {"chain": INT, "target": INT},
+    operator.KillMigration: {"migration": INT},
+    operator.OperatorSignature: {
+        "public_key": Field(bytes(range(32)), bytes(32), BAD_BYTES_32),
+        "signature": Field(bytes(range(64)), bytes(64), BAD_SIGNATURES),
+    },
     status.Active: {},
     status.EnteringMaintenance: {
         "since": MOMENT,
@@ -347,6 +368,30 @@ BY_KEYWORD: dict[Class, Fields] = {
         "disruption": SPANNED.by_default(timedelta()),
         "reliability_factor": WEIGHT.by_default(1.0),
     },
+    operator.BlastRadius: {
+        "affected_nodes": tuple_of(INT),
+        "affected_replicas": tuple_of(INT),
+        "affected_daemons": tuple_of(DAEMON),
+        "estimated_drain_delay": WHOLE_MS.optional,
+        "placement_churn_basis_points": COUNT,
+        "warnings": tuple_of(WARNING),
+    },
+    operator.Operator: {
+        "operator_id": INT,
+        "verify_key": Field(
+            SigningKey(bytes(32)).verify_key,
+            SigningKey(bytes([1]) * 32).verify_key,
+            [(value, TypeError) for value in (None, bytes(32), SigningKey(bytes(32)), "key")],
+        ),
+        "name": TEXT,
+        "roles": Field(
+            frozenset({Role.ADMIN, Role.ICE}),
+            frozenset(),
+            [(value, TypeError) for value in (None, {Role.ICE}, [Role.ICE], Role.ICE, frozenset({"ice"}))],
+        ),
+        "not_before": AT,
+        "not_after": AT,
+    },
     audit.FailureSource: {
         "part": literal("callback", "loop"),
         "name": TEXT,
@@ -405,6 +450,15 @@ ACTIONS: list[Class] = [
     dispatch.MarkAvoid,
     dispatch.CommitMaintenanceTransition,
 ]
+ICE_ACTIONS: list[Class] = [
+    operator.FreezeCluster,
+    operator.ThawCluster,
+    operator.FlushAvoidLists,
+    operator.ForceEvictReplica,
+    operator.ForceRestartDaemon,
+    operator.ForceCutover,
+    operator.KillMigration,
+]
 ENUMS = (
     DaemonIntent,
     Lifecycle,
@@ -414,6 +468,7 @@ ENUMS = (
     MigrationPhase,
     NodeHealth,
     ReplicaChange,
+    Role,
     Verdict,
 )
 
@@ -501,17 +556,19 @@ def test_it_cannot_be_subclassed(cls: Class) -> None:
         type("Mine", (cast("type", cls),), {})
 
 
+ELSEWHERE = {runtime.MetadataView, operator.BlastWarning, events.SignedAdminCommit, events.SignedIceCommit}
+"""What depends on more than each field alone, or shows itself in short."""
+
+
 def test_every_record_of_the_loop_is_in_the_table() -> None:
     for module in (audit, dispatch, events, migration, operator, probes, recovery, runtime, scheduler, status):
         classes = {value for name in module.__all__ if isinstance(value := getattr(module, name), type)}
         records = {cls for cls in classes if hasattr(cls, "__match_args__")}
-        assert {cls for cls in records if not cls.__name__.endswith("Config")} - set(TABLE) == {
-            cls for cls in records if cls is runtime.MetadataView
-        }
+        assert {cls for cls in records if not cls.__name__.endswith("Config")} - set(TABLE) == records & ELSEWHERE
         assert {cls for cls in classes if issubclass(cls, StrEnum)} <= set(ENUMS)
 
 
-WITH_KIND = [cls for cls in TABLE if name_of(cls) in events.__all__ or cls in ACTIONS]
+WITH_KIND = [cls for cls in TABLE if name_of(cls) in events.__all__ or cls in ACTIONS or cls in ICE_ACTIONS]
 
 
 @pytest.mark.parametrize("cls", WITH_KIND, ids=name_of)

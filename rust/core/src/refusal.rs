@@ -161,6 +161,7 @@ pub const KINDS: &[&str] = &[
     "freeze_in_effect",
     "audit_required",
     "no_verifier",
+    "simulation_required",
 ];
 
 impl Refused {

@@ -106,7 +106,7 @@ fn header(
     let not_after = Option::<Moment>::from_python(not_after, "not_after")?.map(Moment::unix_ms);
     Ok(Header {
         cluster: cluster_hash(&cluster_id(cluster)?),
-        envelope_id: Option::<[u8; 16]>::from_python(envelope_id, "envelope_id")?.unwrap_or_else(keys::random),
+        envelope_id: Option::<[u8; 16]>::from_python(envelope_id, "envelope_id")?.unwrap_or_else(keys::random_bytes),
         issued_at,
         not_after: not_after.unwrap_or_else(|| issued_at.plus(VALID_FOR)),
         reason: read(reason, "reason")?,
