@@ -203,7 +203,8 @@ fn led(world: &World, id: ChainId, known: &ChainState, lasting: usize, reasons: 
         return "too_few_copies";
     }
     if known.desired.is_some() && known.holders.len() > wanted {
-        let goes = placement::leaving(world, id, known).or_else(|| placement::victim(world, id, known, wanted));
+        let leaving = placement::leaving(world, id, known);
+        let goes = leaving.or_else(|| placement::victim(world, known, lasting, wanted));
         return if goes.is_some() {
             "too_many_copies"
         } else {

@@ -44,7 +44,12 @@ pub fn leaving(world: &World, id: ChainId, chain: &ChainState) -> Option<NodeId>
 /// Holders whose copies will last: not on a node that goes or is gone, not about to be evicted, not to be dropped here.
 #[must_use]
 pub fn lasting(world: &World, id: ChainId, chain: &ChainState) -> usize {
-    let leaving = leaving(world, id, chain);
+    lasting_without(world, chain, leaving(world, id, chain))
+}
+
+/// The same where it is known who is about to be evicted.
+#[must_use]
+pub fn lasting_without(world: &World, chain: &ChainState, leaving: Option<NodeId>) -> usize {
     let dropped = (chain.local == Some(LocalReplicaIntent::Drop)).then_some(world.this_node);
     if world.fading.is_empty() && leaving.is_none() && dropped.is_none() {
         return chain.holders.len();
@@ -85,8 +90,7 @@ pub fn source(world: &World, chain: &ChainState) -> Option<NodeId> {
 /// who is barred, then who scores worst, then the smallest id; the leader last. Never this node when it is wanted to
 /// hold a copy, and never one whose own drop is under way.
 #[must_use]
-pub fn victim(world: &World, id: ChainId, chain: &ChainState, desired: usize) -> Option<NodeId> {
-    let lasting = lasting(world, id, chain);
+pub fn victim(world: &World, chain: &ChainState, lasting: usize, desired: usize) -> Option<NodeId> {
     let spare = |holder: &NodeId| world.fading.contains(holder) || lasting > desired;
     let own = |holder: &NodeId| *holder == world.this_node && (chain.local.is_some() || world.is_draining());
     let scores = chain.scores.as_ref();
