@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from meshos.daemon import MeshDaemon
     from meshos.dispatch import ActionDispatcher
+    from meshos.operator import AdminVerifier
 
 __all__ = ["Node"]
 
@@ -32,7 +33,7 @@ _SHARE_OF_LOOP = 0.4
 class Node:
     """Starts the parts of a node, with a `ComputeDispatcher` between them, and stops them in the other order."""
 
-    __slots__ = ("_config", "_daemons", "_dispatcher", "_lock", "_mesh", "_runtime", "_state")
+    __slots__ = ("_admin_verifier", "_config", "_daemons", "_dispatcher", "_lock", "_mesh", "_runtime", "_state")
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Node:
         kinds: Mapping[str, Callable[[], MeshDaemon]],
         config: MeshOsConfig | None = None,
         dispatcher: ActionDispatcher | None = None,
+        admin_verifier: AdminVerifier | None = None,
     ) -> None:
         """Take over `mesh`, and register `kinds`; raises `ConfigError`, `InvalidDaemon`."""
         instance(mesh, Mesh, "mesh")
@@ -57,6 +59,7 @@ class Node:
             self._daemons.shutdown()
             raise
         self._dispatcher = dispatcher
+        self._admin_verifier = admin_verifier
         self._runtime: MeshOsRuntime | None = None
         self._state = "made"
         self._lock = Lock()
@@ -88,7 +91,10 @@ class Node:
             self._daemons.start()
             dispatcher = ComputeDispatcher(self._daemons) if self._dispatcher is None else self._dispatcher
             self._runtime = MeshOsRuntime.start(
-                self._config, dispatcher, daemon_registry=self._daemons.daemon_registry()
+                self._config,
+                dispatcher,
+                daemon_registry=self._daemons.daemon_registry(),
+                admin_verifier=self._admin_verifier,
             )
             self._state = "started"
 

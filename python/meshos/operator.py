@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, Self, TypeAlias, 
 
 from meshos._core import AdminEnvelope as AdminEnvelope
 from meshos._core import AdminVerifier as AdminVerifier
+from meshos._core import AuditQuery as AuditQuery
 from meshos._core import BlastRadius as BlastRadius
 from meshos._core import BlastWarning as BlastWarning
+from meshos._core import CommitReceipt as CommitReceipt
+from meshos._core import Cooldown as Cooldown
 from meshos._core import FlushAvoidLists as FlushAvoidLists
 from meshos._core import ForceCutover as ForceCutover
 from meshos._core import ForceEvictReplica as ForceEvictReplica
@@ -19,6 +22,7 @@ from meshos._core import Global as Global
 from meshos._core import IceEnvelope as IceEnvelope
 from meshos._core import KillMigration as KillMigration
 from meshos._core import Local as Local
+from meshos._core import LogFilter as LogFilter
 from meshos._core import OnPeer as OnPeer
 from meshos._core import Operator as Operator
 from meshos._core import OperatorRegistry as OperatorRegistry
@@ -31,12 +35,17 @@ if TYPE_CHECKING:
     from nacl.signing import SigningKey, VerifyKey
 
 __all__ = [
+    "AdminCommands",
     "AdminEnvelope",
     "AdminVerifier",
+    "AuditQuery",
     "AvoidScope",
     "BlastRadius",
     "BlastWarning",
     "BlastWarningKind",
+    "CommitReceipt",
+    "Cooldown",
+    "DeckClient",
     "FlushAvoidLists",
     "ForceCutover",
     "ForceEvictReplica",
@@ -45,9 +54,11 @@ __all__ = [
     "Global",
     "HardwareKey",
     "IceAction",
+    "IceCommands",
     "IceEnvelope",
     "KillMigration",
     "Local",
+    "LogFilter",
     "OnPeer",
     "Operator",
     "OperatorId",
@@ -289,3 +300,9 @@ def _text(passphrase: object) -> str | None:
         return passphrase
     message = f"passphrase must be a str or None, not {type(passphrase).__name__}"
     raise TypeError(message)
+
+
+# The client uses what stands above.
+from meshos._deck import AdminCommands as AdminCommands  # noqa: E402
+from meshos._deck import DeckClient as DeckClient  # noqa: E402
+from meshos._deck import IceCommands as IceCommands  # noqa: E402

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from meshos.events import ChainId, DaemonIntent, LogLevel, MeshOsEvent
     from meshos.identity import NodeId, OriginHash
     from meshos.migration import MigrationAborter, MigrationSnapshotSource
+    from meshos.operator import AdminVerifier
     from meshos.probes import HealthProbe, InventoryProbe, LocalityProbe, ProbeRegistry
     from meshos.recovery import RecoveryRegistry
     from meshos.scheduler import PlacementScorer, SchedulerRegistry
@@ -344,6 +345,7 @@ class MeshOsRuntime:
         daemon_registry: DaemonRegistry | None = None,
         recovery: RecoveryRegistry | None = None,
         control_sink: ControlSink | None = None,
+        admin_verifier: AdminVerifier | None = None,
         admin_audit_appender: AdminAuditChainAppender | None = None,
         log_appender: LogChainAppender | None = None,
         failure_appender: FailureChainAppender | None = None,
@@ -369,6 +371,7 @@ class MeshOsRuntime:
             daemon_registry,
             recovery,
             control_sink,
+            admin_verifier,
             admin_audit_appender,
             log_appender,
             failure_appender,
@@ -559,6 +562,7 @@ class MeshOsRuntimeBuilder:
     __slots__ = (
         "_action_appender",
         "_admin_audit_appender",
+        "_admin_verifier",
         "_built",
         "_config",
         "_control_sink",
@@ -582,6 +586,7 @@ class MeshOsRuntimeBuilder:
         self._daemon_registry: DaemonRegistry | None = None
         self._recovery: RecoveryRegistry | None = None
         self._control_sink: ControlSink | None = None
+        self._admin_verifier: AdminVerifier | None = None
         self._admin_audit_appender: AdminAuditChainAppender | None = None
         self._log_appender: LogChainAppender | None = None
         self._failure_appender: FailureChainAppender | None = None
@@ -612,6 +617,11 @@ class MeshOsRuntimeBuilder:
     def with_control_sink(self, control_sink: ControlSink) -> Self:
         """Show every control to this sink."""
         self._control_sink = control_sink
+        return self
+
+    def with_admin_verifier(self, admin_verifier: AdminVerifier) -> Self:
+        """Obey what this says may be obeyed."""
+        self._admin_verifier = admin_verifier
         return self
 
     def with_admin_audit_appender(self, appender: AdminAuditChainAppender) -> Self:
@@ -656,6 +666,7 @@ class MeshOsRuntimeBuilder:
             daemon_registry=self._daemon_registry,
             recovery=self._recovery,
             control_sink=self._control_sink,
+            admin_verifier=self._admin_verifier,
             admin_audit_appender=self._admin_audit_appender,
             log_appender=self._log_appender,
             failure_appender=self._failure_appender,

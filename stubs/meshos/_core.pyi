@@ -3784,6 +3784,133 @@ class Gap:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
+@final
+class CommitReceipt:
+    """A command that took effect: audited as `audit_seq`, visible in snapshots from `generation` on."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        envelope_id: bytes,
+        event_kind: str,
+        verdict: Verdict,
+        operator_ids: tuple[int, ...],
+        committed_at: datetime,
+        audit_seq: int,
+        generation: int,
+    ) -> Self: ...
+    @property
+    def envelope_id(self) -> bytes:
+        """The envelope it came in."""
+    @property
+    def event_kind(self) -> str:
+        """Stable name of the command."""
+    @property
+    def verdict(self) -> Verdict:
+        """What the node made of it: `UNVERIFIED` only where nobody checks."""
+    @property
+    def operator_ids(self) -> tuple[int, ...]:
+        """Operators whose signatures verified, ascending."""
+    @property
+    def committed_at(self) -> datetime:
+        """When it took effect."""
+    @property
+    def audit_seq(self) -> int:
+        """Number of its audit record."""
+    @property
+    def generation(self) -> int:
+        """Snapshots from this generation on show its effect."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Cooldown:
+    """A target that break-glass actions have to leave alone until then."""
+
+    __match_args__: Final = ("bucket", "until")
+    def __new__(cls, bucket: str, until: datetime) -> Self: ...
+    @property
+    def bucket(self) -> str:
+        """What it is about, such as `node:7` or `cluster:freeze`."""
+    @property
+    def until(self) -> datetime:
+        """Until when."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class LogFilter:
+    """Which lines of the log; all conditions hold together."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        min_level: LogLevel = LogLevel.TRACE,
+        daemon: int | None = None,
+        node: int | None = None,
+        since: int = 0,
+    ) -> Self: ...
+    @property
+    def min_level(self) -> LogLevel:
+        """Only lines as severe."""
+    @property
+    def daemon(self) -> int | None:
+        """Only lines of this daemon."""
+    @property
+    def node(self) -> int | None:
+        """Only lines of this node."""
+    @property
+    def since(self) -> int:
+        """Only lines with a higher number; 0: from the oldest in the ring."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class AuditQuery:
+    """Which audit records; all conditions hold together."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        recent: int | None = None,
+        by_operator: int | None = None,
+        between: tuple[datetime, datetime] | None = None,
+        since: int = 0,
+        force_only: bool = False,
+        verdict: Verdict | None = None,
+        event_kind: str | None = None,
+        target: int | None = None,
+    ) -> Self: ...
+    @property
+    def recent(self) -> int | None:
+        """At most so many of the newest."""
+    @property
+    def by_operator(self) -> int | None:
+        """Signed by this operator, among others perhaps."""
+    @property
+    def between(self) -> tuple[datetime, datetime] | None:
+        """Committed between these moments, both included."""
+    @property
+    def since(self) -> int:
+        """Only records with a higher number; 0: from the oldest in the ring."""
+    @property
+    def force_only(self) -> bool:
+        """Only break-glass actions."""
+    @property
+    def verdict(self) -> Verdict | None:
+        """Only with this verdict."""
+    @property
+    def event_kind(self) -> str | None:
+        """Only commands of this kind."""
+    @property
+    def target(self) -> int | None:
+        """Only about this node, chain or daemon."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
 # ---------------------------------------------------------------- the behaviour loop, native half
 
 @final
@@ -3809,6 +3936,7 @@ class LoopCore:
         daemon_registry: DaemonRegistry | None,
         recovery: RecoveryRegistry | None,
         control_sink: ControlSink | None,
+        admin_verifier: AdminVerifier | None,
         admin_audit_appender: AdminAuditChainAppender | None,
         log_appender: LogChainAppender | None,
         failure_appender: FailureChainAppender | None,
@@ -3836,6 +3964,11 @@ class LoopCore:
     def is_alive(self) -> bool: ...
     def logs(self, since: int, limit: int) -> tuple[LogRecord, ...]: ...
     def audits(self, since: int, limit: int) -> tuple[AdminAuditRecord, ...]: ...
+    def commit(self, envelope: AdminEnvelope | IceEnvelope, timeout: timedelta | None) -> CommitReceipt: ...
+    def cooldowns(self) -> tuple[Cooldown, ...]: ...
+    def failures(self, since: int, limit: int) -> tuple[FailureRecord, ...]: ...
+    def generation(self) -> int: ...
+    def ice_policy(self) -> tuple[bytes, int]: ...
     def nudge(self) -> None: ...
     def probes(self) -> ProbeRegistry: ...
     def scheduler(self) -> SchedulerRegistry: ...

@@ -21,6 +21,7 @@ mod config;
 mod contract;
 mod control;
 mod daemon;
+mod deck;
 mod dispatch;
 mod enter;
 mod errors;
@@ -111,6 +112,7 @@ mod _core {
             handle::register,
             runtime::register,
             stream::register,
+            deck::register,
             loop_core::register,
         ] {
             register(module)?;

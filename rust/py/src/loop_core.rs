@@ -8,10 +8,11 @@ use std::time::Duration;
 use meshos_core::action::{Cause, CauseKind};
 use meshos_core::command::{Command, Order, Verdict};
 use meshos_core::control::DaemonControl;
-use meshos_core::envelope::Header;
+use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::loop_config::{Authority, MeshOsConfig};
-use meshos_core::signal::{DaemonIntent, DaemonRef, LogLevel, MeshOsEvent, Outcome, Signal};
+use meshos_core::refusal::Refused as Refusal;
+use meshos_core::signal::{DaemonIntent, DaemonRef, LogLevel, MeshOsEvent, Outcome, Sealed, Signal};
 use meshos_core::status::{AuthorityStatus, Failure, FailureSource, Part};
 use meshos_core::world::Key;
 use meshos_node::appender::{Appender, Lost, Numbered, Writer};
@@ -25,8 +26,10 @@ use meshos_node::intake::{Refused, Ticket};
 use meshos_node::lane::Lanes;
 use meshos_node::published::{Waited, Wake};
 use meshos_node::records::{self, Records, Which};
+use meshos_node::verdicts::{Heard, WAITING_MAX};
+use meshos_node::verifier::Verifier;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
 use crate::action::PyMeshOsAction;
@@ -35,21 +38,24 @@ use crate::appender::PyAppender;
 use crate::args;
 use crate::control;
 use crate::daemon::PyDaemon;
+use crate::deck::{PyCommitReceipt, PyCooldown};
 use crate::dispatch::{PyAborter, PyControlSink, PyDispatcher, PyMigrationSource};
 use crate::errors::{
-    self, ConfigError, DaemonNotFound, DispatchError, InvalidArgument, LoopClosed, NoVerifier, QueueFull,
-    RuntimeShutdownError,
+    self, ConfigError, DaemonNotFound, DispatchError, InvalidArgument, LoopClosed, QueueFull, RuntimeShutdownError,
 };
 use crate::guard::{self, Born, entry, may_wait};
 use crate::loop_config::PyMeshOsConfig;
 use crate::mesh_event::{Published, extract_event};
+use crate::operator::envelope::{PyAdminEnvelope, PyIceEnvelope};
+use crate::operator::verifier::PyAdminVerifier;
 use crate::probes::PyProbeRegistry;
 use crate::record::field::{Field, read};
+use crate::record::moment::Moment;
 use crate::recovery::PyRecoveryRegistry;
 use crate::registry::PyRegistry;
 use crate::runtime::PyRuntime;
 use crate::scorer::PySchedulerRegistry;
-use crate::status::audit::{PyAdminAuditRecord, PyLogRecord};
+use crate::status::audit::{self, PyAdminAuditRecord, PyFailureRecord, PyLogRecord};
 use crate::status::explain::{PyExplanation, Subject};
 use crate::status::work::{PyExecutorStatsSnapshot, PyRuntimeHealth, PyRuntimeStats};
 use crate::status::{PyMeshOsSnapshot, PyMetadataView};
@@ -74,6 +80,9 @@ pub struct PyLoop {
     /// Keeps what a `ComputeDispatcher` acts on alive, as its user expects.
     runtime: Option<Py<PyRuntime>>,
     held: Vec<Traverse>,
+    /// Who says which commands are obeyed; shared with the loops of the node before and after.
+    verifier: Option<Arc<Verifier>>,
+    cluster_id: Vec<u8>,
     born: Born,
 }
 
@@ -321,6 +330,7 @@ impl PyLoop {
         daemon_registry: &Bound<'_, PyAny>,
         recovery: &Bound<'_, PyAny>,
         control_sink: &Bound<'_, PyAny>,
+        admin_verifier: &Bound<'_, PyAny>,
         admin_audit_appender: &Bound<'_, PyAny>,
         log_appender: &Bound<'_, PyAny>,
         failure_appender: &Bound<'_, PyAny>,
@@ -347,6 +357,19 @@ impl PyLoop {
             let registry = match (given(daemon_registry), dispatching.registry) {
                 (None, Some(registry)) => registry,
                 _ => registry_of::<PyRegistry>(daemon_registry, "daemon_registry", "a DaemonRegistry or None")?,
+            };
+            let cluster_id = match given(admin_verifier) {
+                Some(verifier) => verifier.getattr(intern!(py, "cluster_id"))?.extract::<Vec<u8>>()?,
+                None => Vec::new(),
+            };
+            let verifier = match given(admin_verifier) {
+                Some(verifier) => {
+                    let verifier =
+                        args::instance::<PyAdminVerifier>(verifier, "admin_verifier", "an AdminVerifier or None")?;
+                    verifier.get().check()?;
+                    Some(Arc::clone(&verifier.get().verifier))
+                }
+                None => None,
             };
             let sink = match given(control_sink) {
                 Some(sink) => {
@@ -409,16 +432,19 @@ impl PyLoop {
                 sink,
                 aborter,
                 migrations,
-                authority: None,
+                authority: verifier
+                    .as_ref()
+                    .map(|verifier| (*verifier.policy(), verifier.ledger())),
                 callbacks,
                 records,
                 clock,
                 lanes,
                 wakes,
             };
-            let authority = match config.authority {
-                Authority::Open => AuthorityStatus::Open,
-                Authority::Verified => AuthorityStatus::Refused,
+            let authority = match (&verifier, config.authority) {
+                (Some(_), _) => AuthorityStatus::Verified,
+                (None, Authority::Open) => AuthorityStatus::Open,
+                (None, Authority::Verified) => AuthorityStatus::Refused,
             };
             let epoch_id = meshos_node::keys::random_u64();
             let started = py.detach(|| MeshOs::start(node, config, epoch_id, authority, parts));
@@ -433,6 +459,8 @@ impl PyLoop {
                 home,
                 runtime: dispatching.runtime,
                 held,
+                verifier,
+                cluster_id,
                 born: Born::now(),
             })
         })
@@ -447,7 +475,7 @@ impl PyLoop {
             if let Some(signal) = signal {
                 self.take_in(event.py(), vec![signal], deadline)?;
             }
-            refused.map_or(Ok(()), Err)
+            refused.map_or(Ok(()), |refused| Err(errors::refused(event.py(), &refused, None)))
         })
     }
 
@@ -488,7 +516,7 @@ impl PyLoop {
             for (level, message, daemon) in lines {
                 self.line(level, daemon, &message)?;
             }
-            refusal.map_or(Ok(()), Err)
+            refusal.map_or(Ok(()), |refused| Err(errors::refused(py, &refused, None)))
         })
     }
 
@@ -695,6 +723,82 @@ impl PyLoop {
         PyTuple::new(py, shown.map(|audit| Py::new(py, audit)).collect::<PyResult<Vec<_>>>()?)
     }
 
+    /// Orders what is in an envelope, and waits until it took effect.
+    fn commit(&self, envelope: &Bound<'_, PyAny>, timeout: &Bound<'_, PyAny>) -> PyResult<PyCommitReceipt> {
+        entry("DeckClient.commit", || {
+            self.check()?;
+            may_wait("DeckClient.commit")?;
+            let py = envelope.py();
+            let span = args::span(Some(timeout), "timeout")?;
+            let deadline = span.map_or_else(Deadline::never, Deadline::after);
+            let envelope = Envelope::read(envelope)?;
+            let sealed = py.detach(|| self.seal(&envelope));
+            let (envelope_id, kind) = (sealed.envelope_id, sealed.command.order.kind());
+            let (operators, verdict) = (sealed.command.operators.clone(), sealed.command.verdict.clone());
+            let Some(waiting) = self.shared.verdicts.expect(envelope_id) else {
+                return Err(QueueFull::new_err(("the commands that are waited for", WAITING_MAX)));
+            };
+            self.take_in(py, vec![Signal::Sealed(Box::new(sealed))], deadline)?;
+            let mut signal = None;
+            match py.detach(|| waiting.wait(deadline, &mut || guard::interrupted(&mut signal))) {
+                Heard::Verdict(told) => match told.refused {
+                    Some(refused) => Err(errors::refused(py, &refused, Some(told.audit_seq))),
+                    None => Ok(PyCommitReceipt {
+                        envelope_id,
+                        event_kind: kind.into(),
+                        verdict: if verdict == Verdict::Open {
+                            audit::Verdict::Unverified
+                        } else {
+                            audit::Verdict::Accepted
+                        },
+                        operator_ids: operators,
+                        committed_at: Moment::of(self.shared.parts.clock.now()),
+                        audit_seq: told.audit_seq,
+                        generation: told.generation,
+                    }),
+                },
+                Heard::TimedOut => Err(errors::waited("the effect of a command", span.unwrap_or_default(), py)),
+                Heard::Ended => Err(LoopClosed::new_err(("MeshOsRuntime",))),
+                Heard::Interrupted => Err(raised(signal)),
+            }
+        })
+    }
+
+    /// Targets that break-glass actions leave alone.
+    fn cooldowns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        self.check()?;
+        let shown = self
+            .shared
+            .cooldowns()
+            .into_iter()
+            .map(|(bucket, until)| Py::new(py, PyCooldown::of(bucket, until)));
+        PyTuple::new(py, shown.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// Up to `limit` failures above `since`.
+    fn failures<'py>(&self, since: &Bound<'py, PyAny>, limit: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+        self.born.check("MeshOsRuntime")?;
+        let (py, since, limit) = (since.py(), args::u64(since, "since")?, count(limit)?);
+        let (failures, _) = self.shared.parts.records.failures();
+        let newer = failures.iter().filter(|record| record.seq > since).take(limit);
+        let shown = newer.map(|record| Py::new(py, PyFailureRecord::from(&**record)));
+        PyTuple::new(py, shown.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// Generation of the newest snapshot.
+    fn generation(&self) -> u64 {
+        self.shared.published.generation()
+    }
+
+    /// Id of the cluster whose commands are obeyed, and operators that a break-glass action needs; without a verifier
+    /// nothing and one.
+    fn ice_policy<'py>(&self, py: Python<'py>) -> (Bound<'py, PyBytes>, u8) {
+        match &self.verifier {
+            Some(verifier) => (PyBytes::new(py, &self.cluster_id), verifier.policy().ice_threshold),
+            None => (PyBytes::new(py, b"-"), 1),
+        }
+    }
+
     fn nudge(&self) {
         self.shared.intake.nudge();
     }
@@ -739,6 +843,9 @@ impl PyLoop {
                     return Err(failed("loop_timeout", message));
                 }
                 LoopEnd::Failed => return Err(failed("loop_failed", "the loop had ended by a bug".to_owned())),
+            }
+            if let Some(verifier) = &self.verifier {
+                verifier.keep(&self.shared.ledger());
             }
             if ended.hung > 0 {
                 let message = format!("{} dispatches had not ended after {} ms", ended.hung, span.as_millis());
@@ -790,6 +897,24 @@ impl Drop for PyLoop {
     }
 }
 
+/// A command in its envelope, of either sort.
+pub enum Envelope {
+    /// An ordinary one.
+    Admin(Arc<AdminEnvelope>),
+    /// A break-glass action.
+    Ice(Arc<IceEnvelope>),
+}
+
+impl Envelope {
+    fn read(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(envelope) = object.cast::<PyAdminEnvelope>() {
+            return Ok(Self::Admin(Arc::clone(&envelope.get().0)));
+        }
+        let ice = args::instance::<PyIceEnvelope>(object, "envelope", "an AdminEnvelope or IceEnvelope")?;
+        Ok(Self::Ice(Arc::clone(&ice.get().0)))
+    }
+}
+
 fn count(limit: &Bound<'_, PyAny>) -> PyResult<usize> {
     args::u64(limit, "limit").map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
@@ -822,35 +947,89 @@ impl PyLoop {
     }
 
     /// What of a published event goes into the loop, and what its publisher is told.
-    fn signal(&self, published: Published) -> (Option<Signal>, Option<PyErr>) {
+    fn signal(&self, published: Published) -> (Option<Signal>, Option<Refusal>) {
         match published {
             Published::Event(event) => (Some(Signal::Event(event)), None),
-            Published::Log { level, message, daemon } => (None, self.line(level, daemon, &message).err()),
-            Published::Admin(event) => self.command(Order::Admin(event), None),
-            Published::SignedAdmin(envelope) => {
-                self.command(Order::Admin(envelope.event.clone()), Some(&envelope.header))
+            Published::Log { level, message, daemon } => {
+                // A loop that has ended is told by the queue.
+                let _ = self.line(level, daemon, &message);
+                (None, None)
             }
-            Published::SignedIce(envelope) => self.command(Order::Ice(envelope.action.clone()), Some(&envelope.header)),
+            Published::Admin(event) => {
+                let (verdict, refused) = match (&self.verifier, self.shared.config.authority) {
+                    (Some(_), _) => (
+                        Verdict::Rejected {
+                            kind: Refusal::Unsigned.kind(),
+                        },
+                        Some(Refusal::Unsigned),
+                    ),
+                    (None, Authority::Open) => (Verdict::Open, None),
+                    (None, Authority::Verified) => (
+                        Verdict::Rejected {
+                            kind: Refusal::NoVerifier.kind(),
+                        },
+                        Some(Refusal::NoVerifier),
+                    ),
+                };
+                let command = Command {
+                    order: Order::Admin(event),
+                    verdict,
+                    operators: Vec::new(),
+                    reason: String::new(),
+                    envelope_id: None,
+                };
+                (Some(Signal::Command(command)), refused)
+            }
+            Published::SignedAdmin(envelope) => {
+                let sealed = self.seal(&Envelope::Admin(envelope));
+                let refused = sealed.refused.clone();
+                (Some(Signal::Sealed(Box::new(sealed))), refused)
+            }
+            Published::SignedIce(envelope) => {
+                let sealed = self.seal(&Envelope::Ice(envelope));
+                let refused = sealed.refused.clone();
+                (Some(Signal::Sealed(Box::new(sealed))), refused)
+            }
         }
     }
 
-    /// A command where nobody checks signatures.
-    fn command(&self, order: Order, header: Option<&Header>) -> (Option<Signal>, Option<PyErr>) {
-        let open = self.shared.config.authority == Authority::Open;
-        let verdict = if open {
-            Verdict::Open
-        } else {
-            Verdict::Rejected { kind: "no_verifier" }
+    /// Checks all of an envelope that needs no loop, on this thread.
+    pub fn seal(&self, envelope: &Envelope) -> Sealed {
+        let now = clock::unix_ms();
+        let (header, order, blast) = match envelope {
+            Envelope::Admin(envelope) => (&envelope.header, Order::Admin(envelope.event.clone()), None),
+            Envelope::Ice(envelope) => (
+                &envelope.header,
+                Order::Ice(envelope.action.clone()),
+                Some(envelope.blast.clone()),
+            ),
         };
-        let command = Command {
-            order,
-            verdict,
-            operators: Vec::new(),
-            reason: header.map_or_else(String::new, |header| header.reason.clone()),
-            envelope_id: header.map(|header| header.envelope_id),
+        let checked = match (&self.verifier, envelope) {
+            (Some(verifier), Envelope::Admin(envelope)) => {
+                verifier.check_admin(envelope, now).map(|operator| vec![operator])
+            }
+            (Some(verifier), Envelope::Ice(envelope)) => verifier.check_ice(envelope, now),
+            (None, _) if self.shared.config.authority == Authority::Open => Ok(Vec::new()),
+            (None, _) => Err(Refusal::NoVerifier),
         };
-        let refused = (!open).then(|| NoVerifier::new_err(()));
-        (Some(Signal::Command(command)), refused)
+        let verdict = match (&checked, &self.verifier) {
+            (Ok(_), Some(_)) => Verdict::Accepted,
+            (Ok(_), None) => Verdict::Open,
+            (Err(refused), _) => Verdict::Rejected { kind: refused.kind() },
+        };
+        Sealed {
+            command: Command {
+                order,
+                verdict,
+                operators: checked.as_ref().cloned().unwrap_or_default(),
+                reason: header.reason.clone(),
+                envelope_id: Some(header.envelope_id),
+            },
+            envelope_id: header.envelope_id,
+            issued_at: header.issued_at,
+            blast,
+            refused: checked.err(),
+        }
     }
 
     fn take_in(&self, py: Python<'_>, signals: Vec<Signal>, deadline: Deadline) -> PyResult<Ticket> {
