@@ -3722,6 +3722,9 @@ class MeshOsSnapshot:
     def local_maintenance(self) -> MaintenanceState:
         """Maintenance of the node."""
     @property
+    def cordoned(self) -> bool:
+        """Whether nothing new is placed on the node."""
+    @property
     def freeze_until(self) -> datetime | None:
         """When a freeze ends; `None`: not frozen."""
     @property

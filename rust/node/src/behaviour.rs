@@ -858,11 +858,12 @@ impl Runner {
         }
         shared.dropped.store(self.behaviour.stats().dropped, Ordering::Relaxed);
         *shared.stats.lock() = *self.behaviour.stats();
-        for dispatch in step.dispatches {
-            self.dispatch(dispatch);
-        }
+        // A daemon that is stopped for a drain hears of the drain first.
         for control in step.controls {
             self.tell(control.into());
+        }
+        for dispatch in step.dispatches {
+            self.dispatch(dispatch);
         }
         if let Some(level) = step.pressure {
             let dispatcher = Arc::clone(&shared.parts.dispatcher);

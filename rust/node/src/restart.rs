@@ -368,9 +368,15 @@ impl<D: Daemon> Farewell<D> {
 /// `None`: it was stopped meanwhile, and there is nothing inside any more.
 fn said<D: Daemon>(entered: &mut Entered<D>, deadline: UnixMs) -> Option<()> {
     if entered.slot().takes_control() {
-        let told = entered.lend_parked(|daemon| daemon.control(DaemonControl::Shutdown { deadline }))?;
-        if let Err(error) = told {
-            controls::complain(entered, &error);
+        let slot = Arc::clone(entered.slot());
+        // What it was told before, it hears before.
+        let waiting = std::iter::from_fn(|| slot.next_control());
+        let waiting = waiting.filter(|control| !matches!(control, DaemonControl::Shutdown { .. }));
+        for control in waiting.chain([DaemonControl::Shutdown { deadline }]) {
+            let told = entered.lend_parked(|daemon| daemon.control(control))?;
+            if let Err(error) = told {
+                controls::complain(entered, &error);
+            }
         }
     }
     if entered.slot().is_stateful() {

@@ -141,6 +141,12 @@ impl PyMeshOsSnapshot {
         maintenance(self.core()).to_python(py)
     }
 
+    /// Whether nothing new is placed on the node.
+    #[getter]
+    fn cordoned(&self) -> bool {
+        self.core().view.cordoned
+    }
+
     /// When a freeze ends; `None`: not frozen.
     #[getter]
     fn freeze_until<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

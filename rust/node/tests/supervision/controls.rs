@@ -2,10 +2,13 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use meshos_core::control::DaemonControl;
 use meshos_core::gate::Gate;
 use meshos_core::time::UnixMs;
+use meshos_node::clock::unix_ms;
+use meshos_node::restart::Stopped;
 
 use crate::common::{Sum, config, key, runtime, until};
 use crate::{Log, answers, post, send, supervised, total};
@@ -44,6 +47,27 @@ fn the_newest_of_each_sort_is_given_when_the_daemon_is_free_and_no_shutdown_is_l
         *switches.controls.lock(),
         [SHUTDOWN, DaemonControl::Resume, pressure(0.999)]
     );
+}
+
+#[test]
+fn what_was_told_before_a_stop_is_heard_before_it() {
+    let (runtime, switches) = runtime();
+    let slot = runtime.spawn(&key(1), config(), Sum::new(&switches)).expect("fresh");
+    let entered = slot.try_enter().expect("free");
+    let start = DaemonControl::DrainStart {
+        deadline: UnixMs::new(1),
+    };
+    assert!(slot.control_soon(runtime.lanes(), start));
+    let deadline = unix_ms().plus(Duration::from_secs(10));
+
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| runtime.stop_daemon(slot.origin(), deadline, &mut || false));
+        drop(entered);
+        assert_eq!(stopping.join().expect("it ends"), Ok(Stopped::InTime));
+    });
+
+    let told = DaemonControl::Shutdown { deadline };
+    assert_eq!(*switches.controls.lock(), [start, told]);
 }
 
 #[test]
