@@ -67,3 +67,11 @@ def names(cell: str) -> list[str]:
     found = list(dict.fromkeys(re.findall(r"`([^`]+)`", cell)))
     assert found or cell in DASHES, f"neither a name in backticks nor a dash: {cell!r}"
     return found
+
+
+def is_a_test(reference: str) -> bool:
+    """Whether `path::name` is a function of that file."""
+    path, _, name = reference.partition("::")
+    file = ROOT / path
+    keyword = "fn" if file.suffix == ".rs" else "def"
+    return file.is_file() and bool(re.search(rf"\b{keyword} {re.escape(name)}\b", file.read_text(encoding="utf-8")))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rust_source
-from pages import ROOT, names, read, section, table
+from pages import ROOT, is_a_test, names, read, section, table
 
 CORE = ROOT / "rust/core/src"
 BINDING = ROOT / "rust/py/src"
@@ -188,11 +188,3 @@ def test_every_invariant_names_a_test_that_exists() -> None:
             missing.append(f"no test is named: {' | '.join(row.values())}")
         missing += [reference for reference in tests if not is_a_test(reference)]
     assert missing == []
-
-
-def is_a_test(reference: str) -> bool:
-    """Whether `path::name` is a function of that file."""
-    path, _, name = reference.partition("::")
-    file = ROOT / path
-    keyword = "fn" if file.suffix == ".rs" else "def"
-    return file.is_file() and bool(re.search(rf"\b{keyword} {re.escape(name)}\b", file.read_text(encoding="utf-8")))
