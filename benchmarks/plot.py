@@ -1,6 +1,6 @@
 """Draws what a step of the loop costs: `python benchmarks/plot.py COST.csv COST.svg`.
 
-`MESHOS_LOOP_COST=COST.csv cargo bench -p meshos-core --bench behaviour` writes the file: `chains,changed,microseconds`. Both axes are
+The file is what `cargo bench -p meshos-core --bench loop_cost` prints: `chains,changed,microseconds`. Both axes are
 logarithmic; a line is one number of chains. Nothing but the standard library is needed.
 """
 

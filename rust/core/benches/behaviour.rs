@@ -1,17 +1,15 @@
 //! What the decisions of the loop cost, without the thread around them.
 //!
 //! Every figure is a line `loop: NAME VALUE UNIT BAR ok|short`: the median of [`RUNS`] runs, with the runs above it.
-//! `cargo bench -p meshos-core --bench behaviour`. With `MESHOS_LOOP_COST` set to a file, what a step costs by the
-//! number of chains and of changes is written there, for `benchmarks/plot.py`.
+//! `cargo bench -p meshos-core --bench behaviour`. What a step costs by the number of changes is measured by
+//! `loop_cost`.
 #![allow(clippy::print_stdout, reason = "a report")]
 #![allow(
     clippy::disallowed_methods,
     reason = "what decides has no clock, and who measures it does"
 )]
 
-use std::fs::File;
 use std::hint::black_box;
-use std::io::{BufWriter, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -326,23 +324,7 @@ fn runs(mut run: impl FnMut(u64) -> f64) -> Vec<f64> {
     (0..RUNS as u64).map(&mut run).collect()
 }
 
-/// What a step costs, by the number of chains and of those that changed.
-fn costs(path: &str) -> std::io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
-    writeln!(file, "chains,changed,microseconds")?;
-    for chains in [1000, 10_000, 100_000, 1_000_000] {
-        let mut behaviour = settled(chains, 0);
-        for changed in [1, 10, 100, 1000, 10_000] {
-            if changed <= chains {
-                let (took, _) = median(runs(|round| changed_step(&mut behaviour, chains, changed, round)));
-                writeln!(file, "{chains},{changed},{took:.3}")?;
-            }
-        }
-    }
-    file.flush()
-}
-
-fn main() -> std::io::Result<()> {
+fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
     let measured = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     if measured("idle_step") {
@@ -384,9 +366,5 @@ fn main() -> std::io::Result<()> {
     }
     if measured("coalesce") {
         report("coalesce_1m", "ms", Bar::Open, runs(|_| coalesce()));
-    }
-    match std::env::var("MESHOS_LOOP_COST") {
-        Ok(path) => costs(&path),
-        Err(_) => Ok(()),
     }
 }
