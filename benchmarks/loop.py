@@ -117,6 +117,7 @@ def reading(read: Callable[[MeshOsRuntime], object]) -> float:
     with loop() as runtime:
         events = mixture(0, 1024)
         runtime.handle().publish_many(events)
+        runtime.set_intent(1, DaemonIntent.STOP)  # returns once what came before it is folded
 
         def feed() -> None:
             # Rarely, so that what is measured is the call, and not the interpreter lock.

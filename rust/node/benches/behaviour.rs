@@ -233,8 +233,9 @@ fn read() -> f64 {
     took.as_nanos() as f64 / f64::from(READS)
 }
 
-/// The 99th percentile in milliseconds from the exit of a daemon that shall run to its start being dispatched.
-fn reaction() -> f64 {
+/// The 99th percentile in milliseconds from the exit of a daemon that shall run to its start being dispatched; `flooded`:
+/// while another thread publishes as fast as it can.
+fn reaction(flooded: bool) -> f64 {
     let (said, heard): (Sender<(u64, Instant)>, Receiver<_>) = channel();
     let said = Mutex::new(said);
     let rig = rig(
@@ -269,6 +270,20 @@ fn reaction() -> f64 {
             node: None,
         });
     }
+    let stop = Arc::new(AtomicBool::new(!flooded));
+    let flooding = {
+        let (stop, intake) = (Arc::clone(&stop), Arc::clone(&rig.os.shared().intake));
+        std::thread::spawn(move || {
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                number += 1;
+                let event = Signal::Event(round_trip(number));
+                intake
+                    .publish(event, Deadline::after(PATIENCE), &mut never)
+                    .expect("space in time");
+            }
+        })
+    };
     for turn in 0..EXITS {
         let daemon = &daemons[turn as usize % daemons.len()];
         number += 2;
@@ -281,6 +296,8 @@ fn reaction() -> f64 {
         // So that it comes to a loop that sleeps.
         std::thread::sleep(Duration::from_micros(200));
     }
+    stop.store(true, Ordering::Relaxed);
+    flooding.join().expect("no panic");
     rig.end();
     milliseconds(percentile(&mut took, 0.99))
 }
@@ -371,7 +388,7 @@ fn main() {
     let daemons: Vec<DaemonRef> = (1..=64).map(daemon).collect();
     type Figure<'a> = (&'a str, &'a str, Bar, Box<dyn Fn() -> f64 + 'a>);
     let rate = Bar::AtLeast(2_000_000.0);
-    let figures: [Figure<'_>; 7] = [
+    let figures: [Figure<'_>; 8] = [
         (
             "intake_native",
             "events/s",
@@ -391,7 +408,18 @@ fn main() {
             Box::new(|| intake(&replica)),
         ),
         ("snapshot_acquire", "ns", Bar::AtMost(100.0), Box::new(read)),
-        ("exit_to_start_p99", "ms", Bar::AtMost(10.0), Box::new(reaction)),
+        (
+            "exit_to_start_p99",
+            "ms",
+            Bar::AtMost(10.0),
+            Box::new(|| reaction(false)),
+        ),
+        (
+            "exit_to_start_flooded_p99",
+            "ms",
+            Bar::Open,
+            Box::new(|| reaction(true)),
+        ),
         ("tick_jitter_p99_idle", "ms", Bar::Open, Box::new(|| jitter(false))),
         ("tick_jitter_p99_blocked", "ms", Bar::Open, Box::new(|| jitter(true))),
     ];

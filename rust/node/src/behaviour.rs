@@ -3,7 +3,8 @@
 //! Invariants
 //! * The thread never calls user code and never waits for it: everything of the kind is a job on the callback lanes, and
 //!   its result comes back as a signal.
-//! * A change wakes the loop at once; the tick is when probes, recovery handlers and daemons are asked.
+//! * A change wakes the loop at once, and events that follow closely go in together. The tick is when probes, recovery
+//!   handlers and daemons are asked.
 //! * A loop that ends publishes a last snapshot, and says what it left undone.
 //! * A loop that panics, which is a bug of ours, ends: nobody waits for it any more, and whoever asks is told.
 
@@ -53,6 +54,8 @@ const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_MAX: Duration = Duration::from_secs(1);
 /// How long a loop that is told to end at once may take for the step that it is in.
 const LAST_STEP: Duration = Duration::from_millis(500);
+/// Events that follow a pass within so long are taken in together.
+const CALM: Duration = Duration::from_micros(500);
 /// Chains that one job scores.
 const SCORES_PER_JOB: usize = 256;
 
@@ -449,7 +452,7 @@ impl Shared {
             reason: Arc::from(error.reason),
             traceback: error.traceback.map(Arc::from),
         });
-        self.intake.nudge();
+        self.intake.hint();
     }
 
     fn unfinished(&self, end: LoopEnd) -> Ended {
@@ -560,6 +563,8 @@ struct Runner {
     /// When the poll that is under way began, unless it was told to be slow.
     polled: Option<Instant>,
     tick_due: Instant,
+    /// Until then, events that are not urgent may gather.
+    calm: Deadline,
     roster_due: Instant,
     next: Option<UnixMs>,
     more: bool,
@@ -620,6 +625,7 @@ impl Runner {
             polling: Arc::default(),
             polled: None,
             tick_due: now,
+            calm: Deadline::at(now),
             roster_due: now + ROSTER_INTERVAL,
             next: None,
             more: false,
@@ -657,11 +663,12 @@ impl Runner {
     /// One pass: wait, take in, step, have done, publish.
     fn pass(&mut self, first: bool) -> Going {
         let mut batch = std::mem::take(&mut self.batch);
-        self.shared.intake.take(self.wait_until(first), &mut batch);
+        self.shared.intake.take(self.wait_until(first), self.calm, &mut batch);
         if batch.aborted {
             return Going::Gone;
         }
         let began = Instant::now();
+        self.calm = Deadline::at(began + CALM);
         self.ending = batch.ending;
         let ending = batch.ending;
         let asked = self.ask(&batch, began);

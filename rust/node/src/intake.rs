@@ -7,6 +7,8 @@
 //! * Published events are refused when their lane is full, and counted. A batch is taken whole or not at all.
 //! * Who was told that an event is in can wait until it is folded.
 //! * The lock is held for as long as it takes to put a batch in, or to swap lanes: never for as long as a lane is long.
+//! * The first event after a calm is taken out at once. Events that follow closely are taken out together, unless
+//!   something urgent comes: a result, a signal of a registry, a command, somebody who waits, or a lane that fills.
 
 use std::collections::VecDeque;
 use std::sync::MutexGuard;
@@ -72,13 +74,26 @@ struct State {
     ending: bool,
     aborted: bool,
     woken: bool,
-    /// The loop waits for work: who brings some wakes it.
-    sleeps: bool,
+    /// What came in does not wait for more to come.
+    urgent: bool,
+    sleep: Sleep,
     /// How many wait for space, or for their event to be folded.
     waiting: usize,
     refused: u64,
     taken_in: [u64; PUBLISHED],
     folded: [u64; PUBLISHED],
+}
+
+/// Who wakes the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Sleep {
+    /// Nobody: it is awake.
+    #[default]
+    Awake,
+    /// Whoever brings something.
+    UntilWork,
+    /// Whoever brings something urgent.
+    UntilUrgent,
 }
 
 impl State {
@@ -229,6 +244,10 @@ impl Intake {
 
     fn wait_a_slice<'a>(&'a self, mut state: MutexGuard<'a, State>, deadline: Deadline) -> MutexGuard<'a, State> {
         state.waiting += 1;
+        if state.sleep == Sleep::UntilUrgent {
+            state.sleep = Sleep::Awake;
+            self.work.notify_one();
+        }
         let mut state = self.space.wait_until(state, deadline.slice());
         state.waiting -= 1;
         state
@@ -257,7 +276,9 @@ impl Intake {
             state.put(lane, signal);
         }
         let ticket = Ticket(state.taken_in);
-        self.wake(state);
+        let fills = |lane| state.length(lane) > self.capacity / 2;
+        let urgent = state.length(Lane::Commands) > 0 || fills(Lane::Events) || fills(Lane::Telemetry);
+        self.wake(state, urgent);
         ticket
     }
 
@@ -273,12 +294,20 @@ impl Intake {
         state.lines.iter().zip(wanted).all(fits)
     }
 
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
+    fn wake(&self, mut state: MutexGuard<'_, State>, urgent: bool) {
         state.woken = true;
-        let sleeps = std::mem::take(&mut state.sleeps);
+        state.urgent |= urgent;
+        let wakes = match state.sleep {
+            Sleep::Awake => false,
+            Sleep::UntilWork => true,
+            Sleep::UntilUrgent => urgent,
+        };
+        if wakes {
+            state.sleep = Sleep::Awake;
+        }
         // Not while it is locked: who wakes up needs the lock.
         drop(state);
-        if sleeps {
+        if wakes {
             self.work.notify_one();
         }
     }
@@ -300,7 +329,7 @@ impl Intake {
             return;
         }
         state.put(Lane::Results, signal);
-        self.wake(state);
+        self.wake(state, true);
     }
 
     /// Takes what a registry tells. Never waits.
@@ -315,7 +344,7 @@ impl Intake {
         } else {
             state.put(Lane::Registry, signal);
         }
-        self.wake(state);
+        self.wake(state, true);
     }
 
     /// Takes all daemons of a registry in, after what it told before: what a roster reflects is folded before it. Where
@@ -330,28 +359,42 @@ impl Intake {
         } else {
             state.put(Lane::Registry, signal);
         }
-        self.wake(state);
+        self.wake(state, true);
     }
 
-    /// Has the loop look around, though nothing came in.
+    /// Has the loop look around at once, though nothing came in.
     pub fn nudge(&self) {
-        self.wake(self.state.lock());
+        self.wake(self.state.lock(), true);
     }
 
-    /// Waits until something came in or `deadline` passed, unless `batch` still has some, then fills `batch` up.
+    /// Has the loop look around soon, as after an event.
+    pub fn hint(&self) {
+        self.wake(self.state.lock(), false);
+    }
+
+    /// Waits until something came in or `deadline` passed, then fills `batch` up. What is not urgent is left to gather
+    /// until `calm`.
     ///
     /// A lane is swapped for one that is empty in the batch. So what waits and what the batch has are together at most
     /// twice what a lane may hold, and no signal overtakes another of its lane.
-    pub fn take(&self, deadline: Deadline, batch: &mut Batch) {
+    pub fn take(&self, deadline: Deadline, calm: Deadline, batch: &mut Batch) {
         let mut state = self.state.lock();
-        while !state.woken && !deadline.passed() {
-            state.sleeps = true;
-            state = match deadline.end() {
+        while !deadline.passed() {
+            let until = if !state.woken {
+                state.sleep = Sleep::UntilWork;
+                deadline
+            } else if state.urgent || state.waiting > 0 || calm.passed() {
+                break;
+            } else {
+                state.sleep = Sleep::UntilUrgent;
+                deadline.sooner(calm)
+            };
+            state = match until.end() {
                 Some(end) => self.work.wait_until(state, end),
                 None => self.work.wait(state),
             };
         }
-        state.sleeps = false;
+        (state.sleep, state.urgent) = (Sleep::Awake, false);
         let mut swapped = false;
         for (inside, taken) in state.lines.iter_mut().zip(&mut batch.lines) {
             if taken.is_empty() && !inside.is_empty() {
@@ -420,7 +463,7 @@ impl Intake {
         let mut state = self.state.lock();
         state.closed = true;
         state.ending = true;
-        self.wake(state);
+        self.wake(state, true);
         self.space.notify_all();
     }
 
@@ -431,7 +474,7 @@ impl Intake {
         state.ending = true;
         state.aborted = true;
         let dropped = std::mem::take(&mut state.lines);
-        self.wake(state);
+        self.wake(state, true);
         self.space.notify_all();
         drop(dropped);
     }
@@ -448,5 +491,155 @@ impl Intake {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.state.lock().refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use meshos_core::command::{AdminEvent, Command, Order, Verdict};
+    use meshos_core::id::NodeId;
+
+    use super::*;
+
+    fn rtt(micros: u64) -> Signal {
+        Signal::Event(MeshOsEvent::RttSample {
+            peer: NodeId::new(2),
+            rtt: Duration::from_micros(micros),
+        })
+    }
+
+    fn forget(chain: u64) -> Signal {
+        Signal::Event(MeshOsEvent::ForgetChain {
+            chain: meshos_core::id::Origin::new(chain),
+        })
+    }
+
+    fn result(probe: u64) -> Signal {
+        Signal::ProbeRemoved { probe }
+    }
+
+    fn far() -> Deadline {
+        Deadline::after(Duration::from_secs(60))
+    }
+
+    fn put(intake: &Intake, signal: Signal) -> Ticket {
+        intake.publish(signal, Deadline::now(), &mut || false).unwrap()
+    }
+
+    fn taken(intake: &Intake, calm: Deadline) -> Vec<Signal> {
+        let mut batch = Batch::default();
+        intake.take(far(), calm, &mut batch);
+        let signals = batch.drain().collect();
+        intake.folded(&batch);
+        signals
+    }
+
+    #[test]
+    fn the_urgent_come_first_and_each_lane_in_order() {
+        let intake = Intake::new(8);
+        put(&intake, rtt(1));
+        put(&intake, forget(1));
+        put(&intake, rtt(2));
+        put(&intake, forget(2));
+        intake.result(result(1));
+        assert_eq!(taken(&intake, far()), [result(1), forget(1), forget(2), rtt(1), rtt(2)]);
+    }
+
+    #[test]
+    fn after_a_calm_an_event_is_taken_at_once() {
+        let intake = Intake::new(8);
+        put(&intake, rtt(1));
+        assert_eq!(taken(&intake, Deadline::now()), [rtt(1)]);
+    }
+
+    /// Whatever comes first, who takes or what is urgent: what came before it is taken with it.
+    #[test]
+    fn events_gather_until_something_urgent_comes() {
+        for urgent in [
+            |intake: &Intake| intake.result(result(1)),
+            |intake: &Intake| intake.registry(result(1)),
+            |intake: &Intake| intake.nudge(),
+            |intake: &Intake| intake.close(),
+            |intake: &Intake| {
+                put(intake, forget(2));
+                put(intake, forget(3));
+            },
+            |intake: &Intake| {
+                let command = Command {
+                    order: Order::Admin(AdminEvent::ExitMaintenance { node: NodeId::new(1) }),
+                    verdict: Verdict::Open,
+                    operators: Vec::new(),
+                    reason: String::new(),
+                    envelope_id: None,
+                };
+                put(intake, Signal::Command(command));
+            },
+        ] {
+            let intake = Arc::new(Intake::new(4));
+            put(&intake, forget(1));
+            let taker = std::thread::spawn({
+                let intake = Arc::clone(&intake);
+                move || taken(&intake, far())
+            });
+            urgent(&intake);
+            assert!(taker.join().unwrap().contains(&forget(1)));
+        }
+    }
+
+    #[test]
+    fn events_gather_no_longer_than_the_calm_lasts_nor_while_somebody_waits() {
+        let intake = Arc::new(Intake::new(8));
+        put(&intake, rtt(1));
+        assert_eq!(taken(&intake, Deadline::after(Duration::from_millis(1))), [rtt(1)]);
+        let ticket = put(&intake, rtt(2));
+        let taker = std::thread::spawn({
+            let intake = Arc::clone(&intake);
+            move || taken(&intake, far())
+        });
+        let patience = Deadline::after(Duration::from_secs(10));
+        assert_eq!(intake.wait_folded(ticket, patience, &mut || false), Ok(()));
+        assert_eq!(taker.join().unwrap(), [rtt(2)]);
+    }
+
+    #[test]
+    fn what_one_step_does_not_take_comes_before_what_came_later() {
+        let intake = Intake::new(3 * BATCH_MAX);
+        let first = (0..BATCH_MAX as u64 + 10).map(rtt).collect();
+        intake.publish_all(first, Deadline::now(), &mut || false).unwrap();
+        let mut batch = Batch::default();
+        intake.take(far(), Deadline::now(), &mut batch);
+        let mut seen: Vec<Signal> = batch.drain().collect();
+        intake.folded(&batch);
+        assert_eq!((seen.len(), batch.more), (BATCH_MAX, true));
+        let ticket = put(&intake, rtt(BATCH_MAX as u64 + 10));
+        let early = intake.wait_folded(ticket, Deadline::now(), &mut || false);
+        assert_eq!(early, Err(Refused::Full));
+        while batch.more {
+            intake.take(Deadline::now(), Deadline::now(), &mut batch);
+            seen.extend(batch.drain());
+            intake.folded(&batch);
+        }
+        assert_eq!(seen, (0..BATCH_MAX as u64 + 11).map(rtt).collect::<Vec<_>>());
+        assert_eq!(intake.wait_folded(ticket, Deadline::now(), &mut || false), Ok(()));
+        assert_eq!((intake.depth(), intake.refused()), (0, 0));
+    }
+
+    #[test]
+    fn a_batch_is_taken_whole_or_refused_and_counted() {
+        let intake = Intake::new(4);
+        put(&intake, forget(1));
+        let batch: Vec<Signal> = (2..6).map(forget).collect();
+        let refused = intake.publish_all(batch.clone(), Deadline::now(), &mut || false);
+        assert_eq!((refused, intake.refused(), intake.depth()), (Err(Refused::Full), 4, 1));
+        let (refused, back) = intake.try_publish_all(batch.clone()).unwrap_err();
+        assert_eq!((refused, back, intake.refused()), (Refused::Full, batch.clone(), 4));
+        assert_eq!(taken(&intake, Deadline::now()).len(), 1);
+        // A batch above the capacity is taken when its lane is empty.
+        let large: Vec<Signal> = (0..9).map(forget).collect();
+        intake.publish_all(large, Deadline::now(), &mut || false).unwrap();
+        assert_eq!(intake.depth(), 9);
     }
 }

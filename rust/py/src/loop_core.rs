@@ -942,7 +942,7 @@ impl PyLoop {
             return Err(LoopClosed::new_err(("MeshOsRuntime",)));
         }
         self.shared.parts.records.line(level, daemon, message);
-        self.shared.intake.nudge();
+        self.shared.intake.hint();
         Ok(())
     }
 
