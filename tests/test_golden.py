@@ -1,25 +1,28 @@
 """The bytes of every released format, computed anew by an independent program, and read by this one.
 
 `data/golden.json` and the files beside it were written by the core's example `golden`, once. Here every value in them
-is made a second time, by `reference` from the published formulas, and the extension must agree with both. The files of
-a released version are never edited: a reader that refuses them cannot read what users have stored.
+is made a second time, by `reference` and `envelopes` from the published formulas, and the extension must agree with
+both. The files of a released version are never edited: a reader that refuses them cannot read what users have stored.
 """
 
 import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from blake3 import blake3
 from nacl.signing import SigningKey
 
+import envelopes
 import reference
 from meshos import DaemonRuntime, Mesh
 from meshos.chain import CausalChainBuilder, CausalEvent, CausalLink, Certificate, Checkpoint, ForkRecord, verify_chain
 from meshos.daemon import DaemonBindings, DaemonHost, MeshDaemon
-from meshos.errors import ChainError
+from meshos.errors import ChainError, EnvelopeDecodeError
 from meshos.identity import EntityId, Identity
+from meshos.operator import AdminEnvelope, IceEnvelope
 from meshos.snapshot import StateSnapshot
 
 DATA = Path(__file__).parent / "data"
@@ -31,6 +34,8 @@ PAYLOADS = (b"hello", b"", b"\xa5" * 1500, b"moved", b"and on")
 HORIZONS = (0, reference.sketch([0xAAAA]), reference.U64_MAX, 0, 1)
 STATE = b"state of a counter"
 NEW_YEAR_MS = 1_767_225_600_000
+ENVELOPES = envelopes.vectors()
+ADMIN, ICE = ENVELOPES["drain"], ENVELOPES["freeze_cluster"]
 
 
 def chain() -> reference.Chain:
@@ -87,6 +92,9 @@ def files() -> dict[str, bytes]:
         "bindings": snapshot().sections()[4],
         "snapshot": snapshot().encode(),
         "chain_export": reference.export(ID, certificates(), checkpoints(), made.events),
+        "admin_envelope": ADMIN.encode(),
+        "ice_envelope": ICE.encode(),
+        "blast_radius": ICE.blast.encode() if isinstance(ICE, envelopes.Ice) else b"",
     }
 
 
@@ -147,12 +155,15 @@ def test_every_golden_file_is_checked() -> None:
 
 # ---------------------------------------------------------------- the extension reads them, and writes the same
 
-READERS: dict[str, Callable[[bytes], CausalLink | Certificate | Checkpoint | ForkRecord | DaemonBindings]] = {
+Record: TypeAlias = CausalLink | Certificate | Checkpoint | ForkRecord | DaemonBindings | AdminEnvelope | IceEnvelope
+READERS: dict[str, Callable[[bytes], Record]] = {
     "link": CausalLink.from_bytes,
     "certificate": Certificate.from_bytes,
     "checkpoint": Checkpoint.from_bytes,
     "fork_record": ForkRecord.from_bytes,
     "bindings": DaemonBindings.from_bytes,
+    "admin_envelope": AdminEnvelope.from_bytes,
+    "ice_envelope": IceEnvelope.from_bytes,
 }
 
 
@@ -185,7 +196,10 @@ def test_released_export_is_verified() -> None:
     assert [span.node for span in report.owners] == [reference.entity_id(NODE_1), reference.entity_id(NODE_2)]
 
 
-@pytest.mark.parametrize("name", ["bindings", "certificate", "checkpoint", "fork_record", "snapshot", "chain_export"])
+CUT = [name for name in files() if name not in ("link", "cursors", "blast_radius")]
+
+
+@pytest.mark.parametrize("name", CUT)
 def test_released_file_cut_off_anywhere_is_refused(name: str, tmp_path: Path) -> None:
     data = (DATA / f"{name}_v1.bin").read_bytes()
     path = tmp_path / "part"
@@ -198,7 +212,7 @@ def test_released_file_cut_off_anywhere_is_refused(name: str, tmp_path: Path) ->
 
     read(data)
     for length in range(1 if name == "bindings" else 0, len(data)):
-        with pytest.raises(ChainError):
+        with pytest.raises((ChainError, EnvelopeDecodeError)):
             read(data[:length])
 
 

@@ -1,7 +1,10 @@
-//! The fuzz functions over mutations of good bytes and over random bytes. `FUZZ_ROUNDS` sets the rounds of each.
+//! The fuzz functions over mutations of good bytes and over random bytes. `FUZZ_ROUNDS` sets the rounds of each, and
+//! `FUZZ_ENVELOPES` how many envelopes are changed and tried.
 
 use std::collections::BTreeMap;
 
+use meshos_core::armour;
+use meshos_core::testing::envelopes::Trial;
 use meshos_core::testing::fuzz::FUZZERS;
 use meshos_core::testing::random::SplitMix64;
 use meshos_core::testing::samples;
@@ -22,11 +25,15 @@ const EDGES: [u64; 10] = [
     u64::MAX,
 ];
 
-fn rounds() -> usize {
-    match std::env::var("FUZZ_ROUNDS") {
-        Ok(rounds) => rounds.parse().expect("FUZZ_ROUNDS is a number"),
-        Err(_) => ROUNDS,
+fn number(name: &str, default: usize) -> usize {
+    match std::env::var(name) {
+        Ok(number) => number.parse().expect("a number"),
+        Err(_) => default,
     }
+}
+
+fn rounds() -> usize {
+    number("FUZZ_ROUNDS", ROUNDS)
 }
 
 /// Changes bytes in one to four of the ways in which files and messages go bad.
@@ -63,6 +70,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         "capability",
         vec![b"hardware.gpu\nsoftware.cuda:12\nb=http://x".to_vec()],
     );
+    seeds.insert("armour", vec![armour::encode("MESHOS", &[7; 100]).into_bytes()]);
     let pair = samples::keypair(1);
     let signature = pair.sign(b"message").expect("a full pair");
     seeds.insert(
@@ -112,6 +120,29 @@ fn every_single_byte_changed_to_an_edge_is_survived() {
             }
         }
     }
+}
+
+/// Fields, lists and signatures are changed as what they are, so that the sums and hashes around them fit.
+#[test]
+fn no_changed_envelope_is_obeyed() {
+    let envelopes = number("FUZZ_ENVELOPES", 100_000);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let trial = Trial::default();
+    let obeyed: usize = std::thread::scope(|scope| {
+        let work = |thread: usize| {
+            let mut random = SplitMix64::new(thread as u64);
+            let share = (envelopes + thread) / threads;
+            let trial = &trial;
+            move || (0..share).filter(|_| trial.mutated(&mut random)).count()
+        };
+        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(work(thread))).collect();
+        let counts = running
+            .into_iter()
+            .map(|thread| thread.join().expect("nothing forged is obeyed"));
+        counts.sum()
+    });
+    // What is obeyed has good signatures of both, in another order or beside others.
+    assert!(obeyed > 0 && obeyed < envelopes / 4, "{obeyed} of {envelopes}");
 }
 
 #[test]

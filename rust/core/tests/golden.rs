@@ -5,13 +5,16 @@
 use std::path::Path;
 
 use meshos_core::bindings::DaemonBindings;
+use meshos_core::blast::BlastRadius;
 use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::cursors::Cursors;
+use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::export::verify_file;
 use meshos_core::fork::ForkRecord;
 use meshos_core::link::CausalLink;
 use meshos_core::snapshot;
+use meshos_core::testing::envelopes;
 use meshos_core::testing::samples::{self, History, STATE};
 
 fn file(name: &str) -> Vec<u8> {
@@ -39,6 +42,16 @@ fn version_1_of_every_format_is_read() {
         DaemonBindings::decode(&file("bindings_v1.bin")),
         Ok(samples::bindings())
     );
+    assert_eq!(
+        AdminEnvelope::decode(&file("admin_envelope_v1.bin")),
+        Ok(envelopes::admin())
+    );
+    let ice = envelopes::ice();
+    assert_eq!(
+        BlastRadius::decode(&file("blast_radius_v1.bin")).as_ref(),
+        Ok(&ice.blast)
+    );
+    assert_eq!(IceEnvelope::decode(&file("ice_envelope_v1.bin")), Ok(ice));
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

@@ -1,13 +1,19 @@
 //! One function for every decoder. Each takes any bytes and must not panic; where they decode, encoding the value again
 //! must give the same bytes. The same functions run seeded in the tests and under cargo-fuzz.
 
+use std::sync::LazyLock;
+
+use super::envelopes::Trial;
+use crate::armour as text;
 use crate::bindings::DaemonBindings;
+use crate::blast::BlastRadius;
 use crate::capability::CapabilitySet;
 use crate::certificate::Certificate;
 use crate::checkpoint::Checkpoint;
 use crate::codec::Reader;
 use crate::cursors::Cursors;
 use crate::digest;
+use crate::envelope::{AdminEnvelope, IceEnvelope};
 use crate::export::{self, verify_file};
 use crate::fork::ForkRecord;
 use crate::id::EntityId;
@@ -34,6 +40,10 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("channel_name", channel_name),
     ("capability", capability),
     ("signature", signature),
+    ("armour", armour),
+    ("admin_envelope", admin_envelope),
+    ("ice_envelope", ice_envelope),
+    ("blast_radius", blast_radius),
 ];
 
 /// [`CausalLink::decode`].
@@ -153,5 +163,63 @@ pub fn signature(bytes: &[u8]) {
     let key = EntityId::from_bytes(*key);
     if identity::verify(&key, message, signature).is_ok() {
         assert!(EntityId::checked(*key.as_bytes()).is_ok());
+    }
+}
+
+/// [`text::decode`]; what mail may change apart, a text that is read is the one that is written.
+pub fn armour(bytes: &[u8]) {
+    const LABEL: &str = "MESHOS";
+    assert_eq!(text::decode(LABEL, &text::encode(LABEL, bytes)).as_deref(), Ok(bytes));
+    let Ok(armoured) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(read) = text::decode(LABEL, armoured) {
+        let plain = armoured.trim_ascii().replace("\r\n", "\n");
+        assert_eq!(text::encode(LABEL, &read).trim_ascii_end(), plain);
+    }
+}
+
+static TRIAL: LazyLock<Trial> = LazyLock::new(Trial::default);
+
+/// The bytes as they are, and with the closing sum made to fit, so that what is behind it is reached.
+fn resealed(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut both = vec![bytes.to_vec()];
+    if let Some((covered, _)) = bytes.split_last_chunk::<4>() {
+        both.push([covered, &crc32fast::hash(covered).to_le_bytes()].concat());
+    }
+    both
+}
+
+/// [`AdminEnvelope::decode`]; what was not signed is not obeyed.
+pub fn admin_envelope(bytes: &[u8]) {
+    for bytes in resealed(bytes) {
+        let Ok(envelope) = AdminEnvelope::decode(&bytes) else {
+            continue;
+        };
+        assert_eq!(envelope.to_bytes(), bytes);
+        assert_eq!(AdminEnvelope::from_text(&envelope.to_text()).as_ref(), Ok(&envelope));
+        assert!(IceEnvelope::decode(&bytes).is_err());
+        let _ = TRIAL.admin(&envelope);
+    }
+}
+
+/// [`IceEnvelope::decode`]; what too few have signed is not obeyed.
+pub fn ice_envelope(bytes: &[u8]) {
+    for bytes in resealed(bytes) {
+        let Ok(envelope) = IceEnvelope::decode(&bytes) else {
+            continue;
+        };
+        assert_eq!(envelope.to_bytes(), bytes);
+        assert_eq!(IceEnvelope::from_text(&envelope.to_text()).as_ref(), Ok(&envelope));
+        assert!(AdminEnvelope::decode(&bytes).is_err());
+        let _ = TRIAL.ice(&envelope);
+    }
+}
+
+/// [`BlastRadius::decode`].
+pub fn blast_radius(bytes: &[u8]) {
+    if let Ok(blast) = BlastRadius::decode(bytes) {
+        assert_eq!(blast.to_bytes(), bytes);
+        assert_eq!(blast.validate(), Ok(()));
     }
 }

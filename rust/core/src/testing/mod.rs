@@ -1,6 +1,7 @@
 //! Helpers that the tests of several crates share: repeatable randomness, sample records, and one fuzz function for
 //! every decoder.
 
+pub mod envelopes;
 pub mod fuzz;
 pub mod random;
 pub mod samples;

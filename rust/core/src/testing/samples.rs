@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use super::envelopes;
 use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
@@ -213,6 +214,9 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("bindings", bindings().encode()),
         ("snapshot", history.snapshot().to_bytes(STATE)),
         ("chain_export", history.export().encode().expect("short payloads")),
+        ("admin_envelope", envelopes::admin().to_bytes()),
+        ("ice_envelope", envelopes::ice().to_bytes()),
+        ("blast_radius", envelopes::ice().blast.to_bytes()),
     ]
 }
 
