@@ -236,7 +236,7 @@ impl Behaviour {
             dispatches,
             controls,
             pressure,
-            supervise: told.supervise,
+            supervise: told.supervise.into_iter().chain(asked.let_go).collect(),
             kill: told.kill,
             audits: told.audits,
             judged: told.judged,
@@ -277,11 +277,8 @@ impl Behaviour {
                 fold::lifecycle(world, &daemon, signal, at, Some(number));
                 if started {
                     // What is wanted of it may have been said before it came.
-                    let known = world.view.daemons.get(&daemon.id);
-                    let wanted = known.and_then(|known| reconcile::effective_intent(world, known));
-                    if let Some((crate::signal::DaemonIntent::Run, _)) = wanted {
-                        told.supervise.push((daemon.id, true));
-                    }
+                    let wanted = world.supervise(daemon.id).filter(|(_, wanted)| *wanted);
+                    told.supervise.extend(wanted);
                 }
             }
             Signal::Roster { daemons, number } => fold::roster(world, &daemons, number),

@@ -12,7 +12,7 @@ use crate::command::Command;
 use crate::id::{NodeId, Origin};
 use crate::maintenance::{ControlEdge, MaintenanceSignal};
 use crate::maintenance_state::MaintenancePhase;
-use crate::signal::{DaemonIntent, MeshOsEvent, ReplicaChange};
+use crate::signal::{MeshOsEvent, ReplicaChange};
 use crate::status::ChainState;
 use crate::world::{Key, Why, World};
 
@@ -58,10 +58,7 @@ pub fn event_in(world: &mut World, told: &mut Told, published: MeshOsEvent) {
                 (known.intent, known.pin) = (Some(intent), node);
                 before != (known.intent, known.pin)
             });
-            let here = intent == DaemonIntent::Run && node.is_none_or(|node| node == world.this_node);
-            if world.view.daemons.contains_key(&daemon.id) {
-                told.supervise.push((daemon.id, here));
-            }
+            told.supervise.extend(world.supervise(daemon.id));
         }
         MeshOsEvent::ForgetDaemon { daemon } => {
             if world.forget_daemon(daemon) {

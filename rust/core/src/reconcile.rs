@@ -16,6 +16,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::action::{ActionKey, MeshOsAction, Priority};
 use crate::executor::{Executor, Wanted};
+use crate::id::Origin;
 use crate::peer::AvoidEntry;
 use crate::placement::{self, ScoreRequest};
 use crate::supervision::RestartState;
@@ -137,6 +138,8 @@ fn action_keys(key: Key) -> SmallVec<[ActionKey; 3]> {
 pub struct Asked {
     /// What the scorer is asked.
     pub scores: Vec<ScoreRequest>,
+    /// Daemons that stopped and need not be watched over any more.
+    pub let_go: Vec<(Origin, bool)>,
 }
 
 /// Looks at one key: keeps house, then emits what is wanted and takes back what is not.
@@ -144,7 +147,14 @@ pub fn look(world: &mut World, executor: &mut Executor, asked: &mut Asked, key: 
     let alarm = match key {
         Key::Maintenance => world.machine.next_deadline(&world.config.maintenance),
         Key::Peer(node) => keep_peer(world, node),
-        Key::Daemon(id) => keep_daemon(world, id),
+        Key::Daemon(id) => {
+            let alarm = keep_daemon(world, id);
+            let known = world.view.daemons.get(&id);
+            if known.is_some_and(|known| known.supervised && !world.shall_be_supervised(known)) {
+                asked.let_go.extend(world.supervise(id));
+            }
+            alarm
+        }
         Key::Chain(id) => {
             let (alarm, given_up) = keep_forced(world, id);
             given_up.for_each(|(kind, why)| executor.given_up(id, kind, &why));

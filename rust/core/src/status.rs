@@ -76,6 +76,8 @@ pub struct DaemonState {
     pub stopped_at: Option<UnixMs>,
     /// An operator wants it stopped and started again: the stop is still to come.
     pub restart_wanted: bool,
+    /// Whether whoever carries actions out was told to watch over it.
+    pub supervised: bool,
     /// Number of the registry's event that was folded last.
     pub registry_number: u64,
     /// Release of the backoff that was told last.

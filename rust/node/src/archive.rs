@@ -81,6 +81,12 @@ impl<D: Daemon> Archive<D> {
         self.leaving.contains(entity)
     }
 
+    /// Whether somebody is still inside a daemon of that handle that was closed. It looks at all of them.
+    #[must_use]
+    pub fn awaits(&self, origin: Origin) -> bool {
+        self.leaving.iter().any(|entity| entity.origin() == origin)
+    }
+
     /// Takes what is left of a daemon out of its slot, to be remembered. One that did nothing leaves nothing.
     pub fn remember(&mut self, inside: &mut Inside<D>) -> Vec<Outputs<D>> {
         self.leaving.remove(&inside.host.entity());

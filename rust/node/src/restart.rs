@@ -136,7 +136,10 @@ impl<D: Daemon> Runtime<D> {
     fn rest(&self, origin: Origin) -> Result<Arc<Rest<D>>, StartError<D>> {
         let archive = self.archive.lock();
         archive.dormant.get(origin).ok_or_else(|| {
-            if archive.knows(origin) {
+            if archive.awaits(origin) {
+                // What starts it again comes when they leave.
+                StartError::Busy(origin)
+            } else if archive.knows(origin) {
                 StartError::Forgotten(origin)
             } else {
                 StartError::NotFound(origin)

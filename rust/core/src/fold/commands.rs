@@ -246,9 +246,7 @@ fn ice(world: &mut World, told: &mut Told, action: IceAction, why: Why) {
                 known.restart_wanted = known.lifecycle == Lifecycle::Running;
                 true
             });
-            let here = world.view.daemons.get(&daemon);
-            let here = here.is_some_and(|known| known.intent == Some(DaemonIntent::Run));
-            told.supervise.push((daemon, here));
+            told.supervise.extend(world.supervise(daemon));
         }
         IceAction::KillMigration { migration } => told.kill.push(migration),
     }

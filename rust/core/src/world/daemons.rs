@@ -76,6 +76,28 @@ impl World {
         (self.daemons_live as usize, self.daemons_missing as usize)
     }
 
+    /// Whether a daemon shall be watched over now: as long as it shall run here, and until it has stopped. One that is
+    /// on its way out is watched over too, since a stop by force loses what nobody keeps.
+    #[must_use]
+    pub fn shall_be_supervised(&self, known: &DaemonState) -> bool {
+        let here = known.pin.is_none_or(|pin| pin == self.this_node);
+        match known.intent {
+            None => false,
+            Some(DaemonIntent::Run) if here => true,
+            Some(DaemonIntent::Run | DaemonIntent::Stop) => known.lifecycle != Lifecycle::Stopped,
+        }
+    }
+
+    /// Whether a daemon shall be watched over, which is told now; `None`: nothing is known of it.
+    pub fn supervise(&mut self, id: Origin) -> Option<(Origin, bool)> {
+        let wanted = self.shall_be_supervised(self.view.daemons.get(&id)?);
+        let known = self.view.daemons.get_mut(&id)?;
+        if known.supervised != wanted {
+            Arc::make_mut(known).supervised = wanted;
+        }
+        Some((id, wanted))
+    }
+
     /// Drops what is known of a daemon; whether anything was.
     pub fn forget_daemon(&mut self, id: Origin) -> bool {
         let Some(known) = self.view.daemons.remove(&id) else {
@@ -105,6 +127,7 @@ pub fn fresh(daemon: DaemonRef) -> DaemonState {
         started_at: None,
         stopped_at: None,
         restart_wanted: false,
+        supervised: false,
         registry_number: 0,
         told_backoff: None,
         idle_since: None,

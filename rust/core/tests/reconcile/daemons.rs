@@ -384,9 +384,23 @@ fn supervision_follows_the_intent() {
     let one = Origin::new(1);
     let supervise = |it: &mut Loop, signal| it.tell([signal]).supervise;
     assert_eq!(supervise(&mut it, intent(1, Run)), [(one, true)]);
-    assert_eq!(supervise(&mut it, pinned(1, Run, Some(2))), [(one, false)]);
     assert_eq!(supervise(&mut it, pinned(1, Run, Some(1))), [(one, true)]);
+    for elsewhere in [pinned(1, Run, Some(2)), intent(1, Stop)] {
+        assert_eq!(supervise(&mut it, lifecycle(1, DaemonSignal::Started)), []);
+        // Until it has stopped: a stop by force loses what nobody keeps.
+        assert_eq!(supervise(&mut it, elsewhere), [(one, true)]);
+        assert_eq!(
+            supervise(&mut it, lifecycle(1, DaemonSignal::ExitedCleanly)),
+            [(one, false)]
+        );
+        assert_eq!(supervise(&mut it, intent(1, Run)), [(one, true)]);
+    }
+    // One that is down when it is no longer wanted has nobody left to start it.
+    it.tell([lifecycle(1, DaemonSignal::Started), crash(1, "boom")]);
     assert_eq!(supervise(&mut it, intent(1, Stop)), [(one, false)]);
+    // It goes on by itself then, and is to be stopped.
+    let again = registry(1, DaemonSignal::Started, 1, &it);
+    assert_eq!(supervise(&mut it, again), [(one, true)]);
     let forget = Signal::Event(MeshOsEvent::ForgetDaemon { daemon: one });
     assert_eq!(supervise(&mut it, forget), [(one, false)]);
     // Wanted before it came.

@@ -335,8 +335,8 @@ fn tables_are_bounded_and_say_so_once() {
     );
     assert_eq!(&*failures[0].reason, "there are 3 already: more are refused");
     // What is known goes on; what is refused is not supervised, and there is a place when one is forgotten.
-    let step = behaviour.step(START.plus(s(1)), [intent(1, Stop), intent(9, Run)]);
-    assert_eq!(step.supervise, [(Origin::new(1), false)]);
+    let step = behaviour.step(START.plus(s(1)), [intent(1, Run), intent(9, Run)]);
+    assert_eq!(step.supervise, [(Origin::new(1), true)]);
     behaviour.step(
         START.plus(s(1)),
         [forget_daemon(1), forget_chain(1), intent(9, Run), desired(9, 1)],

@@ -340,7 +340,7 @@ fn an_unsupervised_daemon_that_does_not_let_go_keeps_its_place_until_it_does() {
             let caller = scope.spawn(|| send(&slot, 7, 2, b"wait"));
             switches.until_waiting(before + 1);
             assert_eq!(stop(&runtime, &slot, SHORT), Stopped::ByForce);
-            assert!(runtime.start_daemon(slot.origin()).is_err());
+            assert!(matches!(runtime.start_daemon(slot.origin()), Err(StartError::Busy(_))));
             drop(hold);
             assert!(matches!(caller.join().expect("no panic"), Err(DeliverError::Stale)));
         });
