@@ -5,7 +5,7 @@ import inspect
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -299,7 +299,13 @@ def test_a_compute_dispatcher_gives_node_and_registry() -> None:
 def test_a_start_that_is_refused_leaves_nothing_behind() -> None:
     registry = daemons()
     before = threading.active_count()
-    for options in ({"probes": 7}, {"control_sink": 7}, {"log_appender": object()}, {"migration_aborter": Moves()}):
+    wrong: list[dict[str, Any]] = [
+        {"probes": 7},
+        {"control_sink": 7},
+        {"log_appender": object()},
+        {"migration_aborter": Moves()},
+    ]
+    for options in wrong:
         with pytest.raises(TypeError):
             MeshOsRuntime.start(CONFIG, Calls(), daemon_registry=registry, **options)
 

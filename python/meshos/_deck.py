@@ -36,6 +36,7 @@ class _Numbered(Protocol):
     @property
     def seq(self) -> int:
         """Its number."""
+        ...
 
 
 R = TypeVar("R", bound=_Numbered)
