@@ -102,9 +102,8 @@ def test_a_snapshot_shows_why_it_crashed_and_on_what() -> None:
     assert (last.exception, last.message) == ("ZeroDivisionError", "on purpose")
     assert (last.event_origin, last.event_sequence) == (77, 5)
     assert explained.rule == "as_wanted"
-    (reason,) = explained.reasons
-    assert reason.kind == "last_crash"
-    assert "ZeroDivisionError" in reason.text
+    (text,) = [reason.text for reason in explained.reasons if reason.kind == "last_crash"]
+    assert "ZeroDivisionError" in text
 
 
 def test_waits_grow_until_it_has_run_for_long_enough() -> None:
@@ -121,7 +120,8 @@ def test_waits_grow_until_it_has_run_for_long_enough() -> None:
                 gaps.append((state.started_at - state.last_crash.at) / MILLISECOND)
 
     for gap, least in zip(gaps, (10, 30, 90, 270), strict=True):
-        assert least <= gap < 10_000, gaps
+        # Both times are cut to milliseconds.
+        assert least - 1 <= gap < 10_000, gaps
 
 
 def test_too_many_crashes_are_a_crash_loop_that_is_explained() -> None:

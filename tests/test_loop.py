@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
+from nacl.signing import SigningKey
 
 from daemons import Echo, node
 from loops import CONFIG, INGEST, NEVER, TICK, TIMEOUT, WANTED, Calls, Sink, command, seen
@@ -40,7 +41,7 @@ from meshos.events import (
     ReplicaUpdate,
 )
 from meshos.migration import MigrationAborter, MigrationPhase, MigrationSnapshot, MigrationSnapshotSource
-from meshos.operator import Verdict
+from meshos.operator import AdminVerifier, OperatorRegistry, Role, Verdict
 from meshos.probes import HealthProbe, NodeHealth, ProbeRegistry
 from meshos.recovery import RecoveryRegistry
 from meshos.scheduler import PlacementScorer, SchedulerRegistry
@@ -125,6 +126,12 @@ def handlers() -> RecoveryRegistry:
     return registry
 
 
+def verifier() -> AdminVerifier:
+    operators = OperatorRegistry()
+    operators.add(SigningKey(bytes([1]) * 32).verify_key, name="alice", roles=[Role.ADMIN, Role.ICE])
+    return AdminVerifier(operators, cluster_id=b"test", ice_threshold=1)
+
+
 def placed(runtime: MeshOsRuntime, _: object) -> None:
     runtime.handle().publish_many(LEADS)
     seen(runtime, lambda s: any(action.kind == "request_placement" for action in s.recently_emitted))
@@ -178,6 +185,9 @@ OPTIONS = {
         "with_recovery_registry", handlers, lambda runtime, _: seen(runtime, lambda s: s.recovery[0].recovered > 0)
     ),
     "control_sink": Option("with_control_sink", Sink, drains),
+    "admin_verifier": Option(
+        "with_admin_verifier", verifier, lambda runtime, _: seen(runtime, lambda s: s.authority == "verified")
+    ),
     "admin_audit_appender": Option("with_admin_audit_appender", BufferingAdminAuditAppender, audited),
     "log_appender": Option("with_log_appender", BufferingLogAppender, logged),
     "failure_appender": Option("with_failure_appender", BufferingFailureAppender, fails),

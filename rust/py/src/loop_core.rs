@@ -471,7 +471,7 @@ impl PyLoop {
         entry("MeshOsHandle.publish", || {
             self.check()?;
             let deadline = deadline(Some(timeout))?;
-            let (signal, refused) = self.signal(extract_event(event)?);
+            let (signal, refused) = self.signal(extract_event(event)?)?;
             if let Some(signal) = signal {
                 self.take_in(event.py(), vec![signal], deadline)?;
             }
@@ -503,7 +503,7 @@ impl PyLoop {
                 match event {
                     Published::Log { level, message, daemon } => lines.push((level, message, daemon)),
                     other => {
-                        let (signal, refused) = self.signal(other);
+                        let (signal, refused) = self.signal(other)?;
                         signals.extend(signal);
                         refusal = refusal.or(refused);
                     }
@@ -947,12 +947,11 @@ impl PyLoop {
     }
 
     /// What of a published event goes into the loop, and what its publisher is told.
-    fn signal(&self, published: Published) -> (Option<Signal>, Option<Refusal>) {
-        match published {
+    fn signal(&self, published: Published) -> PyResult<(Option<Signal>, Option<Refusal>)> {
+        Ok(match published {
             Published::Event(event) => (Some(Signal::Event(event)), None),
             Published::Log { level, message, daemon } => {
-                // A loop that has ended is told by the queue.
-                let _ = self.line(level, daemon, &message);
+                self.line(level, daemon, &message)?;
                 (None, None)
             }
             Published::Admin(event) => {
@@ -990,7 +989,7 @@ impl PyLoop {
                 let refused = sealed.refused.clone();
                 (Some(Signal::Sealed(Box::new(sealed))), refused)
             }
-        }
+        })
     }
 
     /// Checks all of an envelope that needs no loop, on this thread.
