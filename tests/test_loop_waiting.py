@@ -29,8 +29,16 @@ from meshos import (
 from meshos import runtime as runtime_module
 from meshos.control import DaemonControl, Shutdown
 from meshos.dispatch import ActionDispatcher, LoggingDispatcher, MeshOsAction
-from meshos.errors import LoopClosed, QueueFull, ReentrantCallError, RuntimeShutdownError, WaitTimeout
+from meshos.errors import (
+    LoopClosed,
+    QueueFull,
+    ReentrantCallError,
+    RuntimeShutdownError,
+    StaleDaemon,
+    WaitTimeout,
+)
 from meshos.events import DaemonIntentUpdate, LogLevel, LogLine
+from meshos.runtime import MaintenanceConfig
 
 CONFIG = MeshOsConfig(this_node=1, tick_interval=timedelta(milliseconds=20))
 WANTED = DaemonIntentUpdate(DaemonRef(42, "ingest"), DaemonIntent.RUN)
@@ -155,6 +163,65 @@ def test_a_daemon_that_is_not_here_at_the_moment_is_seen_off_all_the_same() -> N
             runtime.snapshot_reader().wait_for(lambda s: s.daemons[origin].intent is DaemonIntent.STOP, timeout=SECONDS)
         with pytest.raises(LoopClosed):
             runtime.explain(daemon=origin)
+
+
+class Counts(MeshDaemon):
+    """Counts events; one of them takes as long as a test wants."""
+
+    name = "counts"
+    inside = threading.Event()
+    go_on = threading.Event()
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def process(self, event: CausalEvent) -> None:
+        if event.payload == b"slow":
+            self.inside.set()
+            self.go_on.wait(PATIENCE)
+        self.total += 1
+
+    def snapshot(self) -> bytes:
+        return b"%d" % self.total
+
+    def restore(self, state: bytes) -> None:
+        self.total = int(state)
+
+
+def test_what_was_acknowledged_survives_a_stop_by_force_on_an_operators_wish() -> None:
+    config = MeshOsConfig(maintenance=MaintenanceConfig(stop_grace=timedelta(milliseconds=30)))
+    Counts.inside.clear()
+    Counts.go_on.clear()
+    with DaemonRuntime(Mesh.local()) as daemons:
+        daemons.register_factory("counts", Counts)
+        daemons.start()
+        origin = daemons.spawn("counts", Identity.generate()).origin_hash
+        with MeshOsRuntime.start(config, ComputeDispatcher(daemons)) as runtime:
+            seen = runtime.snapshot_reader().wait_for
+            runtime.set_intent(origin, DaemonIntent.RUN)
+            for _ in range(3):
+                daemons.send(origin, b"quick")
+            errors: list[BaseException] = []
+
+            def send() -> None:
+                try:
+                    daemons.send(origin, b"slow")
+                except StaleDaemon as error:
+                    errors.append(error)
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            assert Counts.inside.wait(PATIENCE)
+            runtime.set_intent(origin, DaemonIntent.STOP)
+            seen(lambda s: s.daemons[origin].lifecycle == "stopped", timeout=SECONDS)
+            runtime.set_intent(origin, DaemonIntent.RUN)
+            seen(lambda s: s.daemons[origin].lifecycle == "running", timeout=SECONDS)
+            Counts.go_on.set()
+            sender.join(PATIENCE)
+
+            assert [type(error) for error in errors] == [StaleDaemon]
+            assert daemons.with_daemon(origin, Counts, lambda daemon: daemon.total) == 3
+            assert runtime.snapshot().recent_failures == ()
 
 
 def wakes() -> int:
