@@ -21,7 +21,7 @@ use crate::sync::{Condvar, Mutex};
 /// Signals of a registry that may wait.
 pub const REGISTRY_MAX: usize = 65_536;
 /// Signals that one step takes.
-pub const BATCH_MAX: usize = 8192;
+pub const BATCH_MAX: usize = 2048;
 
 /// Why nothing was taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
