@@ -1,6 +1,6 @@
 //! What each signal leaves in the tables, and what becomes of what nobody needs any more.
 
-use meshos_core::behaviour::Behaviour;
+use meshos_core::behaviour::{Behaviour, Step};
 use meshos_core::command::{AdminEvent, ChainId, IceAction};
 use meshos_core::event::{Crash, DaemonHealth};
 use meshos_core::finite::Share;
@@ -8,11 +8,13 @@ use meshos_core::id::{NodeId, Origin};
 use meshos_core::loop_config::MeshOsConfig;
 use meshos_core::maintenance_state::{MaintenancePhase, MaintenanceState};
 use meshos_core::peer::NodeHealth;
+use meshos_core::reconcile;
 use meshos_core::signal::{
     DaemonIntent, DaemonSignal, LocalReplicaIntent, MeshOsEvent, Outcome, ReplicaChange, Signal,
 };
 use meshos_core::status::{Lifecycle, Part};
 use meshos_core::time::UnixMs;
+use meshos_core::world::Key;
 
 use crate::Loop;
 use crate::cluster::{
@@ -188,6 +190,54 @@ fn every_event_and_what_it_leaves() {
         it.tell(signals);
         assert!(left(&it), "{name}: {:?}", it.behaviour.view());
     }
+}
+
+#[test]
+fn a_loop_of_which_nothing_is_wanted_wants_nothing() {
+    let mut it = Loop::new();
+    let first = it.tell([]);
+    let nothing = Step {
+        next: Some(START.plus(s(30))),
+        ..Step::default()
+    };
+    assert_eq!((first, it.behaviour.view().generation), (nothing, 0));
+    it.after(s(3600));
+    assert_eq!((it.behaviour.view().generation, it.emitted()), (0, 0));
+}
+
+#[test]
+fn what_is_wanted_depends_on_the_tables_and_on_nothing_else() {
+    let mut it = Loop::new();
+    it.tell([
+        intent(1, Run),
+        added(5, 2),
+        local(5, LocalReplicaIntent::Hold),
+        leader(6, Some(1), 1),
+        desired(6, 2),
+    ]);
+    let world = it.behaviour.world();
+    for key in [
+        Key::Daemon(Origin::new(1)),
+        Key::Chain(ChainId::new(5)),
+        Key::Chain(ChainId::new(6)),
+        Key::Maintenance,
+    ] {
+        let wants = reconcile::wanted(world, key);
+        assert_eq!(wants, reconcile::wanted(world, key));
+        assert_eq!(wants, reconcile::wanted(&world.clone(), key));
+    }
+}
+
+#[test]
+fn a_load_that_hardly_moves_and_one_that_is_no_number_are_no_news() {
+    let mut it = Loop::new();
+    let load = |load| lifecycle(1, DaemonSignal::SaturationChanged(load));
+    it.tell([load(Share::new(0.5).expect("finite"))]);
+    let before = it.behaviour.view().generation;
+    it.tell([load(Share::new(0.500_01).expect("finite"))]);
+    assert_eq!(it.behaviour.view().generation, before);
+    // It never gets here: there is no such share.
+    assert_eq!((Share::new(f64::NAN), Share::new(7.0)), (None, Some(Share::WHOLE)));
 }
 
 #[test]

@@ -533,3 +533,26 @@ fn a_placement_of_a_move_that_fails_is_tried_again_for_the_same_target() {
     it.tell([ended(step.dispatches[0].id, retry(s(2)))]);
     assert_eq!(it.says_after(s(2)), ["place 100 not on [2 3] but 4"]);
 }
+
+#[test]
+fn an_eviction_for_the_count_or_by_force_starts_no_cooldown_of_moves() {
+    let mut it = asked();
+    it.tell([bad().about(100, false), added(100, 5)]);
+    it.tell([removed(100, 5)]);
+    it.end_all(&Outcome::Done);
+    it.tell([ice(IceAction::ForceEvictReplica {
+        chain: ChainId::new(100),
+        victim: node(3),
+    })]);
+    assert_eq!(it.chain(100).rebalance_after, None);
+}
+
+#[test]
+fn a_chain_is_scored_whatever_is_said_of_another() {
+    let mut it = asked();
+    it.tell([leader(101, Some(1), 1), desired(101, 1), added(101, 7)]);
+    let good = Said::of(&[(7, 0.9)], Some((4, 1.0)));
+    it.tell([good.about(101, false)]);
+    assert_eq!(outcome(&mut it, &bad(), &bad()), (true, Some((2, 4))));
+    assert_eq!(it.chain(101).moving, None);
+}
