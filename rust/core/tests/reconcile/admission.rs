@@ -309,13 +309,32 @@ fn a_dispatch_that_hangs_keeps_its_place_and_its_key() {
 #[test]
 fn a_throttle_that_is_open_while_all_places_are_taken_wakes_nobody() {
     let mut it = Loop::new();
-    it.tell((1..=16).map(|id| intent(id, Run)));
+    // One pull and ten evictions run, the rest waits in line; daemons take the places that are left.
     it.tell(to_pull(3));
-    it.tell(to_evict(3));
+    it.tell((500..512).flat_map(|chain| {
+        [
+            added(chain, 2),
+            added(chain, 3),
+            leader(chain, Some(1), 1),
+            desired(chain, 1),
+        ]
+    }));
+    it.tell((1..=16).map(|id| intent(id, Run)));
+    assert_eq!(it.behaviour.running(), 16);
     let step = it.after(s(5));
     assert!(step.next.is_some_and(|next| next > it.now), "{:?}", step.next);
-    let said = it.says([1, 2, 3].map(|id| ended(id, dropped())));
-    assert_eq!(said[0], "pull 100 from 2");
+    assert_eq!(step.dispatches.len(), 0);
+    // The daemons that wait are more urgent; then who is first in line goes at once.
+    let ids: Vec<u64> = it
+        .behaviour
+        .view()
+        .emissions
+        .iter()
+        .map(|emission| emission.id)
+        .take(16)
+        .collect();
+    let said = it.says(ids.into_iter().map(|id| ended(id, dropped())));
+    assert!(said.contains(&"pull 101 from 2".to_owned()), "{said:?}");
 }
 
 #[test]

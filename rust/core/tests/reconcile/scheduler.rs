@@ -556,3 +556,33 @@ fn a_chain_is_scored_whatever_is_said_of_another() {
     assert_eq!(outcome(&mut it, &bad(), &bad()), (true, Some((2, 4))));
     assert_eq!(it.chain(101).moving, None);
 }
+
+#[test]
+fn a_last_word_about_what_has_changed_since_moves_nothing() {
+    // What happens between the question and the answer.
+    for change in [
+        admin(AdminEvent::InvalidatePlacement { node: HERE }),
+        Signal::Fingerprints(vec![(node(3), None)]),
+    ] {
+        let mut it = asked();
+        let step = it.tell([bad().about(100, false)]);
+        assert!(step.scores[0].live);
+        it.tell([change.clone()]);
+        let step = it.tell([bad().about(100, true)]);
+        assert_eq!(moving(&it), None, "{change:?}");
+        // It is asked anew.
+        assert_eq!(
+            step.scores.iter().map(|request| request.live).collect::<Vec<_>>(),
+            [false]
+        );
+    }
+}
+
+#[test]
+fn nobody_asks_how_a_node_changed_that_holds_nothing() {
+    let mut it = asked();
+    it.tell([Said::of(&[(2, 0.9), (3, 0.9)], None).about(100, false)]);
+    assert_eq!(it.after(ms(500)).fingerprints, [node(2), node(3)]);
+    it.tell([removed(100, 3), desired(100, 1)]);
+    assert_eq!(it.after(ms(500)).fingerprints, [node(2)]);
+}
