@@ -472,10 +472,10 @@ impl Shared {
         self.callback_failed(Part::Loop, "panic", None, error);
         self.intake.abort();
         let before = self.published.load();
-        for daemon in before.view.daemons.keys() {
+        for daemon in supervised(&before.view) {
             // It may be what panicked.
             let _ = isolated(|| {
-                self.parts.dispatcher.supervise(*daemon, false);
+                self.parts.dispatcher.supervise(daemon, false);
                 Ok(())
             });
         }
@@ -1099,8 +1099,8 @@ impl Runner {
             shared.callback_failed(Part::Loop, kind, None, error);
         }
         // Nobody starts a daemon again any more: those that are down go on by themselves.
-        for daemon in self.behaviour.view().daemons.keys() {
-            shared.parts.dispatcher.supervise(*daemon, false);
+        for daemon in supervised(self.behaviour.view()) {
+            shared.parts.dispatcher.supervise(daemon, false);
         }
         let now = shared.parts.clock.now();
         let hung = self.behaviour.running();
@@ -1132,6 +1132,12 @@ impl Runner {
         });
         shared.bell.notify_all();
     }
+}
+
+/// The daemons that a loop watches over: others may be another's.
+fn supervised(view: &View) -> impl Iterator<Item = Origin> + '_ {
+    let daemons = view.daemons.values().filter(|known| known.supervised);
+    daemons.map(|known| known.daemon.id)
 }
 
 /// Whether a loop goes on.
