@@ -185,6 +185,11 @@ class Header:
 
 def file_bytes(signed: bytes, blast: bytes, signatures: Sequence[tuple[bytes, bytes]]) -> bytes:
     data = b"MOSE\1" + long(signed) + long(blast) + listed(key + signature for key, signature in signatures)
+    return resealed(data)
+
+
+def resealed(data: bytes) -> bytes:
+    """Close bytes with a sum that fits."""
     return data + struct.pack("<I", zlib.crc32(data))
 
 
@@ -264,6 +269,11 @@ def key(seed: int) -> SigningKey:
 
 def vectors() -> dict[str, Admin | Ice]:
     """One envelope of each sort, and those at the edges."""
+    return {**admin_vectors(), **ice_vectors()}
+
+
+def admin_vectors() -> dict[str, Admin]:
+    """Ordinary commands."""
     node: Fields = {"node": 7}
     admin: dict[str, Fields] = {
         "enter_maintenance": {**node, "drain_ms": None},
@@ -284,14 +294,18 @@ def vectors() -> dict[str, Admin | Ice]:
         "drop_nothing": "drop_replicas",
         "last_node": "drain",
     }
-    made: dict[str, Admin | Ice] = {
-        name: Admin({"kind": kinds.get(name, name), **fields}).signed(key(1)) for name, fields in admin.items()
-    }
+    made = {name: Admin({"kind": kinds.get(name, name), **fields}).signed(key(1)) for name, fields in admin.items()}
     made["not_signed"] = Admin({"kind": "cordon", "node": 7})
     made["of_another_time"] = Admin(
         {"kind": "cordon", "node": 7},
         Header(b"\xff" * 255, bytes([255]) * 16, 0, 253_402_300_799_999, "\N{SKULL}" * 256),
     ).signed(key(3))
+    return made
+
+
+def ice_vectors() -> dict[str, Ice]:
+    """Break-glass actions."""
+    made = {}
     nodes = (2, 3, 300)
     ice: dict[str, tuple[Fields, Blast]] = {
         "freeze_cluster": (

@@ -34,8 +34,7 @@ PAYLOADS = (b"hello", b"", b"\xa5" * 1500, b"moved", b"and on")
 HORIZONS = (0, reference.sketch([0xAAAA]), reference.U64_MAX, 0, 1)
 STATE = b"state of a counter"
 NEW_YEAR_MS = 1_767_225_600_000
-ENVELOPES = envelopes.vectors()
-ADMIN, ICE = ENVELOPES["drain"], ENVELOPES["freeze_cluster"]
+ADMIN, ICE = envelopes.admin_vectors()["drain"], envelopes.ice_vectors()["freeze_cluster"]
 
 
 def chain() -> reference.Chain:
@@ -94,7 +93,7 @@ def files() -> dict[str, bytes]:
         "chain_export": reference.export(ID, certificates(), checkpoints(), made.events),
         "admin_envelope": ADMIN.encode(),
         "ice_envelope": ICE.encode(),
-        "blast_radius": ICE.blast.encode() if isinstance(ICE, envelopes.Ice) else b"",
+        "blast_radius": ICE.blast.encode(),
     }
 
 
