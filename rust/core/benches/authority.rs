@@ -2,7 +2,11 @@
 //!
 //! Every figure is a line `authority: NAME VALUE UNIT BAR ok|short`: the median of [`RUNS`] runs, with the runs above it.
 //! A figure without a bar has a dash there. `cargo bench -p meshos-core --features testing --bench authority`.
-#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "it measures, and reports")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "it measures, and reports"
+)]
 
 use std::hint::black_box;
 use std::time::Instant;

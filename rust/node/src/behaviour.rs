@@ -26,7 +26,7 @@ use meshos_core::placement::ScoreRequest;
 use meshos_core::signal::{DaemonSignal, MeshOsEvent, Outcome, RosterEntry, Signal};
 use meshos_core::status::{
     AuthorityStatus, ExecutorStats, Explanation, Failure, FailureSource, LoopMetrics, MeshOsSnapshot, MigrationStatus,
-    Part,
+    Part, View,
 };
 use meshos_core::time::UnixMs;
 
