@@ -97,14 +97,23 @@ FINITE = Field(
 )
 WEIGHT = FINITE._replace(bad=[(value, error) for value, error in FINITE.bad if not isinstance(value, float)])
 BOOL = Field(True, False, BAD_BOOLS)
-ENVELOPE = Field(
+ENVELOPE_ID = Field(
     bytes(range(16)),
     bytes(16),
     [
-        *((value, TypeError) for value in ("x" * 16, 16, [0] * 16, 1.5)),
+        *((value, TypeError) for value in (None, "x" * 16, 16, [0] * 16, 1.5)),
         *((value, InvalidArgument) for value in (b"", bytes(15), bytes(17), bytearray(32))),
     ],
-).optional
+)
+ENVELOPE = ENVELOPE_ID.optional
+BETWEEN = Field(
+    (NOON, NOON + SPAN),
+    (NOON, NOON),
+    [
+        *((value, TypeError) for value in (None, NOON, (), (NOON,), [NOON, NOON], (NOON, None), (NOON, NOON, NOON))),
+        *((value, InvalidArgument) for value in ((NOON + SPAN, NOON), (NOON.replace(tzinfo=None), NOON))),
+    ],
+)
 TAGS = Field(
     frozenset({"gpu", "nvme"}),
     frozenset(),
@@ -171,6 +180,7 @@ BY_POSITION: dict[Class, Fields] = {
         "intent": word(DaemonIntent.RUN, DaemonIntent.STOP),
         "node": INT.optional.by_default(None),
     },
+    operator.Cooldown: {"bucket": TEXT, "until": MOMENT},
     events.ForgetDaemon: {"daemon": INT},
     events.ForgetChain: {"chain": INT},
     events.ReplicaUpdate: {"chain": INT, "holder": INT, "change": word(ReplicaChange.LOST, ReplicaChange.ADDED)},
@@ -391,6 +401,31 @@ BY_KEYWORD: dict[Class, Fields] = {
         ),
         "not_before": AT,
         "not_after": AT,
+    },
+    operator.CommitReceipt: {
+        "envelope_id": ENVELOPE_ID,
+        "event_kind": TEXT,
+        "verdict": word(Verdict.ACCEPTED, Verdict.UNVERIFIED),
+        "operator_ids": tuple_of(INT),
+        "committed_at": MOMENT,
+        "audit_seq": INT,
+        "generation": INT,
+    },
+    operator.LogFilter: {
+        "min_level": word(LogLevel.WARN, LogLevel.ERROR).by_default(LogLevel.TRACE),
+        "daemon": INT.optional.by_default(None),
+        "node": INT.optional.by_default(None),
+        "since": INT.by_default(0),
+    },
+    operator.AuditQuery: {
+        "recent": INT.optional.by_default(None),
+        "by_operator": INT.optional.by_default(None),
+        "between": BETWEEN.optional.by_default(None),
+        "since": INT.by_default(0),
+        "force_only": BOOL.by_default(False),
+        "verdict": word(Verdict.REJECTED, Verdict.ACCEPTED).optional.by_default(None),
+        "event_kind": TEXT.optional.by_default(None),
+        "target": INT.optional.by_default(None),
     },
     audit.FailureSource: {
         "part": literal("callback", "loop"),

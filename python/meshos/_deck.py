@@ -153,6 +153,8 @@ class _Tail(Generic[R]):
 class AdminCommands:
     """Ordinary commands: signed, sent, and back with a receipt once in effect."""
 
+    __module__ = "meshos.operator"
+
     __slots__ = ("_core", "_key")
 
     def __init__(self, core: LoopCore, key: OperatorKey) -> None:
@@ -182,6 +184,8 @@ class AdminCommands:
 @final
 class IceCommands:
     """Break-glass actions: propose (simulated at once), collect signatures, commit."""
+
+    __module__ = "meshos.operator"
 
     __slots__ = ("_core",)
 
@@ -220,6 +224,8 @@ class IceCommands:
 @final
 class DeckClient:
     """An operator's view and hand on a runtime. Any number may be open; every method from any thread."""
+
+    __module__ = "meshos.operator"
 
     __slots__ = ("_admin", "_core", "_ice", "_key", "_reader", "_runtime")
 

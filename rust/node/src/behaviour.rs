@@ -1108,6 +1108,11 @@ impl Runner {
         let stats = shared.executor_stats();
         self.publish(now, Instant::now());
         let shared = Arc::clone(&self.shared);
+        // An appender that waits for an answer of the loop would wait as long as the loop waits for it.
+        shared.alive.store(false, Ordering::Release);
+        self.answer();
+        shared.intake.abort();
+        shared.verdicts.end();
         // Without a shutdown nobody waits for the appenders: what they have not kept is marked.
         let end_by = *shared.end_by.lock();
         let kept = shared
@@ -1116,11 +1121,7 @@ impl Runner {
             .close(end_by.unwrap_or_else(|| Deadline::after(Duration::ZERO)));
         self.publish(now, Instant::now());
         self.behaviour.ledger().clone_into(&mut shared.ledger.lock());
-        shared.alive.store(false, Ordering::Release);
-        self.answer();
-        shared.intake.abort();
         shared.ears.close(None);
-        shared.verdicts.end();
         shared.published.end();
         *shared.ended.lock() = Some(Ended {
             end: LoopEnd::Done,

@@ -59,7 +59,7 @@ impl PyCooldown {
 record! {
     /// Which lines of the log; all conditions hold together.
     pub struct PyLogFilter in "meshos.operator" as "LogFilter", by keyword,
-    signature "(*, min_level=LogLevel.TRACE, daemon=None, node=None, since=0)" {
+    signature "(*, min_level=..., daemon=None, node=None, since=0)" {
         /// Only lines as severe.
         min_level: LogLevel = LogLevel::Trace,
         /// Only lines of this daemon.
