@@ -3707,6 +3707,9 @@ class MeshOsSnapshot:
     def authority(self) -> Literal["verified", "refused", "open"]:
         """What commands need to be obeyed: a verifier's word, or nothing ("open"), or they are all refused."""
     @property
+    def control_digest(self) -> bytes:
+        """Digest of what commands alone decided: a replay of the whole audit gives the same."""
+    @property
     def daemons(self) -> Mapping[_OriginHash, DaemonSnapshot]:
         """Daemons by handle."""
     @property

@@ -14,12 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::blast::BlastRadius;
-use crate::command::{AvoidScope, IceAction};
+use crate::command::IceAction;
 use crate::config::ConfigError;
 use crate::envelope::{AdminEnvelope, Header, IceEnvelope, OperatorSignature, SIGNATURES_MAX, operator_id};
 use crate::id::EntityId;
 use crate::identity::verify;
-pub use crate::refusal::{Bucket, Refused, Role};
+pub use crate::refusal::{Bucket, Refused, Role, bucket};
 use crate::time::UnixMs;
 
 /// Envelope ids kept at once; beyond them everything is refused until some are old enough.
@@ -311,24 +311,6 @@ pub fn check_ice(
             required,
         }),
     }
-}
-
-/// What an action is held up by, and holds up; `None`: nothing.
-#[must_use]
-pub const fn bucket(action: &IceAction) -> Option<Bucket> {
-    Some(match action {
-        IceAction::FreezeCluster { .. } => Bucket::Freeze,
-        IceAction::ThawCluster => return None,
-        IceAction::FlushAvoidLists { scope } => match scope {
-            AvoidScope::Local(node) | AvoidScope::OnPeer(node) => Bucket::Node(node.get()),
-            AvoidScope::Global => Bucket::Flush,
-        },
-        IceAction::ForceEvictReplica { victim: node, .. } | IceAction::ForceCutover { target: node, .. } => {
-            Bucket::Node(node.get())
-        }
-        IceAction::ForceRestartDaemon { daemon, .. } => Bucket::Daemon(daemon.get()),
-        IceAction::KillMigration { migration } => Bucket::Migration(migration.get()),
-    })
 }
 
 /// What was obeyed lately.

@@ -16,6 +16,7 @@ use crate::action::CauseKind;
 use crate::authority::{Ledger, Policy};
 use crate::command::Command;
 use crate::control::DaemonControl;
+use crate::control_state::ControlState;
 use crate::digest::Digest;
 use crate::executor::{Dispatch, Executor};
 use crate::finite::Share;
@@ -54,8 +55,8 @@ pub struct Step {
     pub audits: Vec<Command>,
     /// What became of envelopes.
     pub judged: Vec<Judged>,
-    /// Commands whose records must be kept before they take effect.
-    pub held: Vec<Command>,
+    /// Commands whose records must be kept before they take effect, each with how many of `audits` are before it.
+    pub held: Vec<(usize, Command)>,
     /// What failed.
     pub failures: Vec<Failure>,
     /// What became of actions.
@@ -114,6 +115,8 @@ pub struct Behaviour {
     executor: Executor,
     overdue_told: bool,
     refused_told: Refused,
+    /// What commands of earlier runs decided is still to be taken up.
+    restoring: bool,
 }
 
 impl Behaviour {
@@ -127,6 +130,7 @@ impl Behaviour {
             executor: Executor::default(),
             overdue_told: false,
             refused_told: Refused::default(),
+            restoring: false,
         }
     }
 
@@ -143,6 +147,26 @@ impl Behaviour {
         self.world.policy = Some(policy);
         self.world.ledger = ledger;
         self
+    }
+
+    /// Goes on from what commands of earlier runs decided: the first step takes it up.
+    #[must_use]
+    pub fn with_control(mut self, control: ControlState) -> Self {
+        self.world.control = control;
+        self.restoring = true;
+        self
+    }
+
+    /// What commands alone decided.
+    #[must_use]
+    pub const fn control(&self) -> &ControlState {
+        &self.world.control
+    }
+
+    /// The time of the last step, which is that of its records.
+    #[must_use]
+    pub const fn now(&self) -> UnixMs {
+        self.world.now
     }
 
     /// What was obeyed lately, and which targets are left alone.
@@ -205,6 +229,9 @@ impl Behaviour {
     pub fn step(&mut self, now: UnixMs, signals: impl IntoIterator<Item = Signal>) -> Step {
         self.world.now = self.world.now.max(now);
         let mut told = Told::default();
+        if std::mem::take(&mut self.restoring) {
+            fold::restore(&mut self.world, &mut told);
+        }
         for signal in signals {
             self.fold(&mut told, signal);
         }
@@ -366,6 +393,7 @@ impl Behaviour {
             .hash(&mut hasher);
         (&world.barred, &world.fading, &world.probed, &world.dirty).hash(&mut hasher);
         (&world.policy, &world.ledger, &world.unrecorded, &world.moving).hash(&mut hasher);
+        (world.control.digest(), self.restoring).hash(&mut hasher);
         (&world.alarms, &world.sweep, &world.copies, world.daemons_live).hash(&mut hasher);
         (world.entities_max, world.refused, self.refused_told).hash(&mut hasher);
         (world.daemons_missing, world.moves, &self.executor, self.overdue_told).hash(&mut hasher);

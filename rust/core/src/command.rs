@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::id::{NodeId, Origin};
+use crate::time::UnixMs;
 
 /// Origin hash of a replicated chain.
 pub type ChainId = Origin;
@@ -198,4 +199,6 @@ pub struct Command {
     pub reason: String,
     /// The envelope it came in.
     pub envelope_id: Option<[u8; 16]>,
+    /// When that was made.
+    pub issued_at: Option<UnixMs>,
 }

@@ -35,6 +35,8 @@ pub enum Context {
     TrailGenesis,
     /// After an entry of a trail.
     TrailEntry,
+    /// What commands alone decide.
+    ControlState,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -45,7 +47,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 6]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 7]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -53,6 +55,7 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 6]> = LazyLock::new(|| {
         Context::Checkpoint,
         Context::TrailGenesis,
         Context::TrailEntry,
+        Context::ControlState,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -68,6 +71,7 @@ impl Context {
             Self::Checkpoint => "meshos 2026 checkpoint v1",
             Self::TrailGenesis => "meshos 2026 trail genesis v1",
             Self::TrailEntry => "meshos 2026 trail entry v1",
+            Self::ControlState => "meshos 2026 control state v1",
         }
     }
 

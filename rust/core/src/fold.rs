@@ -18,7 +18,7 @@ use crate::world::{Key, Why, World};
 
 use nodes::{mirror, node_health, round_trip};
 
-pub use commands::{Judged, command, freeze, recorded, sealed};
+pub use commands::{Judged, command, freeze, recorded, restore, sealed};
 pub use daemons::{lifecycle, roster};
 pub use nodes::{maintenance, probe_removed, samples};
 
@@ -35,8 +35,8 @@ pub struct Told {
     pub audits: Vec<Command>,
     /// What became of envelopes.
     pub judged: Vec<Judged>,
-    /// Commands whose records must be kept before they take effect.
-    pub held: Vec<Command>,
+    /// Commands whose records must be kept before they take effect, each with how many of `audits` are before it.
+    pub held: Vec<(usize, Command)>,
     /// Observed transitions that no arc allows.
     pub refused_arcs: Vec<(MaintenancePhase, MaintenancePhase)>,
 }

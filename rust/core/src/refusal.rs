@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::command::{AvoidScope, IceAction};
 use crate::time::UnixMs;
 
 /// What an operator may do.
@@ -52,6 +53,24 @@ impl fmt::Display for Bucket {
             Self::Migration(migration) => write!(f, "migration:{migration}"),
         }
     }
+}
+
+/// What an action is held up by, and holds up; `None`: nothing.
+#[must_use]
+pub const fn bucket(action: &IceAction) -> Option<Bucket> {
+    Some(match action {
+        IceAction::FreezeCluster { .. } => Bucket::Freeze,
+        IceAction::ThawCluster => return None,
+        IceAction::FlushAvoidLists { scope } => match scope {
+            AvoidScope::Local(node) | AvoidScope::OnPeer(node) => Bucket::Node(node.get()),
+            AvoidScope::Global => Bucket::Flush,
+        },
+        IceAction::ForceEvictReplica { victim: node, .. } | IceAction::ForceCutover { target: node, .. } => {
+            Bucket::Node(node.get())
+        }
+        IceAction::ForceRestartDaemon { daemon, .. } => Bucket::Daemon(daemon.get()),
+        IceAction::KillMigration { migration } => Bucket::Migration(migration.get()),
+    })
 }
 
 /// Why a command was refused.

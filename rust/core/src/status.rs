@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::action::{ActionKey, Cause, MeshOsAction};
 use crate::command::{ChainId, Command};
+use crate::control_state::ControlState;
 use crate::event::{Crash, DaemonHealth};
 use crate::finite::{Finite, Share};
 use crate::id::{NodeId, Origin};
@@ -575,6 +576,8 @@ pub struct MeshOsSnapshot {
     pub this_node: NodeId,
     /// What commands need to be obeyed.
     pub authority: AuthorityStatus,
+    /// What commands alone decided.
+    pub control: ControlState,
     /// The loop's tables.
     pub view: View,
     /// The newest failures, oldest first.

@@ -410,6 +410,7 @@ fn put_command(bytes: &mut Vec<u8>, command: &Command) {
     command.operators.iter().for_each(|operator| bytes.put_u64(*operator));
     bytes.put_str_u32(&command.reason);
     put_option(bytes, command.envelope_id.as_ref().map(|id| &id[..]));
+    bytes.put_option_u64(command.issued_at.map(UnixMs::get));
 }
 
 fn read_id(reader: &mut Reader<'_>) -> Result<Option<[u8; 16]>, DecodeError> {
@@ -455,6 +456,7 @@ fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
         operators,
         reason: reader.str_u32(TEXT_BYTES_MAX)?.to_owned(),
         envelope_id: read_id(reader)?,
+        issued_at: reader.option_u64()?.map(UnixMs::new),
     })
 }
 

@@ -13,13 +13,14 @@ mod daemons;
 mod peers;
 mod sweep;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::action::{Cause, CauseKind};
 use crate::authority::{Ledger, Policy};
 use crate::command::{ChainId, Command};
+use crate::control_state::ControlState;
 use crate::id::{NodeId, Origin};
 use crate::loop_config::MeshOsConfig;
 use crate::maintenance::{Machine, Progress};
@@ -39,12 +40,6 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(3600);
 
 /// Most daemons, most chains and most peers that are known at a time; more are refused and counted.
 pub const ENTITIES_MAX: usize = 4 << 20;
-
-/// A forced placement or eviction that could not be carried out for so long is given up.
-pub const FORCED_TTL: Duration = Duration::from_secs(600);
-
-/// A freeze ends after so long at the latest.
-pub const FREEZE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What reconcile looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,6 +118,17 @@ pub struct Ask {
     pub changes: u64,
 }
 
+/// A command that takes effect when it is certain that its record and all records before it are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Unrecorded {
+    /// What is ordered.
+    pub command: Command,
+    /// The time of its record.
+    pub at: UnixMs,
+    /// Whether its record is kept; `None`: that is not known yet.
+    pub kept: Option<bool>,
+}
+
 /// So many of one sort were refused because their table was full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Refused {
@@ -155,10 +161,12 @@ pub struct World {
     pub policy: Option<Policy>,
     /// Envelopes that were obeyed, and targets that are left alone.
     pub ledger: Ledger,
+    /// What commands alone decide.
+    pub control: ControlState,
     /// Whether a command takes effect only when its record is kept.
     pub audit_first: bool,
-    /// Commands that wait for their records.
-    pub unrecorded: BTreeMap<[u8; 16], Command>,
+    /// Commands that wait for their records, in the order of those.
+    pub unrecorded: VecDeque<Unrecorded>,
     /// Daemons that move.
     pub moving: Vec<Origin>,
     /// Whether there is a scorer.
@@ -215,8 +223,9 @@ impl World {
             forced: BTreeMap::new(),
             policy: None,
             ledger: Ledger::default(),
+            control: ControlState::default(),
             audit_first: false,
-            unrecorded: BTreeMap::new(),
+            unrecorded: VecDeque::new(),
             moving: Vec::new(),
             scorer: false,
             score_changes: 0,

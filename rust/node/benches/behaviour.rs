@@ -114,6 +114,7 @@ fn rig(config: MeshOsConfig, probes: ProbeRegistry, dispatched: Dispatched) -> R
         aborter: None,
         migrations: None,
         authority: None,
+        control: meshos_core::control_state::ControlState::default(),
         callbacks: Arc::new(Callbacks::new()),
         records: Arc::new(Records::new(HERE, clock)),
         clock,

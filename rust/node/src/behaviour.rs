@@ -18,6 +18,7 @@ use meshos_core::authority::{Bucket, Ledger, Policy};
 use meshos_core::behaviour::{Behaviour, Step};
 use meshos_core::command::{Command, Verdict};
 use meshos_core::control::DaemonControl;
+use meshos_core::control_state::ControlState;
 use meshos_core::executor::Dispatch;
 use meshos_core::fold::Judged;
 use meshos_core::id::{NodeId, Origin};
@@ -97,6 +98,8 @@ pub struct Parts {
     pub migrations: Option<Arc<dyn MigrationSnapshotSource>>,
     /// What commands in envelopes need, and what was obeyed before; `None`: nobody checks them.
     pub authority: Option<(Policy, Ledger)>,
+    /// What commands of earlier runs decided, which holds on.
+    pub control: ControlState,
     /// What is called, by name.
     pub callbacks: Arc<Callbacks>,
     /// Where records go.
@@ -239,6 +242,7 @@ impl MeshOs {
         if let Some((policy, ledger)) = &parts.authority {
             behaviour = behaviour.with_authority(*policy, ledger.clone());
         }
+        behaviour = behaviour.with_control(parts.control.clone());
         if config.audit_required {
             behaviour = behaviour.with_audit_first();
         }
@@ -249,6 +253,7 @@ impl MeshOs {
             published_at: now,
             this_node,
             authority,
+            control: parts.control.clone(),
             view: behaviour.view().clone(),
             failures: imbl::Vector::new(),
             migrations: Arc::new([]),
@@ -575,7 +580,7 @@ struct Runner {
     /// What became of envelopes in this pass, with the numbers of their records.
     verdicts: Vec<(Judged, u64)>,
     /// Numbers of the records of held commands.
-    held: Arc<Mutex<BTreeMap<[u8; 16], u64>>>,
+    held: BTreeMap<[u8; 16], u64>,
 }
 
 impl Runner {
@@ -634,7 +639,7 @@ impl Runner {
             seen: None,
             repairs: 0,
             verdicts: Vec::new(),
-            held: Arc::default(),
+            held: BTreeMap::new(),
             shared,
             behaviour,
             batch: Batch::default(),
@@ -829,24 +834,31 @@ impl Runner {
             let now = shared.parts.clock.now();
             *shared.cooldowns.lock() = self.behaviour.ledger().cooldowns(now).collect();
         }
-        let mut judged = step.judged.into_iter().peekable();
-        for command in step.audits {
+        let (earlier, judged): (Vec<Judged>, Vec<Judged>) = step.judged.into_iter().partition(|told| told.recorded);
+        for told in earlier {
+            let audit_seq = self.held.remove(&told.envelope_id).unwrap_or(0);
+            self.verdicts.push((told, audit_seq));
+        }
+        let at = self.behaviour.now();
+        let mut judged = judged.into_iter().peekable();
+        let mut held = step.held.into_iter().peekable();
+        for (place, command) in step.audits.into_iter().enumerate() {
+            // Records are numbered in the order in which commands were folded.
+            while let Some((_, held)) = held.next_if(|(before, _)| *before <= place) {
+                hold(shared, &mut self.held, at, held);
+            }
             if let Verdict::Rejected { kind } = &command.verdict {
                 let line = format!("refused {}: {kind}", command.order.kind());
                 records.line(meshos_core::signal::LogLevel::Warn, None, &line);
             }
             let envelope_id = command.envelope_id;
-            let audit_seq = records.audit(command);
+            let audit_seq = records.audit(at, command);
             if let Some(told) = judged.next_if(|judged| Some(judged.envelope_id) == envelope_id) {
                 self.verdicts.push((told, audit_seq));
             }
         }
-        for told in judged {
-            let audit_seq = self.held.lock().remove(&told.envelope_id).unwrap_or(0);
-            self.verdicts.push((told, audit_seq));
-        }
-        for command in step.held {
-            self.hold(command);
+        for (_, command) in held {
+            hold(shared, &mut self.held, at, command);
         }
         for (daemon, wanted) in step.supervise {
             shared.parts.dispatcher.supervise(daemon, wanted);
@@ -949,21 +961,6 @@ impl Runner {
         }
     }
 
-    /// Has the record of a command kept before the command takes effect.
-    fn hold(&self, command: Command) {
-        let Some(envelope_id) = command.envelope_id else { return };
-        let shared = Arc::clone(&self.shared);
-        let numbers = Arc::clone(&self.held);
-        on_lane(&self.shared.parts.lanes, move || {
-            let (seq, kept) = shared
-                .parts
-                .records
-                .audit_first(command, Deadline::after(AUDIT_TIMEOUT));
-            numbers.lock().insert(envelope_id, seq);
-            shared.intake.result(Signal::Recorded { envelope_id, kept });
-        });
-    }
-
     /// Tells those who wait, once the snapshot that shows it is out.
     fn tell_verdicts(&mut self) {
         let generation = self.shared.published.generation();
@@ -1062,6 +1059,7 @@ impl Runner {
             published_at: now,
             this_node: shared.this_node,
             authority: before.authority,
+            control: self.behaviour.control().clone(),
             view: self.behaviour.view().clone(),
             failures,
             migrations: Arc::clone(&self.listed.moves.lock().0),
@@ -1133,6 +1131,18 @@ impl Runner {
         });
         shared.bell.notify_all();
     }
+}
+
+/// Has the record of a command kept before the command takes effect.
+fn hold(shared: &Arc<Shared>, numbers: &mut BTreeMap<[u8; 16], u64>, at: UnixMs, command: Command) {
+    let Some(envelope_id) = command.envelope_id else { return };
+    let seq = shared.parts.records.audit_first(at, command);
+    numbers.insert(envelope_id, seq);
+    let told = Arc::clone(shared);
+    on_lane(&shared.parts.lanes, move || {
+        let kept = told.parts.records.kept(seq, Deadline::after(AUDIT_TIMEOUT));
+        told.intake.result(Signal::Recorded { envelope_id, kept });
+    });
 }
 
 /// The daemons that a loop watches over: others may be another's.

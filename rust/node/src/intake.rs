@@ -574,6 +574,7 @@ mod tests {
                     operators: Vec::new(),
                     reason: String::new(),
                     envelope_id: None,
+                    issued_at: None,
                 };
                 put(intake, Signal::Command(command));
             },

@@ -6,6 +6,7 @@
 //! * Numbers begin at 1 with each loop and never repeat.
 //! * No lock is held while an appender runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +15,7 @@ use meshos_core::command::{Command, Verdict};
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::signal::LogLevel;
 use meshos_core::status::{AuditRecord, Failure, FailureRecord, LogRecord};
+use meshos_core::time::UnixMs;
 
 use crate::appender::{Gap, Lost, Numbered, Ring, Writer};
 use crate::clock::{Deadline, LoopClock};
@@ -88,6 +90,8 @@ pub struct Records {
     failures: Mutex<(Vector<Arc<FailureRecord>>, u64)>,
     failure_writer: Mutex<Option<Arc<Writer<Arc<FailureRecord>>>>>,
     audits: Kept<AuditRecord>,
+    /// Records that must come first and are not settled, and whether they are lost.
+    first: Mutex<BTreeMap<u64, bool>>,
     lines: Kept<LogRecord>,
     actions: AtomicU64,
     action_writer: Mutex<Option<Arc<Writer<ActionRecord>>>>,
@@ -105,6 +109,7 @@ impl Records {
             failures: Mutex::default(),
             failure_writer: Mutex::new(None),
             audits: Kept::new(AUDITS_MAX),
+            first: Mutex::default(),
             lines: Kept::new(LINES_MAX),
             actions: AtomicU64::new(0),
             action_writer: Mutex::new(None),
@@ -173,15 +178,9 @@ impl Records {
         self.failures.lock().clone()
     }
 
-    /// Records a command; returns its number.
-    pub fn audit(&self, command: Command) -> u64 {
-        let at = self.clock.now();
-        let (seq, refused) = self.audits.add(|seq| AuditRecord {
-            seq,
-            at,
-            command,
-            chain_pending: false,
-        });
+    /// Records a command, at the time at which it was folded; returns its number.
+    pub fn audit(&self, at: UnixMs, command: Command) -> u64 {
+        let (seq, refused) = self.numbered(at, command);
         if refused {
             self.lost(Which::Audits, seq);
         }
@@ -189,22 +188,47 @@ impl Records {
         seq
     }
 
-    /// Records a command and waits until the appender kept that; returns its number, and whether it did. Called on a
-    /// lane. What was not kept is marked as refused.
-    pub fn audit_first(&self, command: Command, deadline: Deadline) -> (u64, bool) {
-        let seq = self.audit(command);
+    fn numbered(&self, at: UnixMs, command: Command) -> (u64, bool) {
+        self.audits.add(|seq| AuditRecord {
+            seq,
+            at,
+            command,
+            chain_pending: false,
+        })
+    }
+
+    /// Records a command that takes effect only when its record is kept; returns its number. [`Self::kept`] must follow.
+    pub fn audit_first(&self, at: UnixMs, command: Command) -> u64 {
+        // Nobody can say that it is lost before it is known here.
+        let mut first = self.first.lock();
+        let (seq, refused) = self.numbered(at, command);
+        first.insert(seq, refused);
+        drop(first);
+        self.changed();
+        seq
+    }
+
+    /// Waits until the appender kept a record that must come first, or did not; called on a lane. What was not kept is
+    /// refused: the ring shows that, and it is told to the appender too, as a record of the same number, since it may
+    /// still keep the first one later.
+    pub fn kept(&self, seq: u64, deadline: Deadline) -> bool {
         let writer = self.audits.writer.lock().clone();
-        let flushed = writer.is_none_or(|writer| writer.flush(deadline));
-        let mut kept = flushed;
-        self.audits.ring.lock().change(seq, |record| {
-            kept &= !record.chain_pending;
-            if !kept {
+        let flushed = writer.as_ref().is_none_or(|writer| writer.flush(deadline));
+        let lost = self.first.lock().remove(&seq).unwrap_or(true);
+        let kept = flushed && !lost;
+        if !kept {
+            let mut refused = None;
+            self.audits.ring.lock().change(seq, |record| {
                 record.chain_pending = true;
                 record.command.verdict = Verdict::Rejected { kind: "audit_required" };
+                refused = Some(record.clone());
+            });
+            if let (Some(writer), Some(refused)) = (writer, refused) {
+                writer.push(refused);
             }
-        });
-        self.changed();
-        (seq, kept)
+            self.changed();
+        }
+        kept
     }
 
     /// Up to `max` commands with a number above `seq`, oldest first, and those above it that are gone.
@@ -274,6 +298,9 @@ impl Records {
         match which {
             Which::Failures => mark_failure(&mut self.failures.lock().0, seq),
             Which::Audits => {
+                if let Some(lost) = self.first.lock().get_mut(&seq) {
+                    *lost = true;
+                }
                 self.audits
                     .ring
                     .lock()

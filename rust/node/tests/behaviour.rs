@@ -166,6 +166,7 @@ fn rig(answer: impl Fn(&MeshOsAction) -> Outcome + Send + Sync + 'static, option
         aborter: None,
         migrations: None,
         authority: None,
+        control: meshos_core::control_state::ControlState::default(),
         callbacks: Arc::new(Callbacks::new()),
         records: Arc::new(Records::new(HERE, clock)),
         clock,
@@ -203,6 +204,7 @@ impl Rig {
             operators: Vec::new(),
             reason: "test".to_owned(),
             envelope_id: None,
+            issued_at: None,
         };
         let intake = &self.os.shared().intake;
         let ticket = intake.publish(Signal::Command(command), soon(), &mut never).unwrap();

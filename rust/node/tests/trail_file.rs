@@ -46,6 +46,7 @@ fn record(seq: u64) -> AuditRecord {
             operators: vec![1],
             reason: "test".to_owned(),
             envelope_id: Some([9; 16]),
+            issued_at: None,
         },
         chain_pending: false,
     }

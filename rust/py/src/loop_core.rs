@@ -8,6 +8,7 @@ use std::time::Duration;
 use meshos_core::action::{Cause, CauseKind};
 use meshos_core::command::{Command, Order, Verdict};
 use meshos_core::control::DaemonControl;
+use meshos_core::control_state::ControlState;
 use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::loop_config::{Authority, MeshOsConfig};
@@ -435,6 +436,7 @@ impl PyLoop {
                 authority: verifier
                     .as_ref()
                     .map(|verifier| (*verifier.policy(), verifier.ledger())),
+                control: ControlState::default(),
                 callbacks,
                 records,
                 clock,
@@ -976,6 +978,7 @@ impl PyLoop {
                     operators: Vec::new(),
                     reason: String::new(),
                     envelope_id: None,
+                    issued_at: None,
                 };
                 (Some(Signal::Command(command)), refused)
             }
@@ -1023,6 +1026,7 @@ impl PyLoop {
                 operators: checked.as_ref().cloned().unwrap_or_default(),
                 reason: header.reason.clone(),
                 envelope_id: Some(header.envelope_id),
+                issued_at: Some(header.issued_at),
             },
             envelope_id: header.envelope_id,
             issued_at: header.issued_at,

@@ -17,6 +17,7 @@ use meshos_core::id::NodeId;
 use meshos_core::signal::DaemonRef;
 use meshos_core::status::{AuthorityStatus, MeshOsSnapshot};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use self::audit::PyFailureRecord;
 use self::mapping::{PySnapshotMapping, Shown, Table};
@@ -109,6 +110,14 @@ impl PyMeshOsSnapshot {
             AuthorityStatus::Refused => "refused",
             AuthorityStatus::Open => "open",
         }
+    }
+
+    /// Digest of what commands alone decided: a replay of the whole audit gives the same.
+    #[getter]
+    fn control_digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let control = self.core().control.clone();
+        let digest = py.detach(|| control.digest());
+        PyBytes::new(py, digest.as_bytes())
     }
 
     /// Daemons by handle.

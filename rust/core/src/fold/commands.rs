@@ -2,6 +2,7 @@
 
 use crate::action::CauseKind;
 use crate::command::{AdminEvent, AvoidScope, ChainId, Command, IceAction, Order, Verdict};
+use crate::control_state::{ForcedOrder, OutOfService};
 use crate::id::NodeId;
 use crate::maintenance::MaintenanceSignal;
 use crate::maintenance_state::MaintenancePhase;
@@ -10,7 +11,7 @@ use crate::signal::{DaemonIntent, LocalReplicaIntent, Sealed};
 use crate::simulate::{Seen, drift, simulate};
 use crate::status::Lifecycle;
 use crate::time::UnixMs;
-use crate::world::{Alarm, FORCED_TTL, FREEZE_MAX, Forced, Key, Why, World};
+use crate::world::{Alarm, Forced, Key, Unrecorded, Why, World};
 
 use super::{Told, maintenance, nodes::mirror};
 
@@ -24,6 +25,8 @@ pub struct Judged {
     pub envelope_id: [u8; 16],
     /// Why it was refused; `None`: it took effect.
     pub refused: Option<Refused>,
+    /// Its record was made in an earlier step.
+    pub recorded: bool,
 }
 
 /// Folds a command in its envelope: the last checks need what the loop knows, and are made and recorded at once.
@@ -35,8 +38,12 @@ pub fn sealed(world: &mut World, told: &mut Told, sealed: Sealed) {
     let mut judged = sealed.command;
     if refused.is_none() && world.audit_first {
         // It takes effect when its record is kept.
-        told.held.push(judged.clone());
-        world.unrecorded.insert(sealed.envelope_id, judged);
+        told.held.push((told.audits.len(), judged.clone()));
+        world.unrecorded.push_back(Unrecorded {
+            command: judged,
+            at: world.now,
+            kept: None,
+        });
         return;
     }
     if let Some(refused) = &refused {
@@ -45,19 +52,34 @@ pub fn sealed(world: &mut World, told: &mut Told, sealed: Sealed) {
     told.judged.push(Judged {
         envelope_id: sealed.envelope_id,
         refused,
+        recorded: false,
     });
     command(world, told, judged);
 }
 
-/// The record of a held command was kept, or could not be: it takes effect, or never will.
+/// The record of a held command was kept, or could not be: it takes effect, or never will. Commands take effect in the
+/// order of their records, whichever is known first to be kept.
 pub fn recorded(world: &mut World, told: &mut Told, envelope_id: [u8; 16], kept: bool) {
-    let Some(command) = world.unrecorded.remove(&envelope_id) else {
-        return;
-    };
-    let refused = (!kept).then_some(Refused::AuditRequired);
-    told.judged.push(Judged { envelope_id, refused });
-    if kept {
-        take_effect(world, told, command);
+    let waits = |held: &&mut Unrecorded| held.kept.is_none() && held.command.envelope_id == Some(envelope_id);
+    if let Some(held) = world.unrecorded.iter_mut().find(waits) {
+        held.kept = Some(kept);
+    }
+    while let Some((kept, held)) = world
+        .unrecorded
+        .front()
+        .and_then(|held| Some((held.kept?, held.clone())))
+    {
+        world.unrecorded.pop_front();
+        if let Some(envelope_id) = held.command.envelope_id {
+            told.judged.push(Judged {
+                envelope_id,
+                refused: (!kept).then_some(Refused::AuditRequired),
+                recorded: true,
+            });
+        }
+        if kept {
+            take_effect(world, told, held.at, held.command);
+        }
     }
 }
 
@@ -104,12 +126,47 @@ pub fn command(world: &mut World, told: &mut Told, mut command: Command) {
         };
     }
     told.audits.push(command.clone());
-    if !matches!(command.verdict, Verdict::Rejected { .. }) {
-        take_effect(world, told, command);
+    if matches!(command.verdict, Verdict::Rejected { .. }) {
+        return;
+    }
+    if world.unrecorded.is_empty() {
+        take_effect(world, told, world.now, command);
+    } else {
+        world.unrecorded.push_back(Unrecorded {
+            command,
+            at: world.now,
+            kept: Some(true),
+        });
     }
 }
 
-fn take_effect(world: &mut World, told: &mut Told, command: Command) {
+/// Takes up what commands of earlier runs decided.
+pub fn restore(world: &mut World, told: &mut Told) {
+    let control = world.control.clone();
+    let why = Why::of(CauseKind::Operator, "earlier run");
+    freeze(world, control.freeze_until(world.now), why);
+    for node in control.cordoned() {
+        cordon(world, node, why);
+    }
+    for (node, wanted) in control.out_of_service(world.now) {
+        out_of_service(world, told, node, wanted, why);
+    }
+    for (chain, orders) in control.all_forced(world.now) {
+        let detail = |order: &ForcedOrder| Why {
+            envelope_id: order.envelope_id,
+            ..why
+        };
+        if let Some(order) = &orders.evict {
+            evict(world, chain, order, detail(order));
+        }
+        if let Some(order) = &orders.place {
+            place(world, chain, order, detail(order));
+        }
+    }
+}
+
+fn take_effect(world: &mut World, told: &mut Told, at: UnixMs, command: Command) {
+    world.control.apply(at, &command);
     let why = Why {
         kind: CauseKind::Operator,
         detail: command.order.kind(),
@@ -121,24 +178,27 @@ fn take_effect(world: &mut World, told: &mut Told, command: Command) {
     }
 }
 
+fn out_of_service(world: &mut World, told: &mut Told, node: NodeId, wanted: OutOfService, why: Why) {
+    if node != world.this_node {
+        mirror(world, node, MaintenancePhase::Entering, why);
+        return;
+    }
+    let span = world.config.maintenance.default_drain_deadline;
+    let deadline = wanted.deadline.unwrap_or_else(|| wanted.since.plus(span));
+    let signal = if wanted.returns {
+        MaintenanceSignal::Drain { deadline }
+    } else {
+        MaintenanceSignal::Enter { deadline }
+    };
+    maintenance(world, told, signal, why);
+}
+
 fn admin(world: &mut World, told: &mut Told, event: AdminEvent, why: Why) {
     let here = world.this_node;
     match event {
-        AdminEvent::EnterMaintenance { node, drain_for } => {
-            if node == here {
-                let span = drain_for.unwrap_or(world.config.maintenance.default_drain_deadline);
-                let deadline = world.now.plus(span);
-                maintenance(world, told, MaintenanceSignal::Enter { deadline }, why);
-            } else {
-                mirror(world, node, MaintenancePhase::Entering, why);
-            }
-        }
-        AdminEvent::Drain { node, drain_for } => {
-            if node == here {
-                let deadline = world.now.plus(drain_for);
-                maintenance(world, told, MaintenanceSignal::Drain { deadline }, why);
-            } else {
-                mirror(world, node, MaintenancePhase::Entering, why);
+        AdminEvent::EnterMaintenance { node, .. } | AdminEvent::Drain { node, .. } => {
+            if let Some(wanted) = world.control.wanted_of(node) {
+                out_of_service(world, told, node, wanted, why);
             }
         }
         AdminEvent::ExitMaintenance { node } => {
@@ -148,8 +208,7 @@ fn admin(world: &mut World, told: &mut Told, event: AdminEvent, why: Why) {
                 mirror(world, node, MaintenancePhase::Exiting, why);
             }
         }
-        AdminEvent::Cordon { node } => cordon(world, node, true, why),
-        AdminEvent::Uncordon { node } => cordon(world, node, false, why),
+        AdminEvent::Cordon { node } | AdminEvent::Uncordon { node } => cordon(world, node, why),
         AdminEvent::RestartAllDaemons { node } if node == here => {
             let running: Vec<_> = world
                 .view
@@ -184,7 +243,8 @@ fn admin(world: &mut World, told: &mut Told, event: AdminEvent, why: Why) {
     }
 }
 
-fn cordon(world: &mut World, node: NodeId, cordoned: bool, why: Why) {
+fn cordon(world: &mut World, node: NodeId, why: Why) {
+    let cordoned = world.control.is_cordoned(node);
     if node == world.this_node {
         if world.view.cordoned != cordoned {
             world.view.cordoned = cordoned;
@@ -220,19 +280,24 @@ fn absolve(world: &mut World, node: NodeId, why: Why) {
 
 fn ice(world: &mut World, told: &mut Told, action: IceAction, why: Why) {
     match action {
-        IceAction::FreezeCluster { ttl } => freeze(world, Some(world.now.plus(ttl.min(FREEZE_MAX))), why),
-        IceAction::ThawCluster => freeze(world, None, why),
+        IceAction::FreezeCluster { .. } | IceAction::ThawCluster => {
+            freeze(world, world.control.freeze_until(world.now), why);
+        }
         IceAction::FlushAvoidLists { scope } => match scope {
             AvoidScope::Local(node) if node == world.this_node => clear_avoid_list(world, why),
             AvoidScope::Local(_) => {}
             AvoidScope::OnPeer(peer) => absolve(world, peer, why),
             AvoidScope::Global => clear_avoid_list(world, why),
         },
-        IceAction::ForceEvictReplica { chain, victim } => {
-            force(world, chain, why, |pair, forced| pair.evict = Some(forced), victim);
+        IceAction::ForceEvictReplica { chain, .. } => {
+            if let Some(order) = &world.control.forced(chain).evict {
+                evict(world, chain, order, why);
+            }
         }
-        IceAction::ForceCutover { chain, target } => {
-            force(world, chain, why, |pair, forced| pair.place = Some(forced), target);
+        IceAction::ForceCutover { chain, .. } => {
+            if let Some(order) = &world.control.forced(chain).place {
+                place(world, chain, order, why);
+            }
         }
         IceAction::ForceRestartDaemon { daemon, .. } => {
             let Some(known) = world.view.daemons.get(&daemon) else {
@@ -262,14 +327,20 @@ pub fn freeze(world: &mut World, until: Option<UnixMs>, why: Why) {
     }
 }
 
-fn force(
-    world: &mut World,
-    chain: ChainId,
-    why: Why,
-    set: impl FnOnce(&mut crate::world::ForcedPair, Forced),
-    node: NodeId,
-) {
-    let until = world.now.plus(FORCED_TTL);
-    set(world.forced.entry(chain).or_default(), Forced { node, until, why });
+fn evict(world: &mut World, chain: ChainId, order: &ForcedOrder, why: Why) {
+    world.forced.entry(chain).or_default().evict = Some(forced(order, why));
     world.mark(Key::Chain(chain), why);
+}
+
+fn place(world: &mut World, chain: ChainId, order: &ForcedOrder, why: Why) {
+    world.forced.entry(chain).or_default().place = Some(forced(order, why));
+    world.mark(Key::Chain(chain), why);
+}
+
+const fn forced(order: &ForcedOrder, why: Why) -> Forced {
+    Forced {
+        node: order.node,
+        until: order.held.until,
+        why,
+    }
 }

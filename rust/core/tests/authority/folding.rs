@@ -15,9 +15,9 @@ use meshos_core::time::UnixMs;
 
 use crate::ISSUED;
 
-const HERE: NodeId = NodeId::new(1);
+pub(crate) const HERE: NodeId = NodeId::new(1);
 
-fn policy() -> Policy {
+pub(crate) fn policy() -> Policy {
     Policy {
         cluster: cluster_hash(b"prod-eu"),
         ice_threshold: 2,
@@ -48,6 +48,7 @@ fn sealed(number: u8, order: Order, blast: Option<BlastRadius>) -> Signal {
             operators: vec![1, 2],
             reason: "test".to_owned(),
             envelope_id: Some([number; 16]),
+            issued_at: Some(ISSUED),
         },
         envelope_id: [number; 16],
         issued_at: ISSUED,

@@ -4,6 +4,7 @@ mod armour;
 mod envelope;
 mod folding;
 mod policy;
+mod replay;
 mod trail;
 mod verdict;
 

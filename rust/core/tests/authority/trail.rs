@@ -30,6 +30,7 @@ fn audit(seq: u64, verdict: Verdict) -> Entry {
             operators: vec![1, 2],
             reason: "why".to_owned(),
             envelope_id: Some([7; 16]),
+            issued_at: None,
         },
         chain_pending: false,
     })

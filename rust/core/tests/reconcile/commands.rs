@@ -304,6 +304,7 @@ fn with(verdict: Verdict, order: Order) -> Signal {
         operators: vec![3, 4],
         reason: "maintenance window".to_owned(),
         envelope_id: Some([1; 16]),
+        issued_at: None,
     })
 }
 

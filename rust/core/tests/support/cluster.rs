@@ -59,6 +59,7 @@ pub fn order(order: Order) -> Signal {
         operators: vec![7],
         reason: "test".to_owned(),
         envelope_id: Some([9; 16]),
+        issued_at: None,
     })
 }
 
