@@ -36,7 +36,7 @@ pub struct ActionRecord {
     /// Its number, from 1 in a run.
     pub seq: u64,
     /// When.
-    pub at: meshos_core::time::UnixMs,
+    pub at: UnixMs,
     /// What.
     pub disposed: meshos_core::status::Disposed,
 }
