@@ -26,3 +26,15 @@ def seconds_of(timeout: object, name: str = "timeout") -> float | None:
 
         raise InvalidArgument(name, "must not be negative")
     return timeout.total_seconds()
+
+
+def identifier(text: str) -> int:
+    """Read the id of a node, chain, daemon or operator: decimal, or hexadecimal after `0x`; raises `ValueError`."""
+    digits, base = (text[2:], 16) if text[:2] in ("0x", "0X") else (text, 10)
+    # `int` would take signs, spaces, underscores and the digits of every script.
+    if not (digits.isascii() and digits.isalnum() and len(digits) <= 20):
+        raise ValueError(text)
+    number = int(digits, base)
+    if number >= 1 << 64:
+        raise ValueError(text)
+    return number

@@ -9,9 +9,10 @@ import os
 import stat
 import struct
 import zlib
-from contextlib import suppress
+from typing import NamedTuple
 from unicodedata import normalize
 
+from meshos._place import place
 from meshos.errors import InvalidArgument, KeyFileError
 
 MAGIC = b"MOSK"
@@ -29,15 +30,9 @@ MEMORY_MAX = 1 << 30
 
 def read(path: str, passphrase: str | None) -> bytes:
     """Return the seed in a file; raises `KeyFileError`."""
-    data = _contents(path)
-    if not (len(data) >= HEAD.size and data.startswith(MAGIC) and data[4] == VERSION):
-        raise KeyFileError("unreadable", path)
-    _, _, form, public_key = HEAD.unpack_from(data)
-    if len(data) != FILE_BYTES.get(form) or CRC.pack(zlib.crc32(data[: -CRC.size])) != data[-CRC.size :]:
-        raise KeyFileError("unreadable", path)
+    form, public_key, body = _parts(path)
     if (form == SEALED) != (passphrase is not None):
         raise KeyFileError("passphrase", path)
-    body = data[HEAD.size : -CRC.size]
     seed = body if passphrase is None else _opened(body, _secret(passphrase), path)
 
     from nacl.signing import SigningKey
@@ -47,14 +42,33 @@ def read(path: str, passphrase: str | None) -> bytes:
     return seed
 
 
-def write(path: str, seed: bytes, public_key: bytes, passphrase: str | None) -> None:
-    """Write a new file; raises `KeyFileError`."""
+class Look(NamedTuple):
+    """What a key file says without its passphrase."""
+
+    public_key: bytes
+    sealed: bool
+
+
+def look(path: str) -> Look:
+    """Return what stands in a file for everybody who may read it; raises `KeyFileError`.
+
+    Of a sealed file nobody can tell without the passphrase whether the key in it is the one that is named.
+    """
+    form, public_key, _ = _parts(path)
+    return Look(public_key, form == SEALED)
+
+
+def write(path: str, seed: bytes, public_key: bytes, passphrase: str | None, *, replace: bool = False) -> None:
+    """Write a new file, or one in the place of another key file if it may `replace`; raises `KeyFileError`."""
     form = PLAIN if passphrase is None else SEALED
     body = seed if passphrase is None else _sealed(seed, _secret(passphrase))
     data = HEAD.pack(MAGIC, VERSION, form, public_key) + body
     data += CRC.pack(zlib.crc32(data))
+    replace = replace and _is_there(path)
+    if replace:
+        _parts(path)
     try:
-        _place(path, data)
+        place(path, data, 0o600, replace=replace)
     except FileExistsError as error:
         raise KeyFileError("exists", path) from error
     except (OSError, ValueError) as error:
@@ -104,6 +118,28 @@ def _opened(body: bytes, secret: bytes, path: str) -> bytes:
 # ---------------------------------------------------------------- the file
 
 
+def _is_there(path: str) -> bool:
+    """Whether something has the name; that it cannot be told is an error, and not a no."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise KeyFileError("unreadable", path) from error
+    return True
+
+
+def _parts(path: str) -> tuple[int, bytes, bytes]:
+    """Return form, public key and body of a file."""
+    data = _contents(path)
+    if not (len(data) >= HEAD.size and data.startswith(MAGIC) and data[4] == VERSION):
+        raise KeyFileError("unreadable", path)
+    _, _, form, public_key = HEAD.unpack_from(data)
+    if len(data) != FILE_BYTES.get(form) or CRC.pack(zlib.crc32(data[: -CRC.size])) != data[-CRC.size :]:
+        raise KeyFileError("unreadable", path)
+    return form, public_key, data[HEAD.size : -CRC.size]
+
+
 def _contents(path: str) -> bytes:
     """Read a small private file; anything else is refused before it is read."""
     try:
@@ -120,33 +156,3 @@ def _contents(path: str) -> bytes:
             os.close(handle)
     except (OSError, ValueError) as error:
         raise KeyFileError("unreadable", path) from error
-
-
-def _place(path: str, data: bytes) -> None:
-    """Put a whole private file under a name that nothing has."""
-    from secrets import token_hex
-
-    folder, name = os.path.split(os.path.abspath(path))
-    draft = os.path.join(folder, f".{name[:64]}.{token_hex(8)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # Neither replaces what has the name: a link never does, and a rename does not on Windows.
-        (os.rename if os.name == "nt" else os.link)(draft, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(draft)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: str) -> None:
-    """Make a new name durable, where a folder can be synced."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -1,4 +1,4 @@
-"""The `meshos` command: `meshos demo`, `meshos verify FILE`."""
+"""The `meshos` command: demos, exported chains, keys and envelopes of operators, records, running nodes."""
 
 import argparse
 import os
@@ -7,25 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshos._cli import commands as _commands
+from meshos._cli.exits import ExitCode as ExitCode
+
 # What a sub-command needs is imported where it runs, so that `--help` and a usage error come at once.
 if TYPE_CHECKING:
     from meshos.chain import ChainReport
     from meshos.errors import MeshOsError
     from meshos.identity import EntityId
 
-__all__ = ["main"]
+__all__ = ["ExitCode", "main"]
 
-OK, FAILED, USAGE, UNREADABLE, INTERRUPTED, CLOSED = 0, 1, 2, 3, 130, 141
+OK, FAILED, USAGE, UNREADABLE = ExitCode.OK, ExitCode.FAILED, ExitCode.USAGE, ExitCode.UNREADABLE
+INTERRUPTED, CLOSED = ExitCode.INTERRUPTED, ExitCode.CLOSED
 
-_EXIT_CODES = f"""\
-exit codes:
-  {OK:<4} all that was asked holds
-  {FAILED:<4} a check failed; the first bad event is named
-  {USAGE:<4} the command line is wrong
-  {UNREADABLE:<4} a file cannot be read or decoded
-  {INTERRUPTED:<4} interrupted by Ctrl-C
-  {CLOSED:<4} the output was closed before the end
-"""
+_EXIT_CODES = "\n".join(("exit codes:", *(f"  {code.value:<4} {code.says}" for code in ExitCode), ""))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +54,15 @@ def _run(options: argparse.Namespace) -> int:
 
         print(f"meshos {__version__}")
         return OK
+    if options.run is not None:
+        try:
+            return int(options.run(options))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            from meshos._cli.output import refuse
+
+            return refuse(error, json=options.json)
     if options.command == "demo":
         return _demo(options.story, options.data, show_progress=not options.no_progress)
     if options.command == "verify":
@@ -75,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=layout,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
+    parser.set_defaults(run=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     demo = commands.add_parser(
@@ -108,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--entity", type=_entity, metavar="HEX", help="the daemon's public key, 64 hex digits")
     who.add_argument("--entity-file", type=Path, metavar="FILE", help="a file with it: 32 bytes, or 64 hex digits")
     verify.add_argument("--json", action="store_true", help="print one JSON object")
+    _commands.add(commands, _EXIT_CODES)
     return parser
 
 

@@ -62,6 +62,8 @@ __all__ = [
     "NoVerifier",
     "NotAuthorized",
     "NotReady",
+    "OperatorSocketError",
+    "OperatorSocketErrorKind",
     "Overloaded",
     "PoisonedError",
     "PreviewStale",
@@ -900,6 +902,48 @@ _KEY_FILE = {
     "not_private": "may be read by others than its owner",
     "passphrase": "does not open with this passphrase, or not without one",
     "exists": "is there already",
+}
+
+
+OperatorSocketErrorKind: TypeAlias = (
+    Literal["unsupported"]
+    | Literal["path_too_long"]
+    | Literal["occupied"]
+    | Literal["failed"]
+    | Literal["busy"]
+    | Literal["bad_frame"]
+)
+
+
+class OperatorSocketError(MeshOsError):
+    """An operator socket was not opened or reached, or its other side does not keep to the form of messages.
+
+    "unsupported": the system has no Unix-domain sockets. "path_too_long": the system takes no path of that length.
+    "occupied": something has the name that is not a socket which nobody serves any more. "failed": the system refused,
+    which is `__cause__`. "busy": the node has as many connections as it takes. "bad_frame": a message is cut off, too
+    long, or not of the form.
+
+    Attributes:
+        path: The socket.
+    """
+
+    def __init__(self, kind: OperatorSocketErrorKind, path: str) -> None:
+        super().__init__(kind, path, text=f"operator socket {path!r} {_OPERATOR_SOCKET.get(kind, kind)}")
+        self._kind: OperatorSocketErrorKind = kind
+        self.path: str = path
+
+    @property
+    def kind(self) -> OperatorSocketErrorKind:
+        return self._kind
+
+
+_OPERATOR_SOCKET = {
+    "unsupported": "cannot be: this system has no Unix-domain sockets",
+    "path_too_long": "has a path that is too long for this system: take one of at most 100 bytes",
+    "occupied": "has a name that something else has",
+    "failed": "cannot be opened or reached",
+    "busy": "has as many connections as it takes",
+    "bad_frame": "got a message that is cut off, too long, or not of the form",
 }
 
 

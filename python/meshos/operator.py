@@ -65,6 +65,7 @@ __all__ = [
     "OperatorKey",
     "OperatorRegistry",
     "OperatorSignature",
+    "OperatorSocket",
     "Role",
     "ThawCluster",
     "Verdict",
@@ -306,3 +307,4 @@ def _text(passphrase: object) -> str | None:
 from meshos._deck import AdminCommands as AdminCommands  # noqa: E402
 from meshos._deck import DeckClient as DeckClient  # noqa: E402
 from meshos._deck import IceCommands as IceCommands  # noqa: E402
+from meshos._socket import OperatorSocket as OperatorSocket  # noqa: E402
