@@ -37,6 +37,14 @@ pub enum Context {
     TrailEntry,
     /// What commands alone decide.
     ControlState,
+    /// Before the first commit of a store.
+    StoreGenesis,
+    /// After a commit of a store.
+    StoreCommit,
+    /// Before the first step of a daemon.
+    JournalGenesis,
+    /// After steps of a daemon.
+    JournalSteps,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -47,7 +55,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 7]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 11]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -56,6 +64,10 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 7]> = LazyLock::new(|| {
         Context::TrailGenesis,
         Context::TrailEntry,
         Context::ControlState,
+        Context::StoreGenesis,
+        Context::StoreCommit,
+        Context::JournalGenesis,
+        Context::JournalSteps,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -72,6 +84,10 @@ impl Context {
             Self::TrailGenesis => "meshos 2026 trail genesis v1",
             Self::TrailEntry => "meshos 2026 trail entry v1",
             Self::ControlState => "meshos 2026 control state v1",
+            Self::StoreGenesis => "meshos 2026 store genesis v1",
+            Self::StoreCommit => "meshos 2026 store commit v1",
+            Self::JournalGenesis => "meshos 2026 journal genesis v1",
+            Self::JournalSteps => "meshos 2026 journal steps v1",
         }
     }
 

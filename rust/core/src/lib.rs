@@ -31,6 +31,9 @@ pub mod cursors;
 pub mod bindings;
 pub mod stats;
 pub mod snapshot;
+pub mod rows;
+pub mod segment;
+pub mod journal;
 pub mod verify;
 pub mod export;
 pub mod event;
@@ -54,6 +57,8 @@ pub mod lifecycle;
 pub mod supervision;
 pub mod maintenance;
 pub mod control_state;
+pub mod retention;
+pub mod resumption;
 pub mod status;
 pub mod trail;
 pub mod replay;
@@ -66,6 +71,9 @@ pub mod executor;
 pub mod reconcile;
 pub mod explain;
 pub mod behaviour;
+
+// Contracts.
+pub mod store;
 
 #[cfg(feature = "testing")]
 pub mod testing;

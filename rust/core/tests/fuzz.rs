@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use meshos_core::armour;
+use meshos_core::rows::put_all;
 use meshos_core::testing::envelopes::Trial;
 use meshos_core::testing::fuzz::FUZZERS;
 use meshos_core::testing::random::SplitMix64;
@@ -65,6 +66,9 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         seeds.entry(name).or_default().push(bytes);
     }
     seeds.insert("stats", vec![vec![7; 48]]);
+    let mut writes = Vec::new();
+    put_all(samples::journalled().iter(), &mut writes);
+    seeds.insert("writes", vec![writes]);
     seeds.insert("channel_name", vec![b"sensors/lidar-3/_.x".to_vec(), b"a".to_vec()]);
     seeds.insert(
         "capability",

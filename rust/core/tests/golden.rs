@@ -12,7 +12,9 @@ use meshos_core::cursors::Cursors;
 use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::export::verify_file;
 use meshos_core::fork::ForkRecord;
+use meshos_core::journal::{Emitted, SnapshotRow, Steps};
 use meshos_core::link::CausalLink;
+use meshos_core::segment::{self, Position};
 use meshos_core::snapshot;
 use meshos_core::testing::envelopes;
 use meshos_core::testing::samples::{self, History, STATE};
@@ -52,6 +54,26 @@ fn version_1_of_every_format_is_read() {
         Ok(&ice.blast)
     );
     assert_eq!(IceEnvelope::decode(&file("ice_envelope_v1.bin")), Ok(ice));
+    assert_eq!(
+        SnapshotRow::decode(&file("snapshot_row_v1.bin")),
+        Ok(samples::snapshot_row())
+    );
+    let steps = file("steps_v1.bin");
+    let steps = Steps::decode(&steps).expect("a released format");
+    let outputs = file("outputs_v1.bin");
+    let outputs = Emitted::decode(history.entity.origin(), &outputs).expect("a released format");
+    assert_eq!((steps.first, steps.steps.len(), outputs.outputs.len()), (1, 3, 3));
+    assert_eq!(
+        (steps.after.digest, outputs.after),
+        (history.digests[3], history.digests[3])
+    );
+    let (segment, mut commits) = (file("segment_v1.bin"), Vec::new());
+    let start = Position::start(&samples::STORE);
+    segment::recover(&samples::STORE, start, 1, &[(1, &segment)], |_, writes| {
+        commits.push(writes)
+    })
+    .expect("a released format");
+    assert_eq!((commits.len(), &commits[0]), (2, &samples::journalled()));
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

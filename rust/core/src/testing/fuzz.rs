@@ -16,10 +16,13 @@ use crate::digest;
 use crate::envelope::{AdminEnvelope, IceEnvelope};
 use crate::export::{self, verify_file};
 use crate::fork::ForkRecord;
-use crate::id::EntityId;
+use crate::id::{EntityId, Origin};
 use crate::identity;
+use crate::journal::{Emitted, Pending, SnapshotRow, Steps};
 use crate::link::CausalLink;
 use crate::name::ChannelName;
+use crate::rows;
+use crate::segment::{self, Position};
 use crate::snapshot;
 use crate::stats::DaemonStats;
 
@@ -44,6 +47,11 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("admin_envelope", admin_envelope),
     ("ice_envelope", ice_envelope),
     ("blast_radius", blast_radius),
+    ("steps", steps),
+    ("outputs", outputs),
+    ("snapshot_row", snapshot_row),
+    ("segment", segment),
+    ("writes", writes),
 ];
 
 /// [`CausalLink::decode`].
@@ -221,5 +229,84 @@ pub fn blast_radius(bytes: &[u8]) {
     if let Ok(blast) = BlastRadius::decode(bytes) {
         assert_eq!(blast.to_bytes(), bytes);
         assert_eq!(blast.validate(), Ok(()));
+    }
+}
+
+/// [`Steps::decode`] of the bytes as they are, and with the binding made to fit; what is read is written again alike.
+pub fn steps(bytes: &[u8]) {
+    steps_as_they_are(bytes);
+    let Some((row, _)) = bytes.split_last_chunk::<32>() else {
+        return;
+    };
+    if let Some(before) = row.get(17..49) {
+        let bound = digest::derive(digest::Context::JournalSteps, &[before, row]);
+        steps_as_they_are(&[row, bound.as_bytes()].concat());
+    }
+}
+
+fn steps_as_they_are(bytes: &[u8]) {
+    let Ok(steps) = Steps::decode(bytes) else { return };
+    let entity = EntityId::from_bytes([1; 32]);
+    let mut pending = Pending::after(entity, steps.before, steps.epoch);
+    for step in &steps.steps {
+        // A claimed number of outputs is not a number of outputs.
+        if step.outputs > 1 << 12 {
+            return;
+        }
+        (0..step.outputs).for_each(|_| pending.output(&step.link, b""));
+        pending.step(step);
+    }
+    assert_eq!(pending.mark().digest, steps.after.digest);
+    assert_eq!(pending.take()[0].value.as_deref(), Some(bytes));
+    assert_eq!(*pending.mark(), steps.after);
+}
+
+/// [`Emitted::decode`]; what is read is a chain.
+pub fn outputs(bytes: &[u8]) {
+    let Ok(emitted) = Emitted::decode(Origin::new(7), bytes) else {
+        return;
+    };
+    let mut digest = emitted.before;
+    for (link, payload) in &emitted.outputs {
+        assert_eq!(link.parent, digest.head8());
+        digest = digest::event(&digest, &link.to_bytes(), payload);
+    }
+    assert_eq!(digest, emitted.after);
+}
+
+/// [`SnapshotRow::decode`].
+pub fn snapshot_row(bytes: &[u8]) {
+    for bytes in resealed(bytes) {
+        if let Ok(row) = SnapshotRow::decode(&bytes) {
+            assert_eq!(row.to_bytes(), bytes);
+        }
+    }
+}
+
+/// [`segment::recover`] of one file, of the store that it names.
+pub fn segment(bytes: &[u8]) {
+    let Some(store) = bytes.get(10..26).and_then(|id| id.try_into().ok()) else {
+        return;
+    };
+    let (start, mut commits) = (Position::start(&store), Vec::new());
+    let Ok(head) = segment::Head::decode(bytes) else { return };
+    let found = segment::recover(&store, start, 0, &[(head.ordinal, bytes)], |_, writes| {
+        commits.push(writes)
+    });
+    let Ok(recovered) = found else { return };
+    let (mut written, mut position) = (head.to_bytes(), start);
+    for commit in &commits {
+        position = segment::put_frame(&head, &position, commit.iter(), &mut written);
+    }
+    assert_eq!(position, recovered.position);
+    assert!(bytes.starts_with(&written));
+}
+
+/// [`rows::read_all`].
+pub fn writes(bytes: &[u8]) {
+    if let Ok(writes) = rows::read_all(bytes, 0) {
+        let mut written = Vec::new();
+        rows::put_all(writes.iter(), &mut written);
+        assert_eq!(written, bytes);
     }
 }

@@ -1,7 +1,8 @@
-//! Helpers that the tests of several crates share: repeatable randomness, sample records, and one fuzz function for
-//! every decoder.
+//! Helpers that the tests of several crates share: repeatable randomness, sample records, a store on a disk that goes
+//! wrong, and one fuzz function for every decoder.
 
 pub mod envelopes;
 pub mod fuzz;
 pub mod random;
 pub mod samples;
+pub mod store;

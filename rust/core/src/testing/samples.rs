@@ -4,7 +4,7 @@
 //! The entity is the seed 32 × 0x42, its first node 32 × 0x11, its second 32 × 0x22, its fork 32 × 0x33. The first node
 //! emits three events and signs a checkpoint, the entity moves, the second node emits two more and signs another.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 
 use super::envelopes;
 use crate::bindings::DaemonBindings;
@@ -12,14 +12,17 @@ use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
 use crate::checkpoint::Checkpoint;
 use crate::cursors::{Cursors, Receipt};
-use crate::digest::Digest;
+use crate::digest::{self, Digest};
 use crate::export::ChainExport;
 use crate::fork::{ForkRecord, fork_entity};
 use crate::horizon::sketch_bits;
 use crate::id::{NodeId, Origin};
 use crate::identity::Keypair;
+use crate::journal::{Mark, Outcome, Pending, SnapshotRow, Step};
 use crate::link::CausalLink;
 use crate::name::ChannelName;
+use crate::rows::{Table, Write};
+use crate::segment::{self, Position, StoreId};
 use crate::snapshot::SnapshotMeta;
 use crate::stats::DaemonStats;
 use crate::time::UnixMs;
@@ -217,7 +220,93 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("admin_envelope", envelopes::admin().to_bytes()),
         ("ice_envelope", envelopes::ice().to_bytes()),
         ("blast_radius", envelopes::ice().blast.to_bytes()),
+        ("steps", rows(Table::Journal)),
+        ("outputs", rows(Table::Outputs)),
+        ("snapshot_row", snapshot_row().to_bytes()),
+        ("segment", segment()),
     ]
+}
+
+/// A journal of the entity of the history: its first three outputs, of two events, and one that was passed over.
+#[must_use]
+pub fn journalled() -> Vec<Write> {
+    let history = History::new();
+    let entity = history.entity.entity_id();
+    let mut pending = Pending::after(entity, Mark::start(&entity, 0, history.digests[0]), 1);
+    let input = |sequence| CausalLink {
+        origin: Origin::new(7),
+        horizon: 0,
+        sequence,
+        parent: 0,
+    };
+    let step = |sequence, outputs, digest: usize| Step {
+        outcome: Outcome::Processed,
+        receipt: sequence == 1,
+        link: input(sequence),
+        stream: 0,
+        received_ns: 1_000 + sequence,
+        payload: b"in",
+        outputs,
+        digest: history.digests[digest],
+    };
+    let events = history.events();
+    for (link, payload) in &events[..2] {
+        pending.output(link, payload);
+    }
+    pending.step(&step(1, 2, 2));
+    pending.step(&Step {
+        outcome: Outcome::PassedOver,
+        ..step(2, 0, 2)
+    });
+    pending.output(&events[2].0, events[2].1);
+    pending.step(&step(5, 1, 3));
+    pending.take()
+}
+
+fn rows(table: Table) -> Vec<u8> {
+    let mut writes = journalled().into_iter().filter(|write| write.table == table);
+    writes
+        .next()
+        .and_then(|write| write.value)
+        .expect("it has one row of each")
+}
+
+/// Where a snapshot is.
+#[must_use]
+pub fn snapshot_row() -> SnapshotRow {
+    let history = History::new();
+    let entity = history.entity.entity_id();
+    SnapshotRow {
+        name: digest::plain(STATE),
+        size: STATE.len() as u64,
+        mark: Mark {
+            step: 3,
+            sequence: 3,
+            digest: history.digests[3],
+            ..Mark::start(&entity, 0, history.digests[0])
+        },
+        processed: 2,
+        epoch: 1,
+        taken_at: UnixMs::new(7),
+    }
+}
+
+/// Which store the golden file of commits is of.
+pub const STORE: StoreId = [0x44; 16];
+
+/// A file with two commits: the journal, then a row that goes.
+#[must_use]
+pub fn segment() -> Vec<u8> {
+    let head = segment::Head {
+        store: STORE,
+        ordinal: 1,
+        after: Position::start(&STORE),
+    };
+    let mut bytes = head.to_bytes();
+    let after = segment::put_frame(&head, &head.after, journalled().iter(), &mut bytes);
+    let second = [Write::remove(Table::Node, b"name".to_vec())];
+    segment::put_frame(&head, &after, second.iter(), &mut bytes);
+    bytes
 }
 
 /// The values behind the golden bytes, for programs in other languages: a JSON object of texts, one a line.

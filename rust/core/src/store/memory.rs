@@ -1,0 +1,122 @@
+//! The store that forgets at exit: what a node has when it is given no other.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::digest::{self, Digest};
+use crate::rows::{KeyRange, Table, Write};
+use crate::store::{Batch, Done, Row, Store, StoreError, StoreStats};
+
+/// Rows in memory, in the order of their keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows(BTreeMap<(Table, Vec<u8>), Vec<u8>>);
+
+impl Rows {
+    /// Takes a change over.
+    pub fn apply(&mut self, write: Write) {
+        let place = (write.table, write.key);
+        match write.value {
+            Some(value) => drop(self.0.insert(place, value)),
+            None => drop(self.0.remove(&place)),
+        }
+    }
+
+    /// The value of a row.
+    #[must_use]
+    pub fn get(&self, table: Table, key: &[u8]) -> Option<&[u8]> {
+        self.0.get(&(table, key.to_vec())).map(Vec::as_slice)
+    }
+
+    /// The rows of a range, ascending.
+    pub fn range<'a>(&'a self, table: Table, range: &KeyRange) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let until = range.until.clone();
+        self.0
+            .range((Bound::Included((table, range.from.clone())), Bound::Unbounded))
+            .take_while(move |((of, key), _)| *of == table && until.as_ref().is_none_or(|until| key < until))
+            .map(|((_, key), value)| (key.as_slice(), value.as_slice()))
+    }
+
+    /// The first rows of a range, at most so many.
+    #[must_use]
+    pub fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Vec<Row> {
+        let rows = self.range(table, range).take(rows_max);
+        rows.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+    }
+}
+
+/// Keeps everything in memory, at once.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    rows: Rows,
+    snapshots: BTreeMap<Digest, Vec<u8>>,
+    commits: u64,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// Reads a snapshot out of a table of them.
+pub(crate) fn fetch(
+    snapshots: &BTreeMap<Digest, Vec<u8>>,
+    name: &Digest,
+    bytes_max: u64,
+) -> Result<Vec<u8>, StoreError> {
+    let bytes = snapshots.get(name).ok_or(StoreError::NoSnapshot { name: *name })?;
+    let size = bytes.len() as u64;
+    if size > bytes_max {
+        return Err(StoreError::TooLarge { size, max: bytes_max });
+    }
+    Ok(bytes.clone())
+}
+
+impl Store for MemoryStore {
+    fn term(&self) -> u64 {
+        0
+    }
+
+    fn submit(&mut self, batch: Batch, done: Done) {
+        if let Err(error) = batch.check(self.term()) {
+            return done(Err(error));
+        }
+        batch.writes.into_iter().for_each(|write| self.rows.apply(write));
+        self.commits += 1;
+        done(Ok(self.commits));
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.rows.get(table, key).map(<[u8]>::to_vec))
+    }
+
+    fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
+        Ok(self.rows.page(table, range, rows_max))
+    }
+
+    fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
+        let bytes = parts.concat();
+        let name = digest::plain(&bytes);
+        self.snapshots.insert(name, bytes);
+        Ok(name)
+    }
+
+    fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        fetch(&self.snapshots, name, bytes_max)
+    }
+
+    fn discard(&mut self, name: &Digest) -> Result<(), StoreError> {
+        self.snapshots.remove(name);
+        Ok(())
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats {
+            commits: self.commits,
+            snapshot_bytes: self.snapshots.values().map(|bytes| bytes.len() as u64).sum(),
+            ..StoreStats::default()
+        }
+    }
+}

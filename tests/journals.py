@@ -1,0 +1,79 @@
+"""The formats of a store once more, from PyPI's blake3, zlib and struct alone, to compare the golden bytes with."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+import reference
+
+PUT = 1
+TABLES = {"node": 1, "journal": 3, "outputs": 4}
+PROCESSED, PASSED_OVER = 1, 2
+
+
+def summed(data: bytes) -> bytes:
+    """Bytes with their CRC-32 behind them."""
+    return data + struct.pack("<I", zlib.crc32(data))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a daemon."""
+
+    sequence: int
+    outputs: int
+    digest: bytes
+    outcome: int = PROCESSED
+    receipt: bool = False
+
+    def encode(self) -> bytes:
+        head = struct.pack("<BB", self.outcome, self.receipt) + reference.link(7, 0, self.sequence, 0)
+        head += struct.pack("<QQI", 0, 1_000 + self.sequence, self.outputs) + (self.digest if self.outputs else b"")
+        return head + struct.pack("<I", 2) + b"in"
+
+
+def binding(entity: bytes) -> bytes:
+    return reference.derive("meshos 2026 journal genesis v1", entity)
+
+
+def steps(entity: bytes, digest: bytes, made: Sequence[Step]) -> bytes:
+    """The first row of steps of a daemon whose chain began with `digest`."""
+    before = binding(entity)
+    row = struct.pack("<BQQ", 1, 1, 1) + before + struct.pack("<Q", 0) + digest
+    row += struct.pack("<I", len(made)) + b"".join(step.encode() for step in made)
+    return row + reference.derive("meshos 2026 journal steps v1", before, row)
+
+
+def outputs(chain: reference.Chain, count: int) -> bytes:
+    """The row of the first outputs of a chain."""
+    row = struct.pack("<BQ", 1, 1) + chain.digests[0] + struct.pack("<I", count)
+    for link, payload in chain.events[:count]:
+        row += link[8:16] + struct.pack("<I", len(payload)) + payload
+    return row + chain.digests[count]
+
+
+def snapshot_row(entity: bytes, state: bytes, digest: bytes) -> bytes:
+    row = b"\1" + blake3(state).digest() + struct.pack("<QQ", len(state), 3) + binding(entity)
+    return summed(row + struct.pack("<QQQ", 2, 1, 3) + digest + struct.pack("<Q", 7))
+
+
+def write(table: str, key: bytes, value: bytes | None) -> bytes:
+    data = struct.pack("<BB", TABLES[table], len(key)) + key
+    return data + (b"\0" if value is None else struct.pack("<BI", PUT, len(value)) + value)
+
+
+def segment(store: bytes, commits: Sequence[Sequence[bytes]]) -> bytes:
+    """The first file of commits of a store."""
+    digest = reference.derive("meshos 2026 store genesis v1", store)
+    data = summed(b"MESHSEGM" + struct.pack("<H", 1) + store + struct.pack("<QQ", 1, 0) + digest)
+    salt = store + struct.pack("<Q", 1) + digest
+    for number, writes in enumerate(commits, start=1):
+        body = struct.pack("<I", len(writes)) + b"".join(writes)
+        mark = struct.pack("<IQ", len(body), number)
+        data += b"FRAM" + mark + struct.pack("<I", zlib.crc32(salt + mark)) + body
+        digest = reference.derive("meshos 2026 store commit v1", digest, struct.pack("<Q", number), body)
+        data += digest
+    return data
