@@ -48,12 +48,12 @@ def test_every_kept_vector_is_recomputed() -> None:
 
 
 def test_there_is_a_vector_of_every_sort() -> None:
-    admin = {envelope.event["kind"] for envelope in VECTORS.values() if isinstance(envelope, Admin)}
+    admin = {str(envelope.event["kind"]) for envelope in VECTORS.values() if isinstance(envelope, Admin)}
     ice = [envelope for envelope in VECTORS.values() if isinstance(envelope, Ice)]
 
     assert admin == set(envelopes.EVENTS)
-    assert {envelope.action["kind"] for envelope in ice} == set(envelopes.ACTIONS)
-    assert {envelope.action.get("scope") for envelope in ice} >= set(envelopes.SCOPES)
+    assert {str(envelope.action["kind"]) for envelope in ice} == set(envelopes.ACTIONS)
+    assert {str(envelope.action.get("scope")) for envelope in ice} >= set(envelopes.SCOPES)
     assert {kind for envelope in ice for kind, _ in envelope.blast.warnings} == set(envelopes.WARNINGS)
 
 

@@ -9,6 +9,7 @@ import pytest
 from daemons import PATIENCE, Counter, Gated, event, eventually, in_thread, node, spawned
 from loops import NEVER, ONE, TICK, TIMEOUT, Calls, Recorder, Seen, Sink, command, reasons, seen, supervised, wanted
 from meshos import DaemonIntent, Identity, MeshOsConfig, MeshOsRuntime
+from meshos.capability import CapabilitySet
 from meshos.control import (
     BackpressureOff,
     BackpressureOn,
@@ -22,7 +23,7 @@ from meshos.control import (
 from meshos.daemon import DaemonHost, DaemonRegistry
 from meshos.dispatch import BackpressureChange, MeshOsAction
 from meshos.errors import DaemonNotFound, LoopClosed, WaitTimeout
-from meshos.events import Drain, EnterMaintenance, ExitMaintenance
+from meshos.events import Crashed, DaemonLifecycle, Drain, EnterMaintenance, ExitMaintenance
 from meshos.runtime import BackpressureConfig, MaintenanceConfig
 
 MINUTE = timedelta(minutes=1)
@@ -354,3 +355,25 @@ def test_a_wrong_grace_is_refused_and_nothing_is_told(wrong: object) -> None:
                 author.graceful_shutdown(wrong)  # type: ignore[arg-type]
             assert runtime.snapshot().daemons[origin].intent is DaemonIntent.RUN
             assert daemons.daemon_registry().contains(origin)
+
+
+def test_what_a_daemon_offers_is_in_the_snapshot_and_survives_its_crash() -> None:
+    gpu, both = CapabilitySet(["hardware.gpu"]), CapabilitySet(["hardware.gpu", "software.cuda=12"], {"site": "eu"})
+    with node(counter=Counter) as daemons:
+        origin = daemons.spawn("counter", Identity.generate()).origin_hash
+        with supervised(daemons, origin) as runtime:
+            author = runtime.daemon_handle(origin)
+            assert runtime.snapshot().daemons[origin].capabilities is None
+            author.publish_capabilities(gpu)
+            shown = seen(runtime, lambda s: s.daemons[origin].capabilities == gpu)
+            author.publish_capabilities(gpu)
+            author.publish_capabilities(both)
+            assert seen(runtime, lambda s: s.daemons[origin].capabilities == both).generation > shown.generation
+            runtime.handle().publish(DaemonLifecycle(author.daemon, Crashed("on purpose")))
+            after = seen(runtime, lambda s: s.daemons[origin].last_crash is not None)
+            assert after.daemons[origin].capabilities == both
+            for wrong in (None, {"hardware.gpu"}, "hardware.gpu", CapabilitySet):
+                with pytest.raises(TypeError, match="capabilities"):
+                    author.publish_capabilities(wrong)  # type: ignore[arg-type]
+        with pytest.raises(LoopClosed):
+            author.publish_capabilities(gpu)

@@ -10,6 +10,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from meshos import audit, dispatch, events, migration, operator, probes, recovery, runtime, scheduler, status
+from meshos.capability import CapabilitySet
 from meshos.daemon import DaemonRef, Degraded, Healthy
 from meshos.errors import InvalidArgument
 from meshos.events import DaemonIntent, LocalReplicaIntent, LogLevel, ReplicaChange
@@ -277,6 +278,7 @@ BY_KEYWORD: dict[Class, Fields] = {
         "last_crash": instance(CRASH, None).optional,
         "started_at": MOMENT.optional,
         "placement": INT,
+        "capabilities": instance(CapabilitySet(["gpu"]), CapabilitySet()).optional.by_default(None),
     },
     status.ReplicaSnapshot: {
         "holders": tuple_of(INT),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         LogChainAppender,
         LogRecord,
     )
+    from meshos.capability import CapabilitySet
     from meshos.control import ControlSink, DaemonControl
     from meshos.daemon import DaemonRef, DaemonRegistry
     from meshos.dispatch import ActionDispatcher
@@ -299,6 +300,14 @@ class MeshOsDaemonHandle:
         from meshos._log import ring_logger
 
         return ring_logger(self)
+
+    def publish_capabilities(self, capabilities: CapabilitySet) -> None:
+        """Announce what this daemon adds to its node, in place of what it announced before.
+
+        It shows as `DaemonSnapshot.capabilities` while the daemon is known. Never waits. Raises `QueueFull`,
+        `LoopClosed`.
+        """
+        self._core.publish_capabilities(self._daemon, capabilities)
 
     def graceful_shutdown(self, grace: timedelta = GRACE) -> None:
         """Send `Shutdown`, and return when the daemon is gone or after `grace`, 5 s; does nothing the second time.

@@ -308,6 +308,7 @@ impl Behaviour {
                     told.supervise.extend(wanted);
                 }
             }
+            Signal::Offered { daemon, capabilities } => fold::offered(world, &daemon, capabilities),
             Signal::Roster { daemons, number } => fold::roster(world, &daemons, number),
             Signal::Samples { probe, samples } => fold::samples(world, probe, samples),
             Signal::ProbeRemoved { probe } => fold::probe_removed(world, probe),

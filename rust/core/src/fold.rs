@@ -19,7 +19,7 @@ use crate::world::{Key, Why, World};
 use nodes::{mirror, node_health, round_trip};
 
 pub use commands::{Judged, command, freeze, recorded, restore, sealed};
-pub use daemons::{lifecycle, roster};
+pub use daemons::{lifecycle, offered, roster};
 pub use nodes::{maintenance, probe_removed, samples};
 
 /// What a fold has to tell besides what it changed.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blast::BlastRadius;
+use crate::capability::CapabilitySet;
 use crate::command::{ChainId, Command};
 use crate::event::{Crash, DaemonHealth};
 use crate::finite::{Finite, Share};
@@ -299,6 +300,13 @@ pub enum Signal {
         at: UnixMs,
         /// Position in the sequence.
         number: u64,
+    },
+    /// The author of a daemon said what it adds to its node.
+    Offered {
+        /// Which daemon.
+        daemon: DaemonRef,
+        /// All that it adds.
+        capabilities: Arc<CapabilitySet>,
     },
     /// All daemons of the registry, after its event `number`.
     Roster {

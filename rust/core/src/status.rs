@@ -12,6 +12,7 @@ use imbl::{OrdMap, Vector};
 use smallvec::SmallVec;
 
 use crate::action::{ActionKey, Cause, MeshOsAction};
+use crate::capability::CapabilitySet;
 use crate::command::{ChainId, Command};
 use crate::control_state::ControlState;
 use crate::event::{Crash, DaemonHealth};
@@ -65,6 +66,8 @@ pub struct DaemonState {
     pub health: Option<DaemonHealth>,
     /// Its load since it started last.
     pub saturation: Share,
+    /// What it adds to its node, as its author said last; kept while the daemon is known.
+    pub capabilities: Option<Arc<CapabilitySet>>,
     /// Whether it may start.
     pub backoff: Backoff,
     /// Starts after a crash.

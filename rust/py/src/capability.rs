@@ -1,6 +1,7 @@
 //! What a node offers and what a daemon needs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use meshos_core::capability::{CapabilityError, CapabilityFilter, CapabilitySet, GpuVendor};
 use pyo3::prelude::*;
@@ -16,6 +17,21 @@ use crate::record::{self, Record, Reduced};
 #[pyclass(frozen, eq, hash, name = "CapabilitySet", module = "meshos.capability")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PyCapabilitySet(pub CapabilitySet);
+
+/// What a daemon adds to its node, as a field of a record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offered(pub Arc<CapabilitySet>);
+
+impl Field for Offered {
+    fn from_python(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        let set = args::instance::<PyCapabilitySet>(value, name, "a CapabilitySet")?;
+        Ok(Self(Arc::new(set.get().0.clone())))
+    }
+
+    fn to_python<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(Bound::new(py, PyCapabilitySet((*self.0).clone()))?.into_any())
+    }
+}
 
 impl Record for PyCapabilitySet {
     const FIELDS: &'static [&'static str] = &["tags", "metadata"];

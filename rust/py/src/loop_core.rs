@@ -37,6 +37,7 @@ use crate::action::PyMeshOsAction;
 use crate::aio::{self, Loop};
 use crate::appender::PyAppender;
 use crate::args;
+use crate::capability::Offered;
 use crate::control;
 use crate::daemon::PyDaemon;
 use crate::deck::{PyCommitReceipt, PyCooldown};
@@ -615,6 +616,19 @@ impl PyLoop {
             let message = String::from_python(message, "message")?;
             let daemon = Option::<Origin>::from_python(daemon, "daemon")?;
             self.line(level, daemon, &message)
+        })
+    }
+
+    /// Says what a daemon adds to its node.
+    fn publish_capabilities(&self, daemon: &Bound<'_, PyAny>, capabilities: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("MeshOsDaemonHandle.publish_capabilities", || {
+            self.check()?;
+            let signal = Signal::Offered {
+                daemon: DaemonRef::from_python(daemon, "daemon")?,
+                capabilities: read::<Offered>(capabilities, "capabilities")?.0,
+            };
+            self.take_in(daemon.py(), vec![signal], Deadline::after(Duration::ZERO))?;
+            Ok(())
         })
     }
 

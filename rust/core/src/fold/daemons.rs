@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::capability::CapabilitySet;
 use crate::finite::Share;
 use crate::id::Origin;
 use crate::signal::{DaemonRef, DaemonSignal, RosterEntry};
@@ -65,6 +66,17 @@ pub fn lifecycle(world: &mut World, daemon: &DaemonRef, signal: DaemonSignal, at
                 known.saturation = saturation;
             }
         }
+        true
+    });
+}
+
+/// Folds what a daemon adds to its node.
+pub fn offered(world: &mut World, daemon: &DaemonRef, capabilities: Arc<CapabilitySet>) {
+    world.daemon(daemon, event("capabilities"), |known| {
+        if known.capabilities.as_ref() == Some(&capabilities) {
+            return false;
+        }
+        known.capabilities = Some(capabilities);
         true
     });
 }

@@ -121,6 +121,7 @@ pub fn fresh(daemon: DaemonRef) -> DaemonState {
         lifecycle: Lifecycle::Stopped,
         health: None,
         saturation: Share::default(),
+        capabilities: None,
         backoff: Backoff::default(),
         restarts: 0,
         last_crash: None,

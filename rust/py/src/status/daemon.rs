@@ -9,6 +9,7 @@ use meshos_core::status::{DaemonState, Lifecycle};
 use meshos_core::supervision::RestartState;
 use pyo3::prelude::*;
 
+use crate::capability::Offered;
 use crate::record::field::Share;
 use crate::record::moment::Moment;
 use crate::record::record;
@@ -88,7 +89,9 @@ record! {
 
 record! {
     /// One daemon that runs, ran or is wanted.
-    pub struct PyDaemonSnapshot in "meshos.status" as "DaemonSnapshot", by keyword {
+    pub struct PyDaemonSnapshot in "meshos.status" as "DaemonSnapshot", by keyword,
+    signature "(*, ref, intent, lifecycle, health, saturation, restart_state, restarts, last_crash, started_at, \
+        placement, capabilities=None)" {
         /// Which daemon.
         r#ref: DaemonRef,
         /// What is wanted of it; `None`: nothing.
@@ -109,6 +112,8 @@ record! {
         started_at: Option<Moment>,
         /// The node it is on.
         placement: NodeId,
+        /// What it adds to its node, as its author published last; `None`: nothing was published.
+        capabilities: Option<Offered> = None,
     }
 }
 
@@ -131,6 +136,7 @@ impl PyDaemonSnapshot {
             lifecycle: state.lifecycle,
             health: state.health.clone(),
             saturation: state.saturation.into(),
+            capabilities: state.capabilities.clone().map(Offered),
             restart_state: state.backoff.state.into(),
             restarts: state.restarts,
             last_crash,
