@@ -199,12 +199,17 @@ mod tests {
     fn a_blocked_lane_does_not_hold_up_the_others() {
         let lanes = Lanes::new("test-lane", 2, plain);
         let barrier = Arc::new(Barrier::new(2));
+        let (met, both) = std::sync::mpsc::channel();
         for _ in 0..2 {
-            let barrier = Arc::clone(&barrier);
+            let (barrier, met) = (Arc::clone(&barrier), met.clone());
             // Each waits for the other: with one lane this would never end.
             assert!(lanes.submit(Arc::new(Call(move || {
                 barrier.wait();
+                met.send(()).expect("the test waits");
             }))));
+        }
+        for _ in 0..2 {
+            both.recv_timeout(Duration::from_secs(10)).expect("two lanes");
         }
         assert!(lanes.stop(Duration::from_secs(10)));
     }

@@ -1,6 +1,6 @@
 //! Envelopes that are good, and what they look like after somebody changed them.
 //!
-//! [`obeyed`] is the promise that is tried: what is obeyed says what its operators signed, and enough of them did.
+//! The promise that is tried: what is obeyed says what its operators signed, and enough of them did.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
