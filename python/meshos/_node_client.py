@@ -35,8 +35,9 @@ class Refused(Exception):
 class NodeClient:
     """One connection. Every wait ends at a deadline, or with Ctrl-C."""
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout: timedelta = ANSWER_TIMEOUT) -> None:
-        """Connect; raises `OperatorSocketError`."""
+    def __init__(self, path: str | os.PathLike[str], *, timeout: timedelta | None = None) -> None:
+        """Connect; answers have `ANSWER_TIMEOUT` unless told otherwise. Raises `OperatorSocketError`."""
+        timeout = ANSWER_TIMEOUT if timeout is None else timeout
         self._path = os.fspath(path)
         self._timeout = timeout
         self._stream = stream(self._path)

@@ -8,32 +8,45 @@ from typing import final
 
 @final
 class ExitCode(IntEnum):
-    """How the `meshos` command ended; `says` is what docs/cli.md and `--help` say of it."""
+    """How the `meshos` command ended."""
 
     __module__ = "meshos.cli"
 
-    def __new__(cls, number: int, says: str) -> ExitCode:
-        """Make a code."""
-        code = int.__new__(cls, number)
-        code._value_ = number
-        code.says = says
-        return code
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREADABLE = 3
+    SIMULATE = 4
+    POLICY = 5
+    UNREACHABLE = 6
+    TIMEOUT = 7
+    DECLINED = 8
+    SIGNATURE = 13
+    REJECTED = 15
+    INTERRUPTED = 130
+    CLOSED = 141
 
-    says: str
+    @property
+    def says(self) -> str:
+        """What it means, as `--help` and docs/cli.md have it."""
+        return _SAYS[self]
 
-    OK = 0, "all that was asked holds"
-    FAILED = 1, "a check failed; the first bad event or record is named"
-    USAGE = 2, "the command line is wrong"
-    UNREADABLE = 3, "a file cannot be read, decoded or written"
-    SIMULATE = 4, "nobody looked at what the action touches, or it touches more by now: propose it again"
-    POLICY = 5, "the node's operators may not do that, too few of them signed, or not in time"
-    UNREACHABLE = 6, "the node cannot be reached, or ended before it answered; a command may have taken effect"
-    TIMEOUT = 7, "there was no verdict in time; the command may still take effect"
-    DECLINED = 8, "the confirmation was not given"
-    SIGNATURE = 13, "a signature does not fit what it is under"
-    REJECTED = 15, "the node rejected the command for another reason"
-    INTERRUPTED = 130, "interrupted by Ctrl-C"
-    CLOSED = 141, "the output was closed before the end"
+
+_SAYS = {
+    ExitCode.OK: "all that was asked holds",
+    ExitCode.FAILED: "a check failed; the first bad event or record is named",
+    ExitCode.USAGE: "the command line is wrong",
+    ExitCode.UNREADABLE: "a file cannot be read, decoded or written",
+    ExitCode.SIMULATE: "nobody looked at what the action touches, or it touches more by now: propose it again",
+    ExitCode.POLICY: "the node's operators may not do that, too few of them signed, or not in time",
+    ExitCode.UNREACHABLE: "the node cannot be reached, or ended before it answered; a command may have taken effect",
+    ExitCode.TIMEOUT: "there was no verdict in time; the command may still take effect",
+    ExitCode.DECLINED: "the confirmation was not given",
+    ExitCode.SIGNATURE: "a signature does not fit what it is under",
+    ExitCode.REJECTED: "the node rejected the command for another reason",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
+    ExitCode.CLOSED: "the output was closed before the end",
+}
 
 
 def code_of(kind: str) -> ExitCode:
