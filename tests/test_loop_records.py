@@ -98,6 +98,7 @@ FINITE = Field(
 )
 WEIGHT = FINITE._replace(bad=[(value, error) for value, error in FINITE.bad if not isinstance(value, float)])
 BOOL = Field(True, False, BAD_BOOLS)
+DIGEST = Field(bytes(range(32)), bytes(32), BAD_BYTES_32)
 ENVELOPE_ID = Field(
     bytes(range(16)),
     bytes(16),
@@ -462,7 +463,15 @@ BY_KEYWORD: dict[Class, Fields] = {
         "reason": TEXT,
         "verdict": word(Verdict.REJECTED, Verdict.UNVERIFIED),
         "rejected_kind": TEXT.optional,
+        "times": INT.by_default(1),
         "chain_pending": PENDING,
+    },
+    audit.RecordsReport: {
+        "records": INT,
+        "first_seq": INT,
+        "last_seq": INT,
+        "head_digest": DIGEST,
+        "signed_through": INT,
     },
     audit.ActionRecord: {
         "seq": INT,

@@ -6,17 +6,24 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from threading import Lock
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, final
 
 from meshos._core import ActionRecord as ActionRecord
 from meshos._core import AdminAuditRecord as AdminAuditRecord
 from meshos._core import FailureRecord as FailureRecord
 from meshos._core import FailureSource as FailureSource
 from meshos._core import LogRecord as LogRecord
+from meshos._core import RecordFile
+from meshos._core import RecordsReport as RecordsReport
+from meshos._core import read_records as read_records
+from meshos._core import verify_records as verify_records
 from meshos.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+    from os import PathLike
+
+    from meshos.identity import Identity
 
 __all__ = [
     "ActionChainAppender",
@@ -30,9 +37,16 @@ __all__ = [
     "FailureChainAppender",
     "FailureRecord",
     "FailureSource",
+    "FileActionAppender",
+    "FileAdminAuditAppender",
+    "FileFailureAppender",
+    "FileLogAppender",
     "LogChainAppender",
     "LogRecord",
     "Record",
+    "RecordsReport",
+    "read_records",
+    "verify_records",
 ]
 
 T = TypeVar("T")
@@ -164,3 +178,86 @@ class BufferingActionAppender(_Buffer[ActionRecord], ActionChainAppender):
     def append(self, record: ActionRecord, /) -> None:
         """Keep a record."""
         self._keep(record)
+
+
+class _File(Generic[T]):
+    """A file that keeps records of one kind, each bound to all before it."""
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        signer: Identity | None,
+        kind: Literal["audit", "log", "failure", "action"],
+    ) -> None:
+        self._native = RecordFile(kind, path, signer)
+
+    def append(self, record: T, /) -> None:
+        """Keep a record."""
+        self._native.append(record)
+
+    def close(self) -> None:
+        """Sign what is not signed yet, and close the file; may be called twice."""
+        self._native.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._native!r}>"
+
+
+@final
+class FileAdminAuditAppender(_File[AdminAuditRecord], AdminAuditChainAppender):
+    """Keeps audit records in a hash-linked file; each is on the disk before it counts as kept."""
+
+    def __init__(self, path: str | PathLike[str], *, signer: Identity | None = None) -> None:
+        """Begin a file, or continue one; with `signer` its heads are signed, so that a rewritten tail shows.
+
+        Raises:
+            OSError: The path cannot be opened; `BlockingIOError` when another appender has it open.
+            FileDecodeError: It is no file of audit records.
+            ChainError: It is broken, and names the first bad record.
+        """
+        super().__init__(path, signer, "audit")
+
+
+@final
+class FileLogAppender(_File[LogRecord], LogChainAppender):
+    """Keeps log records in a hash-linked file; synced in batches."""
+
+    def __init__(self, path: str | PathLike[str], *, signer: Identity | None = None) -> None:
+        """Begin a file, or continue one; with `signer` its heads are signed, so that a rewritten tail shows.
+
+        Raises:
+            OSError: The path cannot be opened; `BlockingIOError` when another appender has it open.
+            FileDecodeError: It is no file of log records.
+            ChainError: It is broken, and names the first bad record.
+        """
+        super().__init__(path, signer, "log")
+
+
+@final
+class FileFailureAppender(_File[FailureRecord], FailureChainAppender):
+    """Keeps failure records in a hash-linked file; synced in batches."""
+
+    def __init__(self, path: str | PathLike[str], *, signer: Identity | None = None) -> None:
+        """Begin a file, or continue one; with `signer` its heads are signed, so that a rewritten tail shows.
+
+        Raises:
+            OSError: The path cannot be opened; `BlockingIOError` when another appender has it open.
+            FileDecodeError: It is no file of failure records.
+            ChainError: It is broken, and names the first bad record.
+        """
+        super().__init__(path, signer, "failure")
+
+
+@final
+class FileActionAppender(_File[ActionRecord], ActionChainAppender):
+    """Keeps action records in a hash-linked file; synced in batches."""
+
+    def __init__(self, path: str | PathLike[str], *, signer: Identity | None = None) -> None:
+        """Begin a file, or continue one; with `signer` its heads are signed, so that a rewritten tail shows.
+
+        Raises:
+            OSError: The path cannot be opened; `BlockingIOError` when another appender has it open.
+            FileDecodeError: It is no file of action records.
+            ChainError: It is broken, and names the first bad record.
+        """
+        super().__init__(path, signer, "action")

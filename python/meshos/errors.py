@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlreadyRegistered",
     "AlreadyStored",
+    "AppendFailed",
     "AuditRequired",
     "Backpressure",
     "BadSignature",
@@ -708,8 +709,8 @@ class BrokenLink(ChainError):
     """The first event or record that does not fit its chain: trust nothing from there on.
 
     Attributes:
-        origin: Owner of the chain.
-        sequence: Position of what does not fit.
+        origin: Owner of the chain; of a file of records, the first 8 bytes of its id.
+        sequence: Position of what does not fit; in a file of records, which of them, from 1.
         expected: What should stand there: a sequence ("gap"), an origin ("wrong_origin"), else the first 8 bytes of a
             digest.
         found: What stands there instead.
@@ -748,11 +749,11 @@ _BROKEN = {
 
 
 class BadSignature(ChainError):
-    """A certificate, checkpoint or fork record is not signed by who it names, or does not fit the chain.
+    """A certificate, checkpoint, fork record or head is not signed by who it names, or does not fit the chain.
 
     Attributes:
-        origin: Owner of the chain.
-        sequence: Position that the record speaks of.
+        origin: Owner of the chain; of a file of records, the first 8 bytes of its id.
+        sequence: Position that the record speaks of; in a file of records, the one that comes next.
     """
 
     def __init__(self, origin: OriginHash, sequence: int, message: str) -> None:
@@ -779,6 +780,22 @@ class FileDecodeError(ChainError):
     @property
     def kind(self) -> Literal["bad_file"]:
         return "bad_file"
+
+
+class AppendFailed(ChainError):
+    """An appender did not keep a record: its file is closed, or the system refused; raise it from your own appenders.
+
+    Attributes:
+        reason: Why, for people.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, text=reason)
+        self.reason: str = reason
+
+    @property
+    def kind(self) -> Literal["append_failed"]:
+        return "append_failed"
 
 
 SnapshotDecodeKind: TypeAlias = (

@@ -16,6 +16,7 @@ from meshos.audit import (
     AdminAuditChainAppender,
     FailureChainAppender,
     LogChainAppender,
+    Record,
 )
 from meshos.chain import BytesLike
 from meshos.channel import ChannelName
@@ -3453,6 +3454,7 @@ class AdminAuditRecord:
         reason: str,
         verdict: Verdict,
         rejected_kind: str | None,
+        times: int = 1,
         chain_pending: bool = False,
     ) -> Self: ...
     @property
@@ -3480,10 +3482,76 @@ class AdminAuditRecord:
     def rejected_kind(self) -> str | None:
         """Stable name of the reason, when refused."""
     @property
+    def times(self) -> int:
+        """How often the very same was refused; 1 of what was obeyed."""
+    @property
     def chain_pending(self) -> bool:
         """Whether an appender could not keep it."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class RecordsReport:
+    """What a file of records proves."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        records: int,
+        first_seq: int,
+        last_seq: int,
+        head_digest: bytes,
+        signed_through: int,
+    ) -> Self: ...
+    @property
+    def records(self) -> int:
+        """How many records were checked."""
+    @property
+    def first_seq(self) -> int:
+        """Number of the first record; 0 without records."""
+    @property
+    def last_seq(self) -> int:
+        """Number of the last record; 0 without records. Each run of a node begins at 1 again."""
+    @property
+    def head_digest(self) -> bytes:
+        """Digest at the end: whoever knows it finds out about every change, also a cut."""
+    @property
+    def signed_through(self) -> int:
+        """How many records, from the first, the signer vouches for; 0 without a signer."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class RecordFile:
+    def __new__(
+        cls,
+        kind: Literal["audit", "log", "failure", "action"],
+        path: str | PathLike[str],
+        signer: Identity | None,
+    ) -> Self: ...
+    def append(self, record: object) -> None: ...
+    def close(self) -> None: ...
+
+def verify_records(
+    file: str | PathLike[str], *, signer: EntityId | None = None, head_digest: BytesLike | None = None
+) -> RecordsReport:
+    """Check a file of an appender: every link, and the signer or an end known from elsewhere.
+
+    Args:
+        file: What a `FileAdminAuditAppender` or its like has written; it may still be open.
+        signer: Whose signatures count for `signed_through`.
+        head_digest: The digest that the file is known to end with, from an earlier report.
+
+    Raises:
+        ChainError: The first bad record. `FileDecodeError`: it cannot be read, also because the file was cut inside of
+            it. `BrokenLink` "altered": it, or something before it, was changed, removed or moved; "receipt": the file
+            does not end with `head_digest`. `BadSignature`: a head before it is not signed by who it names.
+        OSError: The file cannot be opened.
+    """
+
+def read_records(file: str | PathLike[str]) -> tuple[Record, ...]:
+    """Check a file of an appender, and return its records, oldest first; raises `ChainError`, `OSError`."""
 
 @final
 class ActionRecord:

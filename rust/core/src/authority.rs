@@ -14,12 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::blast::BlastRadius;
-use crate::command::IceAction;
+use crate::command::{IceAction, Order, Verdict};
 use crate::config::ConfigError;
 use crate::envelope::{AdminEnvelope, Header, IceEnvelope, OperatorSignature, SIGNATURES_MAX, operator_id};
 use crate::id::EntityId;
 use crate::identity::verify;
 pub use crate::refusal::{Bucket, Refused, Role, bucket};
+use crate::status::AuditRecord;
 use crate::time::UnixMs;
 
 /// Envelope ids kept at once; beyond them everything is refused until some are old enough.
@@ -121,6 +122,12 @@ impl Operators {
             .iter()
             .filter(|(_, known)| !known.revoked)
             .map(|(id, known)| (*id, known))
+    }
+
+    /// Whether somebody has that id who is not revoked.
+    #[must_use]
+    pub fn knows(&self, id: u64) -> bool {
+        self.0.get(&id).is_some_and(|known| !known.revoked)
     }
 
     /// How many may do something.
@@ -313,6 +320,37 @@ pub fn check_ice(
     }
 }
 
+/// What the audit of earlier runs tells of what was obeyed; begun empty, and told record by record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    obeyed: Ledger,
+    /// When a target was acted on last.
+    acted: BTreeMap<Bucket, UnixMs>,
+}
+
+impl History {
+    /// Takes a record in. Of more envelopes than a ledger keeps, the oldest are forgotten together with everything as
+    /// old.
+    pub fn add(&mut self, record: &AuditRecord) {
+        let command = &record.command;
+        if matches!(command.verdict, Verdict::Rejected { .. }) {
+            return;
+        }
+        if let Order::Ice(action) = &command.order
+            && let Some(bucket) = bucket(action)
+        {
+            let known = self.acted.entry(bucket).or_insert(record.at);
+            *known = (*known).max(record.at);
+        }
+        if let Some(envelope_id) = command.envelope_id {
+            // Without it, as late as it can have been made.
+            let issued_at = command.issued_at.unwrap_or_else(|| record.at.plus(FUTURE_SKEW_MAX));
+            self.obeyed.record(envelope_id, issued_at);
+            self.obeyed.trim(USED_MAX);
+        }
+    }
+}
+
 /// What was obeyed lately.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Ledger {
@@ -392,6 +430,31 @@ impl Ledger {
             self.cool(*bucket, *until);
         }
         self.horizon = self.horizon.max(other.horizon);
+    }
+
+    /// Begins where earlier runs ended, as their audit tells it. A target is left alone no longer from now on than it is
+    /// after an action, also when the clock was set back.
+    pub fn recall(&mut self, history: &History, policy: &Policy, now: UnixMs) {
+        self.absorb(&history.obeyed);
+        for (bucket, at) in &history.acted {
+            let until = (*at).min(now).plus(policy.cooldown);
+            if until > now {
+                self.cool(*bucket, until);
+            }
+        }
+        self.forget(policy, now);
+        // Under a clock that was set back nothing is old, and there must be space for what comes.
+        self.trim(USED_MAX / 2);
+    }
+
+    /// Forgets the oldest envelopes, and with them everything as old, until at most so many are kept.
+    fn trim(&mut self, most: usize) {
+        while self.used.len() > most
+            && let Some((issued_at, envelope_id)) = self.by_age.pop_first()
+        {
+            self.used.remove(&envelope_id);
+            self.horizon = self.horizon.max(issued_at);
+        }
     }
 
     /// Forgets what is too old to be obeyed again anyway, and remembers how old that was.

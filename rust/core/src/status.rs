@@ -375,6 +375,8 @@ pub struct AuditRecord {
     pub at: UnixMs,
     /// What, and what was found out about it.
     pub command: Command,
+    /// How often the very same was refused; 1 of what was obeyed.
+    pub times: u64,
     /// Whether an appender could not keep it.
     pub chain_pending: bool,
 }

@@ -2,28 +2,32 @@
 //!
 //! ```text
 //! head:   magic "MOSR" | version u8 = 1 | kind u8 | 2 zero bytes | trail id, 16 random bytes | unix_ms u64
-//! entry:  len u32 | body of len bytes | digest, 32 bytes
+//! entry:  len u32 | len with every bit flipped, u32 | body of len bytes | digest, 32 bytes
 //! body:   tag u8 | seq u64 | unix_ms u64 | fields
 //! d(0) = derive_key("meshos 2026 trail genesis v1")(head)
 //! d(n) = derive_key("meshos 2026 trail entry v1")(d(n-1) ‖ body n)
 //! ```
 //! Tag 0 is a signed head: public key, 32 bytes, and its signature over `"meshos.trail.v1\0" ‖ d(n-1) ‖ seq`. Tags 1 to 4
 //! are records of commands, lines, failures and actions. Numbers are little endian; a text is its length as u32, then
-//! UTF-8; what may be absent is a mark of 0 or 1, then the value.
+//! UTF-8; what may be absent is a mark of 0 or 1, then the value. `docs/records.md` has every field.
 //!
 //! Invariants
 //! * A changed, removed or moved entry breaks the digest of the first entry at or after it.
 //! * A cut tail is found with the digest of the last entry, known from elsewhere, or up to the last signed head.
-//! * Numbers rise from entry to entry within one run; a later run that continues the file begins at 1 again, with a mark
-//!   of its own (tag 5, the run's random id).
+//! * What a writer that died left of its last entry is told from an entry whose length was changed: that stands there
+//!   twice.
+//! * A trail keeps records of one kind. Whoever continues it leaves a mark of its own (tag 5, the run's random id).
+//! * Whatever is written can be read.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::codec::{DecodeError, Fault, Put, Reader};
-use crate::command::{Command, Order, Verdict};
+use crate::blast::NAME_BYTES_MAX;
+use crate::codec::{DecodeError, Fault, Put, Reader, Unwritable};
+use crate::command::{AdminEvent, Command, IceAction, Order, Verdict};
 use crate::digest::{self, Context, Digest};
-use crate::envelope::{admin_bytes, ice_bytes, read_admin, read_ice};
+use crate::envelope::{CHAINS_MAX, admin_bytes, ice_bytes, read_admin, read_ice};
 use crate::id::{EntityId, NodeId, Origin};
 use crate::identity::{self, Keypair};
 use crate::refusal;
@@ -40,9 +44,16 @@ pub const HEAD_SIZE: usize = 32;
 /// Bytes of one body.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of one text.
+pub const TEXT_BYTES_MAX: usize = 256 << 10;
+/// Operators of one command.
+pub const OPERATORS_MAX: usize = 4096;
+/// Bytes before a body.
+pub const LENGTH_SIZE: usize = 8;
+/// Bytes of one entry.
+pub const ENTRY_BYTES_MAX: usize = LENGTH_SIZE + BODY_BYTES_MAX + 32;
+
 const SIGNED: &[u8] = b"meshos.trail.v1\0";
-const TEXT_BYTES_MAX: usize = 256 << 10;
-const LIST_MAX: usize = 4096;
 
 /// What a trail keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,6 +120,19 @@ pub enum Entry {
         /// When.
         at: UnixMs,
     },
+}
+
+impl Kind {
+    /// Its name, for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Log => "log",
+            Self::Failure => "failure",
+            Self::Action => "action",
+        }
+    }
 }
 
 impl Head {
@@ -209,6 +233,18 @@ const ACTION_KINDS: [&str; 9] = [
     "commit_maintenance_transition",
 ];
 
+/// The stable name of an action, as records keep it; `None`: there is no such action.
+#[must_use]
+pub fn action_kind(name: &str) -> Option<&'static str> {
+    ACTION_KINDS.iter().find(|known| **known == name).copied()
+}
+
+/// The stable name of a refusal, as records keep it; `None`: there is no such refusal.
+#[must_use]
+pub fn refusal_kind(name: &str) -> Option<&'static str> {
+    refusal::KINDS.iter().find(|known| **known == name).copied()
+}
+
 fn place<T: PartialEq>(list: &[T], item: &T) -> u8 {
     let place = list.iter().position(|known| known == item);
     u8::try_from(place.expect("every variant is in its list")).expect("lists are short")
@@ -236,10 +272,71 @@ impl Entry {
         }
     }
 
+    /// Which records it is one of; `None`: it is no record.
+    #[must_use]
+    pub const fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Self::Signed { .. } | Self::Run { .. } => return None,
+            Self::Audit(_) => Kind::Audit,
+            Self::Log(_) => Kind::Log,
+            Self::Failure(_) => Kind::Failure,
+            Self::Action(_) => Kind::Action,
+        })
+    }
+
+    /// Checks that it can be written, and is then read again.
+    ///
+    /// # Errors
+    /// [`Unwritable`].
+    pub fn validate(&self) -> Result<(), Unwritable> {
+        const TEXT: &str = "must be at most 256 KiB of UTF-8";
+        let fits = |text: &str| text.len() <= TEXT_BYTES_MAX;
+        match self {
+            Self::Signed { .. } | Self::Run { .. } => Ok(()),
+            Self::Audit(record) => {
+                let command = &record.command;
+                let order = match &command.order {
+                    Order::Admin(AdminEvent::DropReplicas { chains, .. }) => chains.len() <= CHAINS_MAX,
+                    Order::Ice(IceAction::ForceRestartDaemon { name, .. }) => name.len() <= NAME_BYTES_MAX,
+                    Order::Admin(_) | Order::Ice(_) => true,
+                };
+                Unwritable::first(&[
+                    (
+                        "event",
+                        order,
+                        "must name at most 4096 chains, and a daemon in at most 255 bytes",
+                    ),
+                    (
+                        "operator_ids",
+                        command.operators.len() <= OPERATORS_MAX,
+                        "must be at most 4096",
+                    ),
+                    ("reason", fits(&command.reason), TEXT),
+                ])
+            }
+            Self::Log(record) => Unwritable::first(&[("message", fits(&record.message), TEXT)]),
+            Self::Failure(record) => {
+                let failure = &record.failure;
+                let traceback = failure.traceback.as_deref().is_none_or(fits);
+                Unwritable::first(&[
+                    ("source", fits(&failure.source.name), TEXT),
+                    ("reason", fits(&failure.reason), TEXT),
+                    ("traceback", traceback, TEXT),
+                ])
+            }
+            Self::Action(record) => Unwritable::first(&[("reason", fits(&record.disposed.reason), TEXT)]),
+        }
+    }
+
     /// Its body. Whether an appender could not keep it is not part of it: it is being kept.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(128);
+        let mut bytes = Vec::with_capacity(192);
+        self.put(&mut bytes);
+        bytes
+    }
+
+    fn put(&self, bytes: &mut Vec<u8>) {
         let mut start = |tag: u8, seq: u64, at: UnixMs| {
             bytes.put_u8(tag);
             bytes.put_u64(seq);
@@ -258,7 +355,8 @@ impl Entry {
             }
             Self::Audit(record) => {
                 start(1, record.seq, record.at);
-                put_command(&mut bytes, &record.command);
+                put_command(bytes, &record.command);
+                bytes.put_u64(record.times);
             }
             Self::Log(record) => {
                 start(2, record.seq, record.at);
@@ -274,7 +372,7 @@ impl Entry {
                 bytes.put_str_u32(&source.name);
                 bytes.put_option_u64(source.target);
                 bytes.put_option_u64(source.action_id);
-                put_option(&mut bytes, source.envelope_id.as_ref().map(|id| &id[..]));
+                put_option(bytes, source.envelope_id.as_ref().map(|id| &id[..]));
                 bytes.put_str_u32(&record.failure.reason);
                 bytes.put_u8(u8::from(record.failure.traceback.is_some()));
                 if let Some(traceback) = &record.failure.traceback {
@@ -292,7 +390,6 @@ impl Entry {
             }
             Self::Run { run_id, at } => start(5, *run_id, *at),
         }
-        bytes
     }
 
     /// Reads a body, and nothing behind it.
@@ -315,6 +412,7 @@ impl Entry {
                 seq,
                 at,
                 command: read_command(&mut reader)?,
+                times: reader.u64()?,
                 chain_pending: false,
             }),
             2 => Self::Log(LogRecord {
@@ -353,20 +451,38 @@ impl Entry {
         Ok(entry)
     }
 
+    /// Appends the entry as it stands in the file; returns the digest after it.
+    ///
+    /// # Errors
+    /// [`Unwritable`]: nothing was appended.
+    pub fn put_frame(&self, bytes: &mut Vec<u8>, before: &Digest) -> Result<Digest, Unwritable> {
+        self.validate()?;
+        let start = bytes.len();
+        bytes.put(&[0; LENGTH_SIZE]);
+        self.put(bytes);
+        let body = start + LENGTH_SIZE;
+        let length = bytes.len() - body;
+        if length > BODY_BYTES_MAX {
+            bytes.truncate(start);
+            let rule = "must have at most 1 MiB in all";
+            return Err(Unwritable { field: "record", rule });
+        }
+        let length = u32::try_from(length).expect("it was compared");
+        bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        bytes[start + 4..body].copy_from_slice(&(!length).to_le_bytes());
+        let after = digest::derive(Context::TrailEntry, &[before.as_bytes(), &bytes[body..]]);
+        bytes.put(after.as_bytes());
+        Ok(after)
+    }
+
     /// The entry as it stands in the file, and the digest after it.
     ///
-    /// # Panics
-    /// If it is longer than a body may be; texts are bounded where they enter.
-    #[must_use]
-    pub fn frame(&self, before: &Digest) -> (Vec<u8>, Digest) {
-        let body = self.to_bytes();
-        assert!(body.len() <= BODY_BYTES_MAX, "texts are bounded where they enter");
-        let after = digest::derive(Context::TrailEntry, &[before.as_bytes(), &body]);
-        let mut bytes = Vec::with_capacity(body.len() + 36);
-        bytes.put_count_u32(body.len());
-        bytes.put(&body);
-        bytes.put(after.as_bytes());
-        (bytes, after)
+    /// # Errors
+    /// [`Unwritable`].
+    pub fn frame(&self, before: &Digest) -> Result<(Vec<u8>, Digest), Unwritable> {
+        let mut bytes = Vec::with_capacity(256);
+        let after = self.put_frame(&mut bytes, before)?;
+        Ok((bytes, after))
     }
 
     /// Vouches for everything up to `before`.
@@ -439,13 +555,12 @@ fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
         2 => Verdict::Open,
         3 => {
             let kind = reader.str_u32(64)?;
-            let known = refusal::KINDS.iter().find(|known| **known == kind);
-            let kind = known.ok_or_else(|| at.fault(Fault::Invalid { field: "refusal" }))?;
+            let kind = refusal_kind(kind).ok_or_else(|| at.fault(Fault::Invalid { field: "refusal" }))?;
             Verdict::Rejected { kind }
         }
         _ => return Err(at.fault(Fault::Invalid { field: "verdict" })),
     };
-    let count = reader.count_below(8, LIST_MAX)?;
+    let count = reader.count_below(8, OPERATORS_MAX)?;
     let mut operators = Vec::with_capacity(count);
     for _ in 0..count {
         operators.push(reader.u64()?);
@@ -497,36 +612,241 @@ pub struct Proven {
     pub bytes: u64,
 }
 
+/// Where something is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The entry, from 1; 0: the head of the file.
+    pub entry: u64,
+    /// The record that it is, or that comes next, from 1.
+    pub record: u64,
+    /// Where the entry begins.
+    pub offset: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {} (entry {}, byte {})", self.record, self.entry, self.offset)
+    }
+}
+
 /// What is wrong with a trail.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrailError {
     /// An entry cannot be read.
-    #[error("entry {entry}: {error}")]
+    #[error("{place}: {error}")]
     Unreadable {
-        /// Which entry, from 1; 0: the head of the file.
-        entry: u64,
-        /// Why.
+        /// Which.
+        place: Place,
+        /// Why, and from which byte on.
         error: DecodeError,
     },
     /// An entry is not bound to what stands before it: it, or something before it, was changed, removed or moved.
-    #[error("entry {entry} is not bound to what stands before it")]
+    #[error("{place} is not bound to what stands before it")]
     Broken {
-        /// Which entry, from 1.
-        entry: u64,
+        /// Which.
+        place: Place,
+        /// The first bytes of the trail's id.
+        trail: u64,
+        /// What its digest should be.
+        expected: Digest,
+        /// What stands there.
+        found: Digest,
     },
     /// A signed head does not hold.
-    #[error("entry {entry}: the signature does not hold")]
+    #[error("{place}: the signature does not hold")]
     BadSignature {
-        /// Which entry, from 1.
-        entry: u64,
+        /// Which.
+        place: Place,
+        /// The first bytes of the trail's id.
+        trail: u64,
     },
     /// The last entry is not the one known from elsewhere.
-    #[error("the trail does not end where it is known to")]
-    WrongEnd,
+    #[error("{place}: the trail does not end where it is known to")]
+    WrongEnd {
+        /// The last entry.
+        place: Place,
+        /// The first bytes of the trail's id.
+        trail: u64,
+        /// The digest known from elsewhere.
+        expected: Digest,
+        /// The digest at the end.
+        found: Digest,
+    },
 }
 
-/// Reads a trail from its beginning, shows each entry to `see`, and says what it proves. A cut entry at the end is not an
-/// error when `cut` allows it: what a crash left is read up to the last whole entry.
+/// Reads a trail entry by entry, however its bytes come.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    proven: Proven,
+    entries: u64,
+    signer: Option<EntityId>,
+}
+
+impl Reading {
+    /// Begins with the first bytes of a trail, [`HEAD_SIZE`] or all there are. With `signer`, only its signatures count.
+    ///
+    /// # Errors
+    /// [`TrailError::Unreadable`].
+    pub fn begin(bytes: &[u8], signer: Option<EntityId>) -> Result<Self, TrailError> {
+        let place = Place {
+            entry: 0,
+            record: 0,
+            offset: 0,
+        };
+        let head = Head::decode(bytes).map_err(|error| TrailError::Unreadable { place, error })?;
+        let proven = Proven {
+            head,
+            records: 0,
+            first_seq: 0,
+            last_seq: 0,
+            digest: head.digest(),
+            signed_through: 0,
+            bytes: HEAD_SIZE as u64,
+        };
+        Ok(Self {
+            proven,
+            entries: 0,
+            signer,
+        })
+    }
+
+    /// What the entries so far prove.
+    #[must_use]
+    pub const fn proven(&self) -> &Proven {
+        &self.proven
+    }
+
+    const fn place(&self) -> Place {
+        Place {
+            entry: self.entries + 1,
+            record: self.proven.records + 1,
+            offset: self.proven.bytes,
+        }
+    }
+
+    const fn trail(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.proven.head.trail_id;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Takes the next entry from the beginning of `bytes`, and says how many bytes it had; `None`: there is not a whole
+    /// one. Nothing but zeros, which a disk may show where a system died, is no entry either.
+    ///
+    /// # Errors
+    /// [`TrailError`].
+    pub fn next(&mut self, bytes: &[u8]) -> Result<Option<(Entry, usize)>, TrailError> {
+        let place = self.place();
+        let unreadable = |error| TrailError::Unreadable { place, error };
+        let mut reader = Reader::with_base(bytes, place.offset);
+        let (Ok(length), Ok(flipped)) = (reader.u32(), reader.u32()) else {
+            return Ok(None);
+        };
+        let length = length as usize;
+        if length == 0 && flipped == 0 && bytes.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        if flipped as usize != !length & 0xffff_ffff || length > BODY_BYTES_MAX {
+            let fault = Fault::Invalid { field: "length" };
+            let offset = place.offset;
+            return Err(unreadable(DecodeError { offset, fault }));
+        }
+        let start = reader.offset();
+        let (Ok(body), Ok(found)) = (reader.take(length), reader.array::<32>()) else {
+            return Ok(None);
+        };
+        let found = Digest::from_bytes(found);
+        let expected = digest::derive(Context::TrailEntry, &[self.proven.digest.as_bytes(), body]);
+        let trail = self.trail();
+        if expected != found {
+            return Err(TrailError::Broken {
+                place,
+                trail,
+                expected,
+                found,
+            });
+        }
+        let entry = Entry::decode(body).map_err(|DecodeError { offset, fault }| {
+            let offset = start + offset;
+            unreadable(DecodeError { offset, fault })
+        })?;
+        match (&entry, entry.kind()) {
+            (
+                Entry::Signed {
+                    seq, signer, signature, ..
+                },
+                _,
+            ) => {
+                identity::verify(signer, &signed_bytes(&self.proven.digest, *seq), signature)
+                    .map_err(|_| TrailError::BadSignature { place, trail })?;
+                if self.signer.as_ref() == Some(signer) {
+                    self.proven.signed_through = self.proven.records;
+                }
+            }
+            (_, None) => {}
+            (_, Some(kind)) if kind == self.proven.head.kind => {
+                self.proven.records += 1;
+                if self.proven.records == 1 {
+                    self.proven.first_seq = entry.seq();
+                }
+                self.proven.last_seq = entry.seq();
+            }
+            (_, Some(_)) => {
+                let (offset, fault) = (start, Fault::Invalid { field: "tag" });
+                return Err(unreadable(DecodeError { offset, fault }));
+            }
+        }
+        let taken = LENGTH_SIZE + length + 32;
+        self.entries += 1;
+        self.proven.digest = found;
+        self.proven.bytes += taken as u64;
+        Ok(Some((entry, taken)))
+    }
+
+    /// Ends with what is no whole entry. When `cut` allows it, what a crash left of the last one is passed over.
+    ///
+    /// # Errors
+    /// [`TrailError::Unreadable`].
+    pub fn end(self, rest: &[u8], cut: bool) -> Result<Proven, TrailError> {
+        if rest.is_empty() || cut {
+            Ok(self.proven)
+        } else {
+            Err(self.cut_short(rest))
+        }
+    }
+
+    /// Says that what stands behind the last whole entry is none.
+    #[must_use]
+    pub const fn cut_short(&self, rest: &[u8]) -> TrailError {
+        let place = self.place();
+        let offset = place.offset + rest.len() as u64;
+        let fault = Fault::Truncated { needed: 1 };
+        let error = DecodeError { offset, fault };
+        TrailError::Unreadable { place, error }
+    }
+
+    /// Compares the end with a digest known from elsewhere.
+    ///
+    /// # Errors
+    /// [`TrailError::WrongEnd`].
+    pub fn expect(&self, end: &Digest) -> Result<(), TrailError> {
+        if self.proven.digest == *end {
+            return Ok(());
+        }
+        Err(TrailError::WrongEnd {
+            place: Place {
+                entry: self.entries,
+                record: self.proven.records,
+                offset: self.proven.bytes,
+            },
+            trail: self.trail(),
+            expected: *end,
+            found: self.proven.digest,
+        })
+    }
+}
+
+/// Reads a whole trail, shows each entry to `see`, and says what it proves. A cut entry at the end is not an error when
+/// `cut` allows it: what a crash left is read up to the last whole entry.
 ///
 /// # Errors
 /// [`TrailError`] for the first bad entry.
@@ -536,65 +856,11 @@ pub fn read(
     cut: bool,
     mut see: impl FnMut(Entry),
 ) -> Result<Proven, TrailError> {
-    let head = Head::decode(bytes).map_err(|error| TrailError::Unreadable { entry: 0, error })?;
-    let mut proven = Proven {
-        head,
-        records: 0,
-        first_seq: 0,
-        last_seq: 0,
-        digest: head.digest(),
-        signed_through: 0,
-        bytes: HEAD_SIZE as u64,
-    };
+    let mut reading = Reading::begin(bytes, signer.copied())?;
     let mut rest = &bytes[HEAD_SIZE..];
-    let mut number = 0;
-    while !rest.is_empty() {
-        number += 1;
-        let unreadable = |error| TrailError::Unreadable { entry: number, error };
-        let mut reader = Reader::new(rest);
-        let parts = reader.count_below(1, BODY_BYTES_MAX).and_then(|length| {
-            let body = reader.take(length)?;
-            reader.array::<32>().map(|digest| (body, Digest::from_bytes(digest)))
-        });
-        let (body, digest) = match parts {
-            Ok(parts) => parts,
-            Err(DecodeError {
-                fault: Fault::Truncated { .. },
-                ..
-            }) if cut => break,
-            Err(error) => return Err(unreadable(error)),
-        };
-        if digest::derive(Context::TrailEntry, &[proven.digest.as_bytes(), body]) != digest {
-            return Err(TrailError::Broken { entry: number });
-        }
-        let entry = Entry::decode(body).map_err(unreadable)?;
-        match &entry {
-            Entry::Signed {
-                seq,
-                signer: by,
-                signature,
-                ..
-            } => {
-                identity::verify(by, &signed_bytes(&proven.digest, *seq), signature)
-                    .map_err(|_| TrailError::BadSignature { entry: number })?;
-                if signer == Some(by) {
-                    proven.signed_through = proven.records;
-                }
-            }
-            Entry::Run { .. } => {}
-            Entry::Audit(_) | Entry::Log(_) | Entry::Failure(_) | Entry::Action(_) => {
-                proven.records += 1;
-                if proven.records == 1 {
-                    proven.first_seq = entry.seq();
-                }
-                proven.last_seq = entry.seq();
-            }
-        }
-        proven.digest = digest;
-        let taken = 4 + body.len() + 32;
-        proven.bytes += taken as u64;
-        rest = &rest[taken..];
+    while let Some((entry, taken)) = reading.next(rest)? {
         see(entry);
+        rest = &rest[taken..];
     }
-    Ok(proven)
+    reading.end(rest, cut)
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! * Records are appended in the order in which they were pushed, one at a time.
-//! * A record that was taken is appended, or told as lost; never neither.
+//! * A record that was taken is appended and settled, or told as lost; never neither.
 //! * `close` is called at most once, after the last append.
 //! * No lock is held while an appender runs or ends.
 
@@ -68,6 +68,20 @@ pub trait Appender<R>: Send + Sync {
         Ok(())
     }
 
+    /// How many records may be settled together.
+    fn together(&self) -> usize {
+        1
+    }
+
+    /// Makes what was appended last for good, before it counts as kept; called after at most [`Appender::together`]
+    /// records, and only when that is more than one.
+    ///
+    /// # Errors
+    /// Those records are lost to it.
+    fn settle(&self) -> Result<(), CallFailed> {
+        Ok(())
+    }
+
     /// Calls `turn`, which appends several records, so that what they share is done once.
     fn batch(&self, turn: &mut dyn FnMut()) {
         turn();
@@ -120,7 +134,12 @@ struct State<R> {
     /// Of those taken, how many were appended or lost.
     settled: u64,
     refused: u64,
+    /// Who is called once so many are settled, in order.
+    told: VecDeque<(u64, Told)>,
 }
+
+/// Somebody who is called once.
+type Told = Box<dyn FnOnce() + Send>;
 
 /// Counters of a writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,6 +170,7 @@ impl<R: Numbered + Send + 'static> Writer<R> {
             taken: 0,
             settled: 0,
             refused: 0,
+            told: VecDeque::new(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -192,12 +212,23 @@ impl<R: Numbered + Send + 'static> Writer<R> {
             return true;
         }
         let record = state.queue.pop_back();
-        state.settled += 1;
         state.refused += 1;
         drop(state);
         drop(record);
-        self.shared.settled.notify_all();
+        self.shared.settle(1);
         false
+    }
+
+    /// Calls `told` once everything pushed before was appended or lost: on a lane, or at once.
+    pub fn after(&self, told: impl FnOnce() + Send + 'static) {
+        let mut state = self.shared.state.lock();
+        if state.settled < state.taken {
+            let wanted = state.taken;
+            state.told.push_back((wanted, Box::new(told)));
+            return;
+        }
+        drop(state);
+        told();
     }
 
     /// Waits until everything pushed before was appended or lost; `false` when the deadline passed first.
@@ -263,37 +294,70 @@ impl<R: Numbered + Send + 'static> Shared<R> {
         self.state.lock().queue.pop_front()
     }
 
-    fn settle(&self) {
-        self.state.lock().settled += 1;
+    fn settle(&self, count: u64) {
+        let mut state = self.state.lock();
+        state.settled += count;
+        let settled = state.settled;
+        let mut told = Vec::new();
+        while state.told.front().is_some_and(|(wanted, _)| *wanted <= settled) {
+            told.extend(state.told.pop_front());
+        }
+        drop(state);
         self.settled.notify_all();
+        told.into_iter().for_each(|(_, told)| told());
     }
 
-    fn append(&self, record: &R) {
-        let outcome = self
-            .callback
-            .run(Instant::now(), self.budget, || self.appender.append(record));
-        match outcome {
-            Some(Ok(())) => {}
-            Some(Err(failed)) => (self.lost)(record.seq(), Lost::Failed(failed)),
-            None => (self.lost)(record.seq(), Lost::Disabled),
+    /// Calls the appender; why it did not do its part, if it did not.
+    fn run(&self, call: impl FnOnce() -> Result<(), CallFailed>) -> Option<Lost> {
+        match self.callback.run(Instant::now(), self.budget, call) {
+            Some(Ok(())) => None,
+            Some(Err(failed)) => Some(Lost::Failed(failed)),
+            None => Some(Lost::Disabled),
         }
+    }
+
+    /// Appends up to so many records and settles them together; how many there were.
+    fn append(&self, most: usize) -> usize {
+        let (mut taken, mut unsettled) = (0, Vec::new());
+        while taken < most
+            && let Some(record) = self.next()
+        {
+            taken += 1;
+            match self.run(|| self.appender.append(&record)) {
+                Some(lost) => (self.lost)(record.seq(), lost),
+                None if most > 1 => unsettled.push(record.seq()),
+                None => {}
+            }
+        }
+        if !unsettled.is_empty()
+            && let Some(lost) = self.run(|| self.appender.settle())
+        {
+            unsettled.into_iter().for_each(|seq| (self.lost)(seq, lost.clone()));
+        }
+        if taken > 0 {
+            self.settle(taken as u64);
+        }
+        taken
     }
 
     /// Loses what waits.
     fn give_up(&self) {
         while let Some(record) = self.next() {
             (self.lost)(record.seq(), Lost::Closed);
-            self.settle();
+            self.settle(1);
         }
     }
 
     /// Appends a batch; returns whether there is more to do, or the appender is still to be closed.
     fn turn(&self) -> bool {
+        let together = self.appender.together().clamp(1, BATCH);
         self.appender.batch(&mut || {
-            for _ in 0..BATCH {
-                let Some(record) = self.next() else { break };
-                self.append(&record);
-                self.settle();
+            let mut appended = 0;
+            while appended < BATCH {
+                match self.append(together) {
+                    0 => break,
+                    taken => appended += taken,
+                }
             }
         });
         let mut state = self.state.lock();
@@ -383,14 +447,15 @@ impl<R: Numbered + Clone> Ring<R> {
         }
     }
 
-    /// Adds a record, whose number is above those before.
-    pub fn push(&mut self, record: R) {
-        if self.records.len() >= self.capacity
-            && let Some(oldest) = self.records.pop_front()
-        {
-            self.fallen_out = oldest.seq();
+    /// Adds a record, whose number is above those before; gives the one that fell out.
+    pub fn push(&mut self, record: R) -> Option<R> {
+        let mut oldest = None;
+        if self.records.len() >= self.capacity {
+            oldest = self.records.pop_front();
+            self.fallen_out = oldest.as_ref().map_or(self.fallen_out, Numbered::seq);
         }
         self.records.push_back(record);
+        oldest
     }
 
     /// Up to `max` records with a number above `seq`, oldest first, and those above it that fell out.
@@ -421,6 +486,13 @@ impl<R: Numbered + Clone> Ring<R> {
     #[must_use]
     pub fn head(&self) -> u64 {
         self.records.back().map_or(self.fallen_out, Numbered::seq)
+    }
+
+    /// The record with that number.
+    #[must_use]
+    pub fn get(&self, seq: u64) -> Option<&R> {
+        let place = self.records.partition_point(|record| record.seq() < seq);
+        self.records.get(place).filter(|record| record.seq() == seq)
     }
 
     /// The records, oldest first.

@@ -579,8 +579,8 @@ struct Runner {
     repairs: u64,
     /// What became of envelopes in this pass, with the numbers of their records.
     verdicts: Vec<(Judged, u64)>,
-    /// Numbers of the records of held commands.
-    held: BTreeMap<[u8; 16], u64>,
+    /// Held commands: the numbers of their records, and until when these may be waited for.
+    held: BTreeMap<[u8; 16], (u64, Deadline)>,
 }
 
 impl Runner {
@@ -652,7 +652,7 @@ impl Runner {
             match self.pass(false) {
                 Going::On => {}
                 Going::Ending => {
-                    let idle = self.behaviour.running() == 0 && !self.more;
+                    let idle = self.is_idle() && !self.more;
                     // What was dispatched may be confirmed by a result that is on its way: one more look.
                     if idle && left_at == Some(self.shared.passes()) {
                         break;
@@ -676,6 +676,7 @@ impl Runner {
         self.calm = Deadline::at(began + CALM);
         self.ending = batch.ending;
         let ending = batch.ending;
+        self.give_up();
         let asked = self.ask(&batch, began);
         self.close_ears(&batch);
         let now = self.shared.parts.clock.now();
@@ -710,7 +711,7 @@ impl Runner {
     }
 
     fn wait_until(&self, first: bool) -> Deadline {
-        if self.more || first || (self.ending && self.behaviour.running() == 0) {
+        if self.more || first || (self.ending && self.is_idle()) {
             return Deadline::after(Duration::ZERO);
         }
         // A loop that ends ticks no more: it waits for what runs.
@@ -719,10 +720,17 @@ impl Runner {
         } else {
             Deadline::at(self.tick_due)
         };
+        let held = self.held.values().map(|(_, until)| *until);
+        let until = held.fold(tick, Deadline::sooner);
         match self.next {
-            Some(next) => tick.sooner(self.shared.parts.clock.instant(next)),
-            None => tick,
+            Some(next) => until.sooner(self.shared.parts.clock.instant(next)),
+            None => until,
         }
+    }
+
+    /// Whether nothing is under way that a loop which ends waits for.
+    fn is_idle(&self) -> bool {
+        self.behaviour.running() == 0 && self.held.is_empty()
     }
 
     /// What a tick asks, and what changed hands since the last pass.
@@ -828,7 +836,7 @@ impl Runner {
     }
 
     fn have_done(&mut self, step: Step) {
-        let shared = &self.shared;
+        let shared = Arc::clone(&self.shared);
         let records = &shared.parts.records;
         if !step.judged.is_empty() {
             let now = shared.parts.clock.now();
@@ -836,7 +844,7 @@ impl Runner {
         }
         let (earlier, judged): (Vec<Judged>, Vec<Judged>) = step.judged.into_iter().partition(|told| told.recorded);
         for told in earlier {
-            let audit_seq = self.held.remove(&told.envelope_id).unwrap_or(0);
+            let audit_seq = self.held.remove(&told.envelope_id).map_or(0, |(seq, _)| seq);
             self.verdicts.push((told, audit_seq));
         }
         let at = self.behaviour.now();
@@ -845,20 +853,23 @@ impl Runner {
         for (place, command) in step.audits.into_iter().enumerate() {
             // Records are numbered in the order in which commands were folded.
             while let Some((_, held)) = held.next_if(|(before, _)| *before <= place) {
-                hold(shared, &mut self.held, at, held);
-            }
-            if let Verdict::Rejected { kind } = &command.verdict {
-                let line = format!("refused {}: {kind}", command.order.kind());
-                records.line(meshos_core::signal::LogLevel::Warn, None, &line);
+                self.hold(at, held);
             }
             let envelope_id = command.envelope_id;
-            let audit_seq = records.audit(at, command);
+            let line = match &command.verdict {
+                Verdict::Rejected { kind } => Some(format!("refused {}: {kind}", command.order.kind())),
+                Verdict::Accepted | Verdict::Open => None,
+            };
+            let (audit_seq, is_new) = records.audit(at, command);
+            if let Some(line) = line.filter(|_| is_new) {
+                records.line(meshos_core::signal::LogLevel::Warn, None, &line);
+            }
             if let Some(told) = judged.next_if(|judged| Some(judged.envelope_id) == envelope_id) {
                 self.verdicts.push((told, audit_seq));
             }
         }
         for (_, command) in held {
-            hold(shared, &mut self.held, at, command);
+            self.hold(at, command);
         }
         for (daemon, wanted) in step.supervise {
             shared.parts.dispatcher.supervise(daemon, wanted);
@@ -887,7 +898,7 @@ impl Runner {
         if let Some(level) = step.pressure {
             let dispatcher = Arc::clone(&shared.parts.dispatcher);
             let said = move || dispatcher.on_cluster_backpressure(level.is_some(), level.unwrap_or_default());
-            push(shared, &self.pressure, Box::new(said));
+            push(&shared, &self.pressure, Box::new(said));
         }
         for daemon in step.kill {
             self.kill(daemon);
@@ -958,6 +969,25 @@ impl Runner {
         if let (Some(sink), Some(line)) = (&shared.parts.sink, &self.controls) {
             let sink = Arc::clone(sink);
             push(shared, line, Box::new(move || sink.emit(control)));
+        }
+    }
+
+    /// Has the record of a command kept before the command takes effect.
+    fn hold(&mut self, at: UnixMs, command: Command) {
+        let Some(envelope_id) = command.envelope_id else { return };
+        let intake = Arc::clone(&self.shared.intake);
+        let told = move |kept| intake.result(Signal::Recorded { envelope_id, kept });
+        let seq = self.shared.parts.records.audit_first(at, command, told);
+        self.held.insert(envelope_id, (seq, Deadline::after(AUDIT_TIMEOUT)));
+    }
+
+    /// Gives up on records that were not kept in time.
+    fn give_up(&self) {
+        for (envelope_id, (seq, until)) in &self.held {
+            if until.passed() && self.shared.parts.records.give_up(*seq) {
+                let (envelope_id, kept) = (*envelope_id, false);
+                self.shared.intake.result(Signal::Recorded { envelope_id, kept });
+            }
         }
     }
 
@@ -1131,18 +1161,6 @@ impl Runner {
         });
         shared.bell.notify_all();
     }
-}
-
-/// Has the record of a command kept before the command takes effect.
-fn hold(shared: &Arc<Shared>, numbers: &mut BTreeMap<[u8; 16], u64>, at: UnixMs, command: Command) {
-    let Some(envelope_id) = command.envelope_id else { return };
-    let seq = shared.parts.records.audit_first(at, command);
-    numbers.insert(envelope_id, seq);
-    let told = Arc::clone(shared);
-    on_lane(&shared.parts.lanes, move || {
-        let kept = told.parts.records.kept(seq, Deadline::after(AUDIT_TIMEOUT));
-        told.intake.result(Signal::Recorded { envelope_id, kept });
-    });
 }
 
 /// The daemons that a loop watches over: others may be another's.

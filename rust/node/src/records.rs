@@ -4,6 +4,11 @@
 //! * A record gets its number, then its place in the ring, then goes to the appender. What the appender could not keep is
 //!   marked in the ring.
 //! * Numbers begin at 1 with each loop and never repeat.
+//! * Commands that were obeyed and commands that were refused have rings of their own, with numbers in common: whoever can
+//!   send commands cannot flush those that were obeyed.
+//! * A record is given to the appender again, under its number, when what it says has changed: then the last one holds.
+//! * A refusal like one in the ring is counted there. It goes to the appender again, under its number, when the count has
+//!   doubled, when it falls out of the ring, and at the end.
 //! * No lock is held while an appender runs.
 
 use std::collections::BTreeMap;
@@ -23,7 +28,7 @@ use crate::sync::Mutex;
 
 /// Failures kept.
 pub const FAILURES_MAX: usize = 256;
-/// Commands kept.
+/// Commands kept of those that were obeyed, and of those that were refused.
 pub const AUDITS_MAX: usize = 256;
 /// Lines kept.
 pub const LINES_MAX: usize = 2048;
@@ -83,15 +88,84 @@ impl<R: Numbered + Clone + Send + 'static> Kept<R> {
     }
 }
 
+/// The rings of commands.
+struct Audits {
+    obeyed: Ring<AuditRecord>,
+    refused: Ring<AuditRecord>,
+    /// Commands that take effect when their record is kept, and whether it was lost.
+    held: BTreeMap<u64, bool>,
+}
+
+/// Whether a command was refused as that one was. What nobody looked at is all alike.
+fn is_alike(one: &Command, other: &Command) -> bool {
+    const OVERLOADED: Verdict = Verdict::Rejected { kind: "overloaded" };
+    one.verdict == other.verdict
+        && (one.verdict == OVERLOADED
+            || (one.order == other.order && one.operators == other.operators && one.reason == other.reason))
+}
+
+impl Audits {
+    fn head(&self) -> u64 {
+        self.obeyed.head().max(self.refused.head())
+    }
+
+    /// Numbers a command, or counts it with one like it; gives the number and what the appender is to keep.
+    fn add(&mut self, at: UnixMs, command: Command, hold: bool) -> (u64, Vec<AuditRecord>) {
+        let refused = matches!(command.verdict, Verdict::Rejected { .. });
+        let alike = |record: &&AuditRecord| is_alike(&record.command, &command);
+        let alike = self.refused.iter().rev().filter(|_| refused).find(alike);
+        if let Some(seq) = alike.map(|record| record.seq) {
+            let mut again = Vec::new();
+            self.refused.change(seq, |record| {
+                record.times = record.times.saturating_add(1);
+                if record.times.is_power_of_two() {
+                    again.push(record.clone());
+                }
+            });
+            return (seq, again);
+        }
+        let seq = self.head() + 1;
+        let record = AuditRecord {
+            seq,
+            at,
+            command,
+            times: 1,
+            chain_pending: false,
+        };
+        if hold {
+            self.held.insert(seq, false);
+        }
+        let ring = if refused { &mut self.refused } else { &mut self.obeyed };
+        let fallen_out = ring.push(record.clone()).filter(is_uncounted);
+        (seq, fallen_out.into_iter().chain([record]).collect())
+    }
+
+    fn change(&mut self, seq: u64, mut change: impl FnMut(&mut AuditRecord)) {
+        let _ = self.obeyed.change(seq, &mut change) || self.refused.change(seq, &mut change);
+    }
+
+    fn since(&self, seq: u64, max: usize) -> Vec<AuditRecord> {
+        let (mut records, _) = self.obeyed.since(seq, max);
+        records.extend(self.refused.since(seq, max).0);
+        records.sort_unstable_by_key(|record| record.seq);
+        records.truncate(max);
+        records
+    }
+}
+
+/// Whether the appender has not heard of the last ones like it.
+fn is_uncounted(record: &AuditRecord) -> bool {
+    !record.times.is_power_of_two()
+}
+
 /// The records of one loop.
 pub struct Records {
     node: NodeId,
     clock: LoopClock,
     failures: Mutex<(Vector<Arc<FailureRecord>>, u64)>,
     failure_writer: Mutex<Option<Arc<Writer<Arc<FailureRecord>>>>>,
-    audits: Kept<AuditRecord>,
-    /// Records that must come first and are not settled, and whether they are lost.
-    first: Mutex<BTreeMap<u64, bool>>,
+    audits: Mutex<Audits>,
+    audit_writer: Mutex<Option<Arc<Writer<AuditRecord>>>>,
     lines: Kept<LogRecord>,
     actions: AtomicU64,
     action_writer: Mutex<Option<Arc<Writer<ActionRecord>>>>,
@@ -108,8 +182,12 @@ impl Records {
             clock,
             failures: Mutex::default(),
             failure_writer: Mutex::new(None),
-            audits: Kept::new(AUDITS_MAX),
-            first: Mutex::default(),
+            audits: Mutex::new(Audits {
+                obeyed: Ring::new(AUDITS_MAX),
+                refused: Ring::new(AUDITS_MAX),
+                held: BTreeMap::new(),
+            }),
+            audit_writer: Mutex::new(None),
             lines: Kept::new(LINES_MAX),
             actions: AtomicU64::new(0),
             action_writer: Mutex::new(None),
@@ -125,7 +203,7 @@ impl Records {
 
     /// Feeds an appender with commands from now on.
     pub fn write_audits(&self, writer: Arc<Writer<AuditRecord>>) {
-        *self.audits.writer.lock() = Some(writer);
+        *self.audit_writer.lock() = Some(writer);
     }
 
     /// Feeds an appender with lines from now on.
@@ -178,63 +256,92 @@ impl Records {
         self.failures.lock().clone()
     }
 
-    /// Records a command, at the time at which it was folded; returns its number.
-    pub fn audit(&self, at: UnixMs, command: Command) -> u64 {
-        let (seq, refused) = self.numbered(at, command);
-        if refused {
-            self.lost(Which::Audits, seq);
-        }
-        self.changed();
-        seq
+    /// Records a command, at the time at which it was folded, or counts it with the one that it is like; returns that
+    /// number, and whether it is new.
+    pub fn audit(&self, at: UnixMs, command: Command) -> (u64, bool) {
+        self.record(at, command, false)
     }
 
-    fn numbered(&self, at: UnixMs, command: Command) -> (u64, bool) {
-        self.audits.add(|seq| AuditRecord {
-            seq,
-            at,
-            command,
-            chain_pending: false,
-        })
-    }
-
-    /// Records a command that takes effect only when its record is kept; returns its number. [`Self::kept`] must follow.
-    pub fn audit_first(&self, at: UnixMs, command: Command) -> u64 {
-        // Nobody can say that it is lost before it is known here.
-        let mut first = self.first.lock();
-        let (seq, refused) = self.numbered(at, command);
-        first.insert(seq, refused);
-        drop(first);
-        self.changed();
-        seq
-    }
-
-    /// Waits until the appender kept a record that must come first, or did not; called on a lane. What was not kept is
-    /// refused: the ring shows that, and it is told to the appender too, as a record of the same number, since it may
-    /// still keep the first one later.
-    pub fn kept(&self, seq: u64, deadline: Deadline) -> bool {
-        let writer = self.audits.writer.lock().clone();
-        let flushed = writer.as_ref().is_none_or(|writer| writer.flush(deadline));
-        let lost = self.first.lock().remove(&seq).unwrap_or(true);
-        let kept = flushed && !lost;
-        if !kept {
-            let mut refused = None;
-            self.audits.ring.lock().change(seq, |record| {
-                record.chain_pending = true;
-                record.command.verdict = Verdict::Rejected { kind: "audit_required" };
-                refused = Some(record.clone());
-            });
-            if let (Some(writer), Some(refused)) = (writer, refused) {
-                writer.push(refused);
+    fn record(&self, at: UnixMs, command: Command, hold: bool) -> (u64, bool) {
+        let writer = self.audit_writer.lock().clone();
+        // The writer's queue is fed in the order of the numbers, so both happen under one lock.
+        let mut audits = self.audits.lock();
+        let before = audits.head();
+        let (seq, keep) = audits.add(at, command, hold);
+        let mut refused = Vec::new();
+        if let Some(writer) = writer {
+            for record in keep {
+                let seq = record.seq;
+                if !writer.push(record) {
+                    refused.push(seq);
+                }
             }
+        }
+        drop(audits);
+        refused.into_iter().for_each(|seq| self.lost(Which::Audits, seq));
+        self.changed();
+        (seq, seq > before)
+    }
+
+    /// Records a command that takes effect when the appender kept that; returns its number. `told` is called then, unless
+    /// [`Records::give_up`] was before: with whether it was kept.
+    pub fn audit_first(
+        self: &Arc<Self>,
+        at: UnixMs,
+        command: Command,
+        told: impl FnOnce(bool) + Send + 'static,
+    ) -> u64 {
+        let (seq, _) = self.record(at, command, true);
+        let records = Arc::clone(self);
+        let settled = move || {
+            if let Some(kept) = records.held_is_kept(seq) {
+                told(kept);
+            }
+        };
+        let writer = self.audit_writer.lock().clone();
+        match writer {
+            Some(writer) => writer.after(settled),
+            None => settled(),
+        }
+        seq
+    }
+
+    /// Whether the record of a held command was kept; `None`: it is not held any more.
+    fn held_is_kept(&self, seq: u64) -> Option<bool> {
+        let mut audits = self.audits.lock();
+        let lost = audits.held.remove(&seq)?;
+        if lost {
+            audits.change(seq, refuse);
+            drop(audits);
             self.changed();
         }
-        kept
+        Some(!lost)
     }
 
-    /// Up to `max` commands with a number above `seq`, oldest first, and those above it that are gone.
+    /// Waits no longer for the record of a held command: it has no effect. `false`: it was kept or lost just now. Since
+    /// the appender may keep it yet, it is given once more, as refused.
+    pub fn give_up(&self, seq: u64) -> bool {
+        let mut audits = self.audits.lock();
+        if audits.held.remove(&seq).is_none() {
+            return false;
+        }
+        let mut again = None;
+        audits.change(seq, |record| {
+            refuse(record);
+            again = Some(record.clone());
+        });
+        if let (Some(record), Some(writer)) = (again, self.audit_writer.lock().clone()) {
+            writer.push(record);
+        }
+        drop(audits);
+        self.changed();
+        true
+    }
+
+    /// Up to `max` commands with a number above `seq`, oldest first.
     #[must_use]
-    pub fn audits(&self, seq: u64, max: usize) -> (Vec<AuditRecord>, Option<Gap>) {
-        self.audits.since(seq, max)
+    pub fn audits(&self, seq: u64, max: usize) -> Vec<AuditRecord> {
+        self.audits.lock().since(seq, max)
     }
 
     /// Adds a line to the log.
@@ -268,7 +375,7 @@ impl Records {
     /// Numbers of the newest command and line; 0: none.
     #[must_use]
     pub fn heads(&self) -> (u64, u64) {
-        (self.audits.ring.lock().head(), self.lines.ring.lock().head())
+        (self.audits.lock().head(), self.lines.ring.lock().head())
     }
 
     /// Records what became of an action.
@@ -298,13 +405,11 @@ impl Records {
         match which {
             Which::Failures => mark_failure(&mut self.failures.lock().0, seq),
             Which::Audits => {
-                if let Some(lost) = self.first.lock().get_mut(&seq) {
+                let mut audits = self.audits.lock();
+                audits.change(seq, |record| record.chain_pending = true);
+                if let Some(lost) = audits.held.get_mut(&seq) {
                     *lost = true;
                 }
-                self.audits
-                    .ring
-                    .lock()
-                    .change(seq, |record| record.chain_pending = true);
             }
             Which::Lines => {
                 self.lines.ring.lock().change(seq, |record| record.chain_pending = true);
@@ -318,10 +423,21 @@ impl Records {
 
     /// Lets the appenders keep what waits, and closes them; whether all did in time.
     pub fn close(&self, deadline: Deadline) -> bool {
+        let audits = self.audit_writer.lock().clone();
+        if let Some(writer) = &audits {
+            let mut uncounted: Vec<_> = self.audits.lock().refused.iter().cloned().collect();
+            uncounted.retain(is_uncounted);
+            for record in uncounted {
+                let seq = record.seq;
+                if !writer.push(record) {
+                    self.lost(Which::Audits, seq);
+                }
+            }
+        }
         let failures = self.failure_writer.lock().clone();
         let actions = self.action_writer.lock().clone();
         let closed = [
-            self.audits.close(deadline),
+            audits.is_none_or(|writer| writer.close(deadline)),
             self.lines.close(deadline),
             actions.is_none_or(|writer| writer.close(deadline)),
             // The last, since the others may have failures to tell.
@@ -352,6 +468,12 @@ pub fn reason_of(lost: &Lost) -> String {
         Lost::Disabled => "left alone after failing too often".to_owned(),
         Lost::Closed => "closed before its turn came".to_owned(),
     }
+}
+
+/// A command whose record was not kept has no effect.
+fn refuse(record: &mut AuditRecord) {
+    record.chain_pending = true;
+    record.command.verdict = Verdict::Rejected { kind: "audit_required" };
 }
 
 fn mark_failure(failures: &mut Vector<Arc<FailureRecord>>, seq: u64) {

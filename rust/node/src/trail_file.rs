@@ -2,20 +2,29 @@
 //!
 //! Invariants
 //! * A file has one writer: it is locked as long as it is open.
-//! * A file is read whole before it is continued: a broken one is refused, a cut last entry is taken away.
-//! * An audit record is on the disk when `append` returns; others are written through in batches.
-//! * After a failed write or sync nothing more is written: what the file holds is not known any more.
+//! * A file is read whole before it is continued, a piece at a time: a broken one is refused and left alone, what a writer
+//!   that died left of its last entry is taken away.
+//! * An audit record is on the disk when it counts as kept; others are written through in batches. What was written is in
+//!   the file also when its process is killed.
+//! * A write that failed leaves nothing behind. Where that cannot be made sure, and after a sync that failed, nothing more
+//!   is written: what the file holds is not known any more.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use meshos_core::authority::History;
+use meshos_core::codec::Unwritable;
 use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
+use meshos_core::identity::IdentityError;
 use meshos_core::status::{AuditRecord, FailureRecord, LogRecord};
-use meshos_core::time::UnixMs;
-use meshos_core::trail::{ActionEntry, Entry, HEAD_SIZE, Head, Kind, Proven, TrailError, read};
+use meshos_core::trail::{
+    ActionEntry, ENTRY_BYTES_MAX, Entry, HEAD_SIZE, Head, Kind, MAGIC, Proven, Reading, TEXT_BYTES_MAX, TrailError,
+};
 
 use crate::appender::Appender;
 use crate::callback::CallFailed;
@@ -25,10 +34,14 @@ use crate::records::ActionRecord;
 use crate::slot::SharedKey;
 use crate::sync::Mutex;
 
-/// Records after which a file is synced that need not be synced at each.
-const BATCH: u32 = 256;
+/// Records after which a file is synced: those that need not be synced at each, and audit records that come together.
+const BATCH: usize = 256;
 /// Records after which a signer vouches for what stands before.
 const SIGN_EVERY: u32 = 1024;
+/// Time after which a signer vouches with the next record, however few came.
+const SIGN_AFTER: Duration = Duration::from_secs(1);
+/// Bytes that are read at once.
+const PIECE: usize = 2 << 20;
 
 /// Why a file could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +49,9 @@ pub enum OpenError {
     /// The system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// It is a pipe, a device or the like.
+    #[error("not a regular file")]
+    NotAFile,
     /// Somebody else writes it.
     #[error("another appender has it open")]
     Locked,
@@ -43,27 +59,94 @@ pub enum OpenError {
     #[error(transparent)]
     Trail(#[from] TrailError),
     /// It keeps other records.
-    #[error("it keeps records of another kind")]
-    WrongKind,
+    #[error("it keeps {} records, not {} records", found.name(), wanted.name())]
+    WrongKind {
+        /// What it keeps.
+        found: Kind,
+        /// What was to be kept.
+        wanted: Kind,
+    },
+    /// The signer cannot sign.
+    #[error(transparent)]
+    Signer(#[from] IdentityError),
+    /// The caller was interrupted.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Why a record was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// It has no encoding.
+    #[error(transparent)]
+    Unwritable(#[from] Unwritable),
+    /// The file is closed.
+    #[error("it is closed")]
+    Closed,
+    /// A write or sync failed before, and what the file holds is not known.
+    #[error("writing to it failed before, and what it holds is not known")]
+    Broken,
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It was kept, and the signer cannot sign any more.
+    #[error(transparent)]
+    Signer(#[from] IdentityError),
 }
 
 struct State {
     file: File,
     digest: Digest,
     seq: u64,
-    unsynced: u32,
+    /// Bytes up to the end of the last entry.
+    length: u64,
+    unsynced: usize,
     unsigned: u32,
+    signed_at: Instant,
     broken: bool,
     closed: bool,
+    /// Filled again and again.
+    frame: Vec<u8>,
 }
 
 /// Keeps records of one kind in a file.
 pub struct TrailFile {
     name: &'static str,
     path: PathBuf,
-    sync_each: bool,
+    kind: Kind,
     signer: Option<SharedKey>,
+    history: Mutex<History>,
+    taken: AtomicBool,
     state: Mutex<State>,
+}
+
+/// A file keeps the records of one loop, as long as this lives or for good.
+pub struct Claim(Option<Arc<TrailFile>>);
+
+impl Claim {
+    /// The loop runs: its file is nobody else's any more.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(file) = self.0.take() {
+            file.taken.store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Why a file keeps no records of a loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// It keeps those of another.
+    #[error("keeps the records of another runtime")]
+    Taken,
+    /// It is closed.
+    #[error("is closed")]
+    Closed,
 }
 
 impl TrailFile {
@@ -77,52 +160,70 @@ impl TrailFile {
         name: &'static str,
         run_id: u64,
         signer: Option<SharedKey>,
+        interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Self, OpenError> {
+        if let Some(signer) = &signer
+            && signer.lock().is_read_only()
+        {
+            return Err(IdentityError::ReadOnly.into());
+        }
         let mut file = private(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(OpenError::NotAFile);
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::Locked),
             Err(std::fs::TryLockError::Error(error)) => return Err(error.into()),
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
         let now = clock::unix_ms();
-        let (digest, seq) = if bytes.is_empty() {
-            let head = Head {
-                kind,
-                trail_id: keys::random_bytes(),
-                at: now,
-            };
-            file.write_all(&head.to_bytes())?;
-            (head.digest(), 0)
-        } else {
-            let proven = read(&bytes, None, true, |_| {})?;
-            if proven.head.kind != kind {
-                return Err(OpenError::WrongKind);
+        let mut history = History::default();
+        let (digest, seq, length) = match continued(&mut file, kind, &mut history, interrupted)? {
+            Some(proven) => {
+                file.set_len(proven.bytes)?;
+                (proven.digest, proven.last_seq, proven.bytes)
             }
-            file.set_len(proven.bytes)?;
-            file.seek(SeekFrom::End(0))?;
-            (proven.digest, proven.last_seq)
+            None => {
+                let head = Head {
+                    kind,
+                    trail_id: keys::random_bytes(),
+                    at: now,
+                };
+                file.set_len(0)?;
+                file.write_all(&head.to_bytes())?;
+                (head.digest(), 0, HEAD_SIZE as u64)
+            }
         };
-        let (frame, digest) = Entry::Run { run_id, at: now }.frame(&digest);
-        file.write_all(&frame)?;
-        file.sync_all()?;
-        sync_folder(path);
-        Ok(Self {
+        let opened = Self {
             name,
             path: path.to_owned(),
-            sync_each: kind == Kind::Audit,
+            kind,
             signer,
+            history: Mutex::new(history),
+            taken: AtomicBool::new(false),
             state: Mutex::new(State {
                 file,
                 digest,
                 seq,
+                length,
                 unsynced: 0,
                 unsigned: 0,
+                signed_at: Instant::now(),
                 broken: false,
                 closed: false,
+                frame: Vec::new(),
             }),
-        })
+        };
+        let mut state = opened.state.lock();
+        match state.write(&Entry::Run { run_id, at: now }) {
+            Ok(()) => {}
+            Err(KeepError::Io(error)) => return Err(error.into()),
+            Err(_) => return Err(io::Error::other("a mark could not be written").into()),
+        }
+        state.file.sync_all()?;
+        drop(state);
+        sync_folder(path);
+        Ok(opened)
     }
 
     /// Where it is.
@@ -131,52 +232,87 @@ impl TrailFile {
         &self.path
     }
 
-    fn add(&self, entry: &Entry) -> Result<(), CallFailed> {
-        let mut state = self.state.lock();
-        if state.closed || state.broken {
-            let what = if state.closed { "closed" } else { "broken" };
-            return Err(CallFailed::new(format!("{} is {what}", self.path.display())));
-        }
-        let (frame, after) = entry.frame(&state.digest);
-        let mut written = state.file.write_all(&frame);
-        if written.is_ok() {
-            state.digest = after;
-            state.seq = entry.seq();
-            state.unsynced += 1;
-            state.unsigned += 1;
-            if state.unsigned >= SIGN_EVERY {
-                written = self.sign(&mut state);
-            }
-            if written.is_ok() && (self.sync_each || state.unsynced >= BATCH) {
-                written = state.file.sync_data();
-                state.unsynced = 0;
-            }
-        }
-        written.map_err(|error| {
-            // A sync that failed once says nothing when it succeeds the next time.
-            state.broken = true;
-            CallFailed::new(format!("{}: {error}", self.path.display()))
-        })
+    /// What it keeps.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
     }
 
-    fn sign(&self, state: &mut State) -> io::Result<()> {
+    /// Digest after the last entry.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.state.lock().digest
+    }
+
+    /// What was obeyed according to what stood in the file when it was opened.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.history.lock().clone()
+    }
+
+    /// Has it keep the records of one loop.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    pub fn claim(self: &Arc<Self>) -> Result<Claim, ClaimError> {
+        if self.state.lock().closed {
+            return Err(ClaimError::Closed);
+        }
+        if self.taken.swap(true, Ordering::AcqRel) {
+            return Err(ClaimError::Taken);
+        }
+        Ok(Claim(Some(Arc::clone(self))))
+    }
+
+    /// Writes a record; with `through`, it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub fn keep(&self, entry: &Entry, through: bool) -> Result<(), KeepError> {
+        let mut state = self.state.lock();
+        state.write(entry)?;
+        state.seq = entry.seq();
+        state.unsynced += 1;
+        state.unsigned += 1;
+        let signed = if state.unsigned >= SIGN_EVERY || state.signed_at.elapsed() >= SIGN_AFTER {
+            self.sign(&mut state)
+        } else {
+            Ok(())
+        };
+        if through || (self.kind != Kind::Audit && state.unsynced >= BATCH) {
+            state.sync()?;
+        }
+        signed
+    }
+
+    /// Makes sure that what was written is on the disk.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub fn sync(&self) -> Result<(), KeepError> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Ok(());
+        }
+        state.sync()
+    }
+
+    fn sign(&self, state: &mut State) -> Result<(), KeepError> {
         let Some(signer) = &self.signer else { return Ok(()) };
-        let entry = Entry::sign(&state.digest, state.seq, clock::unix_ms(), &signer.lock());
-        let entry = entry.map_err(|error| io::Error::other(error.to_string()))?;
-        let (frame, after) = entry.frame(&state.digest);
-        state.file.write_all(&frame)?;
-        state.digest = after;
-        state.unsigned = 0;
-        Ok(())
+        (state.unsigned, state.signed_at) = (0, Instant::now());
+        let entry = Entry::sign(&state.digest, state.seq, clock::unix_ms(), &signer.lock())?;
+        state.write(&entry)
     }
 
     /// Signs what is not signed, and closes the file; once.
     ///
     /// # Errors
-    /// What was written last may not be on the disk.
-    pub fn finish(&self) -> Result<(), CallFailed> {
+    /// What was written last may not be on the disk, or not signed.
+    pub fn finish(&self) -> Result<(), KeepError> {
         let mut state = self.state.lock();
-        if std::mem::replace(&mut state.closed, true) || state.broken {
+        if state.closed || state.broken {
+            state.closed = true;
+            let _ = state.file.unlock();
             return Ok(());
         }
         let signed = if state.unsigned > 0 {
@@ -184,12 +320,84 @@ impl TrailFile {
         } else {
             Ok(())
         };
-        let synced = signed.and_then(|()| state.file.sync_all());
+        let synced = state.file.sync_all();
+        state.closed = true;
         let unlocked = state.file.unlock();
-        synced
-            .and(unlocked)
-            .map_err(|error| CallFailed::new(format!("{}: {error}", self.path.display())))
+        signed?;
+        Ok(synced.and(unlocked)?)
     }
+
+    fn failed(&self, error: &KeepError) -> CallFailed {
+        CallFailed::new(format!("{}: {error}", self.path.display()))
+    }
+}
+
+impl State {
+    fn write(&mut self, entry: &Entry) -> Result<(), KeepError> {
+        if self.closed {
+            return Err(KeepError::Closed);
+        }
+        if self.broken {
+            return Err(KeepError::Broken);
+        }
+        self.frame.clear();
+        let after = entry.put_frame(&mut self.frame, &self.digest)?;
+        if let Err(error) = self.file.write_all(&self.frame) {
+            // A part of it may be there.
+            self.broken = self.file.set_len(self.length).is_err();
+            return Err(error.into());
+        }
+        self.length += self.frame.len() as u64;
+        self.digest = after;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), KeepError> {
+        if self.broken {
+            return Err(KeepError::Broken);
+        }
+        if self.unsynced > 0 {
+            self.unsynced = 0;
+            // A sync that failed once says nothing when it succeeds the next time.
+            self.file.sync_data().inspect_err(|_| self.broken = true)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a file proves that is to be continued; `None`: it is to be begun.
+fn continued(
+    file: &mut File,
+    kind: Kind,
+    history: &mut History,
+    interrupted: &mut dyn FnMut() -> bool,
+) -> Result<Option<Proven>, OpenError> {
+    let length = file.metadata()?.len();
+    if length < HEAD_SIZE as u64 {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let shared = bytes.len().min(MAGIC.len());
+        if bytes[..shared] == MAGIC[..shared] {
+            return Ok(None);
+        }
+        file.seek(SeekFrom::Start(0))?;
+    }
+    let scanned = scan(file, None, interrupted, &mut |entry| {
+        if let Entry::Audit(record) = &entry {
+            history.add(record);
+        }
+    });
+    let (reading, rest) = match scanned {
+        Ok(scanned) => scanned,
+        Err(VerifyError::Io(error)) => return Err(error.into()),
+        Err(VerifyError::Trail(error)) => return Err(error.into()),
+        Err(VerifyError::Interrupted) => return Err(OpenError::Interrupted),
+    };
+    let found = reading.proven().head.kind;
+    if found != kind {
+        return Err(OpenError::WrongKind { found, wanted: kind });
+    }
+    Ok(Some(reading.end(&rest, true)?))
 }
 
 #[cfg(unix)]
@@ -217,16 +425,57 @@ fn sync_folder(path: &Path) {
     }
 }
 
+/// A text that is no longer than one that is kept.
+fn cut(text: &Arc<str>) -> Arc<str> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Arc::clone(text);
+    }
+    let end = (0..=TEXT_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end));
+    Arc::from(&text[..end.unwrap_or(0)])
+}
+
+fn failure(record: &FailureRecord) -> Entry {
+    let mut record = record.clone();
+    let failure = &mut record.failure;
+    failure.reason = cut(&failure.reason);
+    failure.source.name = cut(&failure.source.name);
+    failure.traceback = failure.traceback.as_ref().map(cut);
+    Entry::Failure(record)
+}
+
+fn action(record: &ActionRecord) -> Entry {
+    let mut disposed = record.disposed.clone();
+    disposed.reason = cut(&disposed.reason);
+    Entry::Action(ActionEntry {
+        seq: record.seq,
+        at: record.at,
+        disposed,
+    })
+}
+
 macro_rules! keeps {
-    ($record:ty, $entry:expr) => {
+    ($record:ty, $entry:expr, $together:expr) => {
         impl Appender<$record> for TrailFile {
             fn append(&self, record: &$record) -> Result<(), CallFailed> {
                 let entry: fn(&$record) -> Entry = $entry;
-                self.add(&entry(record))
+                self.keep(&entry(record), false)
+                    .map_err(|error| self.failed(&error))
+            }
+
+            fn together(&self) -> usize {
+                $together
+            }
+
+            fn settle(&self) -> Result<(), CallFailed> {
+                if self.kind == Kind::Audit {
+                    self.sync().map_err(|error| self.failed(&error))
+                } else {
+                    Ok(())
+                }
             }
 
             fn close(&self) -> Result<(), CallFailed> {
-                self.finish()
+                self.finish().map_err(|error| self.failed(&error))
             }
 
             fn name(&self) -> &str {
@@ -236,14 +485,10 @@ macro_rules! keeps {
     };
 }
 
-keeps!(AuditRecord, |record| Entry::Audit(record.clone()));
-keeps!(LogRecord, |record| Entry::Log(record.clone()));
-keeps!(Arc<FailureRecord>, |record| Entry::Failure((**record).clone()));
-keeps!(ActionRecord, |record| Entry::Action(ActionEntry {
-    seq: record.seq,
-    at: record.at,
-    disposed: record.disposed.clone(),
-}));
+keeps!(AuditRecord, |record| Entry::Audit(record.clone()), BATCH);
+keeps!(LogRecord, |record| Entry::Log(record.clone()), 1);
+keeps!(Arc<FailureRecord>, |record| failure(record), 1);
+keeps!(ActionRecord, action, 1);
 
 /// Why a file does not prove what it claims.
 #[derive(Debug, thiserror::Error)]
@@ -254,6 +499,47 @@ pub enum VerifyError {
     /// It is not a whole trail.
     #[error(transparent)]
     Trail(#[from] TrailError),
+    /// The caller was interrupted.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Reads a trail a piece at a time, and shows every entry; returns what is behind the last whole one.
+fn scan(
+    mut file: impl Read,
+    signer: Option<EntityId>,
+    interrupted: &mut dyn FnMut() -> bool,
+    see: &mut dyn FnMut(Entry),
+) -> Result<(Reading, Vec<u8>), VerifyError> {
+    let mut bytes = Vec::new();
+    let mut more = |bytes: &mut Vec<u8>| {
+        let read = file.by_ref().take(PIECE as u64).read_to_end(bytes);
+        read.map(|count| count == PIECE)
+    };
+    let mut is_more = more(&mut bytes)?;
+    let mut reading = Reading::begin(&bytes, signer)?;
+    let mut start = HEAD_SIZE;
+    loop {
+        if let Some((entry, taken)) = reading.next(&bytes[start..])? {
+            see(entry);
+            start += taken;
+            continue;
+        }
+        if !is_more {
+            bytes.drain(..start);
+            return Ok((reading, bytes));
+        }
+        if bytes.len() - start >= ENTRY_BYTES_MAX {
+            // More than any entry has, and not one: zeros, with something behind them.
+            return Err(reading.cut_short(&bytes[start..]).into());
+        }
+        if interrupted() {
+            return Err(VerifyError::Interrupted);
+        }
+        bytes.drain(..start);
+        start = 0;
+        is_more = more(&mut bytes)?;
+    }
 }
 
 /// Reads a file and checks every entry; with `end`, that it ends with this digest.
@@ -261,27 +547,17 @@ pub enum VerifyError {
 /// # Errors
 /// [`VerifyError`]: the first bad entry.
 pub fn verify(
-    path: &Path,
-    signer: Option<&EntityId>,
+    file: impl Read,
+    signer: Option<EntityId>,
     end: Option<&Digest>,
-    see: impl FnMut(Entry),
+    interrupted: &mut dyn FnMut() -> bool,
+    mut see: impl FnMut(Entry),
 ) -> Result<Proven, VerifyError> {
-    let mut bytes = Vec::with_capacity(HEAD_SIZE);
-    File::open(path)?.read_to_end(&mut bytes)?;
-    let proven = read(&bytes, signer, false, see)?;
-    match end {
-        Some(end) if *end != proven.digest => Err(TrailError::WrongEnd.into()),
-        _ => Ok(proven),
+    let (reading, rest) = scan(file, signer, interrupted, &mut see)?;
+    if rest.is_empty()
+        && let Some(end) = end
+    {
+        reading.expect(end)?;
     }
-}
-
-/// Times at which records were kept, and what was obeyed: what a loop needs to know of the runs before it.
-#[must_use]
-pub fn obeyed(entry: &Entry) -> Option<([u8; 16], UnixMs)> {
-    match entry {
-        Entry::Audit(record) if record.command.verdict == meshos_core::command::Verdict::Accepted => {
-            record.command.envelope_id.map(|envelope_id| (envelope_id, record.at))
-        }
-        _ => None,
-    }
+    Ok(reading.end(&rest, false)?)
 }

@@ -5,13 +5,17 @@
 //! * What was obeyed outlives the loop that obeyed it: a loop begins with a copy, and says what it obeys, as it does and
 //!   at its end. Nothing that was known here is forgotten by that.
 //! * Asking what would be obeyed changes nothing.
+//! * Signatures that do not hold cost a bounded time: an operator in whose name many of them came lately is not looked at
+//!   for a moment. Others are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use meshos_core::authority::{self, Ledger, Operators, OperatorsError, Policy, Refused, USED_MAX, bucket};
+use meshos_core::authority::{self, History, Ledger, Operators, OperatorsError, Policy, Refused, USED_MAX, bucket};
 use meshos_core::command::IceAction;
 use meshos_core::config::ConfigError;
-use meshos_core::envelope::{AdminEnvelope, Header, IceEnvelope};
+use meshos_core::envelope::{AdminEnvelope, Header, IceEnvelope, OperatorSignature, SIGNATURES_MAX, operator_id};
 use meshos_core::time::UnixMs;
 
 use crate::sync::Mutex;
@@ -39,12 +43,49 @@ impl SharedOperators {
     }
 }
 
+/// Commands that may be refused for their signatures in the name of one operator before no more are looked at.
+pub const FORGED_MAX: u32 = 256;
+/// Time after which one more is looked at.
+pub const FORGED_EVERY: Duration = Duration::from_millis(20);
+
+/// How many forged commands are still looked at, for each operator in whose name some came.
+#[derive(Debug, Default)]
+struct Forged(BTreeMap<u64, (u32, Instant)>);
+
+impl Forged {
+    /// Whether a command of these operators is looked at.
+    fn allows(&mut self, operators: &[u64], now: Instant) -> bool {
+        operators.iter().all(|operator| match self.0.get_mut(operator) {
+            None => true,
+            Some((left, since)) => {
+                let regained = now.saturating_duration_since(*since).as_millis() / FORGED_EVERY.as_millis();
+                let regained = u32::try_from(regained).unwrap_or(FORGED_MAX).min(FORGED_MAX);
+                *left = (*left + regained).min(FORGED_MAX);
+                *since = if *left == FORGED_MAX {
+                    now
+                } else {
+                    *since + FORGED_EVERY * regained
+                };
+                *left > 0
+            }
+        })
+    }
+
+    fn count(&mut self, operators: &[u64], now: Instant) {
+        for operator in operators {
+            let (left, _) = self.0.entry(*operator).or_insert((FORGED_MAX, now));
+            *left = left.saturating_sub(1);
+        }
+    }
+}
+
 /// Checks commands for the loops of one node, one loop after another.
 #[derive(Debug)]
 pub struct Verifier {
     policy: Policy,
     operators: Arc<SharedOperators>,
     kept: Mutex<Ledger>,
+    forged: Mutex<Forged>,
 }
 
 impl Verifier {
@@ -58,6 +99,7 @@ impl Verifier {
             policy,
             operators,
             kept: Mutex::default(),
+            forged: Mutex::default(),
         })
     }
 
@@ -81,6 +123,46 @@ impl Verifier {
     /// [`Refused`]: the first reason.
     pub fn check_ice(&self, envelope: &IceEnvelope, now: UnixMs) -> Result<Vec<u64>, Refused> {
         authority::check_ice(envelope, &self.operators.now(), &self.policy, now)
+    }
+
+    /// Checks an ordinary command as [`Verifier::check_admin`] does, unless too many forged ones came lately in the name of
+    /// its operator.
+    ///
+    /// # Errors
+    /// [`Refused`]: the first reason.
+    pub fn try_admin(&self, envelope: &AdminEnvelope, now: UnixMs) -> Result<u64, Refused> {
+        self.try_check(envelope.signature.as_slice(), || self.check_admin(envelope, now))
+    }
+
+    /// Checks a break-glass action as [`Verifier::check_ice`] does, unless too many forged ones came lately in the name of
+    /// one of its operators.
+    ///
+    /// # Errors
+    /// [`Refused`]: the first reason.
+    pub fn try_ice(&self, envelope: &IceEnvelope, now: UnixMs) -> Result<Vec<u64>, Refused> {
+        self.try_check(&envelope.signatures, || self.check_ice(envelope, now))
+    }
+
+    fn try_check<T>(
+        &self,
+        signatures: &[OperatorSignature],
+        check: impl FnOnce() -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let known = self.operators.now();
+        // What strangers sign is refused without looking at the signature. A bundle that is too large is, too.
+        let claimed = signatures.iter().take(SIGNATURES_MAX);
+        let mut claimed: Vec<u64> = claimed.map(|one| operator_id(&one.public_key)).collect();
+        claimed.retain(|operator| known.knows(*operator));
+        claimed.sort_unstable();
+        claimed.dedup();
+        if !self.forged.lock().allows(&claimed, Instant::now()) {
+            return Err(Refused::Overloaded);
+        }
+        let checked = check();
+        if let Err(Refused::SignatureInvalid { .. } | Refused::InsufficientSignatures { .. }) = &checked {
+            self.forged.lock().count(&claimed, Instant::now());
+        }
+        checked
     }
 
     /// Says whether an ordinary command would be obeyed, as far as that is known without a loop; returns who signed it.
@@ -132,6 +214,11 @@ impl Verifier {
         if let Some(bucket) = action.and_then(bucket) {
             kept.cool(bucket, now.plus(self.policy.cooldown));
         }
+    }
+
+    /// Takes over what the audit of earlier runs tells, before a loop begins.
+    pub fn recall(&self, history: &History, now: UnixMs) {
+        self.kept.lock().recall(history, &self.policy, now);
     }
 
     /// Takes over what a loop that ended knows.

@@ -247,7 +247,7 @@ fn records_of_several_threads_are_each_appended_once() {
 fn a_ring_keeps_the_newest_and_tells_what_fell_out() {
     let mut ring = Ring::new(3);
     assert_eq!((ring.head(), ring.since(0, 10)), (0, (vec![], None)));
-    (1..=5).for_each(|seq| ring.push(Number(seq)));
+    (1..=5).for_each(|seq| assert_eq!(ring.push(Number(seq)), (seq > 3).then(|| Number(seq - 3))));
     let numbers = |seqs: &[u64]| seqs.iter().copied().map(Number).collect::<Vec<_>>();
     let gap = |first, last| Some(Gap { first, last });
     assert_eq!(ring.since(0, 10), (numbers(&[3, 4, 5]), gap(1, 2)));

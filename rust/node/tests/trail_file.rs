@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use meshos_core::command::{AdminEvent, Command, Order, Verdict};
-use meshos_core::id::NodeId;
+use meshos_core::digest::Digest;
+use meshos_core::id::{EntityId, NodeId};
 use meshos_core::status::{AuditRecord, FailureRecord};
 use meshos_core::time::UnixMs;
-use meshos_core::trail::{Kind, TrailError};
+use meshos_core::trail::{Kind, Proven, TrailError};
 use meshos_node::appender::Appender;
 use meshos_node::keys;
+use meshos_node::slot::SharedKey;
 use meshos_node::sync::Mutex;
 use meshos_node::trail_file::{OpenError, TrailFile, VerifyError, verify};
 
@@ -48,16 +50,26 @@ fn record(seq: u64) -> AuditRecord {
             envelope_id: Some([9; 16]),
             issued_at: None,
         },
+        times: 1,
         chain_pending: false,
     }
 }
 
 fn open(folder: &Folder) -> Result<TrailFile, OpenError> {
-    TrailFile::open(&folder.file(), Kind::Audit, "audit", 1, None)
+    opened(folder, Kind::Audit, None)
+}
+
+fn opened(folder: &Folder, kind: Kind, signer: Option<SharedKey>) -> Result<TrailFile, OpenError> {
+    TrailFile::open(&folder.file(), kind, "test", 1, signer, &mut || false)
+}
+
+fn checked(folder: &Folder, signer: Option<EntityId>, end: Option<&Digest>) -> Result<Proven, VerifyError> {
+    let file = fs::File::open(folder.file()).unwrap();
+    verify(file, signer, end, &mut || false, drop)
 }
 
 fn records(folder: &Folder) -> u64 {
-    verify(&folder.file(), None, None, |_| {}).unwrap().records
+    checked(folder, None, None).unwrap().records
 }
 
 #[test]
@@ -103,7 +115,7 @@ fn a_cut_entry_is_taken_away_and_a_broken_file_is_left_alone() {
     assert!(matches!(open(&folder), Err(OpenError::Trail(_))));
     assert_eq!(fs::read(folder.file()).unwrap(), altered);
     assert!(matches!(
-        verify(&folder.file(), None, None, |_| {}),
+        checked(&folder, None, None),
         Err(VerifyError::Trail(
             TrailError::Broken { .. } | TrailError::Unreadable { .. }
         ))
@@ -114,8 +126,8 @@ fn a_cut_entry_is_taken_away_and_a_broken_file_is_left_alone() {
 fn another_kind_of_file_is_refused() {
     let folder = Folder::new("kind");
     drop(open(&folder).unwrap());
-    let wrong = TrailFile::open(&folder.file(), Kind::Failure, "failures", 1, None);
-    assert!(matches!(wrong, Err(OpenError::WrongKind)));
+    let wrong = opened(&folder, Kind::Failure, None);
+    assert!(matches!(wrong, Err(OpenError::WrongKind { .. })));
     fs::write(folder.file(), b"something else entirely, long enough to be a head").unwrap();
     assert!(matches!(open(&folder), Err(OpenError::Trail(_))));
 }
@@ -126,19 +138,19 @@ fn a_signer_vouches_at_the_end_and_a_cut_tail_shows() {
     let key = keys::generate();
     let signer = key.entity_id();
     let key = Arc::new(Mutex::new(key));
-    let trail = TrailFile::open(&folder.file(), Kind::Audit, "audit", 1, Some(key)).unwrap();
+    let trail = opened(&folder, Kind::Audit, Some(key)).unwrap();
     (1..=5).for_each(|seq| trail.append(&record(seq)).unwrap());
     trail.finish().unwrap();
-    let proven = verify(&folder.file(), Some(&signer), None, |_| {}).unwrap();
+    let proven = checked(&folder, Some(signer), None).unwrap();
     assert_eq!((proven.records, proven.signed_through), (5, 5));
-    assert!(verify(&folder.file(), None, Some(&proven.digest), |_| {}).is_ok());
+    assert!(checked(&folder, None, Some(&proven.digest)).is_ok());
     let whole = fs::read(folder.file()).unwrap();
-    fs::write(folder.file(), &whole[..whole.len() - 4 - 17 - 96 - 32]).unwrap();
-    let cut = verify(&folder.file(), Some(&signer), None, |_| {}).unwrap();
+    fs::write(folder.file(), &whole[..whole.len() - 8 - 17 - 96 - 32]).unwrap();
+    let cut = checked(&folder, Some(signer), None).unwrap();
     assert_eq!((cut.records, cut.signed_through), (5, 0));
     assert!(matches!(
-        verify(&folder.file(), None, Some(&proven.digest), |_| {}),
-        Err(VerifyError::Trail(TrailError::WrongEnd))
+        checked(&folder, None, Some(&proven.digest)),
+        Err(VerifyError::Trail(TrailError::WrongEnd { .. }))
     ));
 }
 
@@ -154,7 +166,7 @@ fn nobody_else_can_read_a_new_file() {
 #[test]
 fn a_million_bytes_of_failures_are_kept_quickly() {
     let folder = Folder::new("quick");
-    let trail = TrailFile::open(&folder.file(), Kind::Failure, "failures", 1, None).unwrap();
+    let trail = opened(&folder, Kind::Failure, None).unwrap();
     let failure = |seq| {
         Arc::new(FailureRecord {
             seq,

@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshos_core::id::Origin;
-use pyo3::PyClass;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDateTime, PyDelta, PyInt, PyMemoryView, PyTzInfo};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDateTime, PyDelta, PyInt, PyMemoryView, PyString, PyTzInfo};
+use pyo3::{PyClass, intern};
 
 use crate::errors::InvalidArgument;
 
@@ -75,6 +76,22 @@ pub fn instance<'a, 'py, T: PyClass>(
     class: &'static str,
 ) -> PyResult<&'a Bound<'py, T>> {
     value.cast::<T>().map_err(|_| wrong_type(name, class, value))
+}
+
+/// The path of a file, as its text.
+pub fn path<'py>(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Bound<'py, PyString>> {
+    static FSPATH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let wrong = || wrong_type(name, "a str or a PathLike of one", value);
+    if !value.is_instance_of::<PyString>() && !value.hasattr(intern!(py, "__fspath__"))? {
+        return Err(wrong());
+    }
+    let path = FSPATH.import(py, "os", "fspath")?.call1((value,))?;
+    let path = path.cast_into::<PyString>().map_err(|_| wrong())?;
+    if path.contains("\0")? {
+        return Err(InvalidArgument::new_err((name, "must not contain a null character")));
+    }
+    Ok(path)
 }
 
 /// A span of time, not negative; `None` stands for no end where `optional` says so.

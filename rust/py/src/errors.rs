@@ -11,6 +11,7 @@ use meshos_core::lifecycle::LifecycleError;
 use meshos_core::name::NameError;
 use meshos_core::refusal::Refused;
 use meshos_core::time::UnixMs;
+use meshos_core::trail::TrailError;
 use meshos_node::daemon::DeliverError;
 use meshos_node::recovery::NameTaken;
 use meshos_node::runtime::{ReachError, SpawnError};
@@ -56,6 +57,7 @@ import_exception!(meshos.errors, SnapshotIdentityMismatch);
 import_exception!(meshos.errors, BrokenLink);
 import_exception!(meshos.errors, BadSignature);
 import_exception!(meshos.errors, FileDecodeError);
+import_exception!(meshos.errors, AppendFailed);
 import_exception!(meshos.errors, SnapshotDecodeError);
 import_exception!(meshos.errors, IdentityError);
 import_exception!(meshos.errors, ChannelNameError);
@@ -136,6 +138,31 @@ pub fn chain(error: &ChainError) -> PyErr {
 /// A file or record cannot be read.
 pub fn file(error: &DecodeError) -> PyErr {
     FileDecodeError::new_err((error.offset, error.fault.to_string()))
+}
+
+/// A file of records does not prove what it claims.
+pub fn trail(error: &TrailError) -> PyErr {
+    match error {
+        TrailError::Unreadable { place, error } if place.entry == 0 => file(error),
+        TrailError::Unreadable { place, error } => {
+            FileDecodeError::new_err((error.offset, format!("record {}: {}", place.record, error.fault)))
+        }
+        TrailError::Broken {
+            place,
+            trail,
+            expected,
+            found,
+        } => BrokenLink::new_err(("altered", *trail, place.record, expected.head8(), found.head8())),
+        TrailError::BadSignature { place, trail } => {
+            BadSignature::new_err((*trail, place.record, "the head before it is not signed by who it names"))
+        }
+        TrailError::WrongEnd {
+            place,
+            trail,
+            expected,
+            found,
+        } => BrokenLink::new_err(("receipt", *trail, place.record, expected.head8(), found.head8())),
+    }
 }
 
 /// Bytes or text are not one canonical envelope.

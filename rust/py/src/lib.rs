@@ -60,6 +60,7 @@ mod stats;
 mod status;
 mod stream;
 mod threads;
+mod trail;
 mod user;
 mod verify;
 
@@ -113,6 +114,7 @@ mod _core {
             runtime::register,
             stream::register,
             deck::register,
+            trail::register,
             loop_core::register,
         ] {
             register(module)?;

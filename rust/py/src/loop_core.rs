@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshos_core::action::{Cause, CauseKind};
+use meshos_core::authority::History;
 use meshos_core::command::{Command, Order, Verdict};
 use meshos_core::control::DaemonControl;
 use meshos_core::control_state::ControlState;
@@ -14,7 +15,8 @@ use meshos_core::id::{NodeId, Origin};
 use meshos_core::loop_config::{Authority, MeshOsConfig};
 use meshos_core::refusal::Refused as Refusal;
 use meshos_core::signal::{DaemonIntent, DaemonRef, LogLevel, MeshOsEvent, Outcome, Sealed, Signal};
-use meshos_core::status::{AuthorityStatus, Failure, FailureSource, Part};
+use meshos_core::status::{AuditRecord, AuthorityStatus, Failure, FailureRecord, FailureSource, LogRecord, Part};
+use meshos_core::trail::Kind;
 use meshos_core::world::Key;
 use meshos_node::appender::{Appender, Lost, Numbered, Writer};
 use meshos_node::behaviour::{LoopEnd, MeshOs, Parts, Shared};
@@ -26,7 +28,8 @@ use meshos_node::ears::{Ear, Listened};
 use meshos_node::intake::{Refused, Ticket};
 use meshos_node::lane::Lanes;
 use meshos_node::published::{Waited, Wake};
-use meshos_node::records::{self, Records, Which};
+use meshos_node::records::{self, ActionRecord, Records, Which};
+use meshos_node::trail_file::{Claim, TrailFile};
 use meshos_node::verdicts::{Heard, WAITING_MAX};
 use meshos_node::verifier::Verifier;
 use pyo3::prelude::*;
@@ -62,6 +65,7 @@ use crate::status::explain::{PyExplanation, Subject};
 use crate::status::work::{PyExecutorStatsSnapshot, PyRuntimeHealth, PyRuntimeStats};
 use crate::status::{PyMeshOsSnapshot, PyMetadataView};
 use crate::threads;
+use crate::trail::PyRecordFile;
 
 /// How long a question to the loop may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -280,22 +284,70 @@ struct Feed<'a> {
     records: &'a Arc<Records>,
     lanes: &'a Lanes,
     budget: Duration,
+    /// Files that keep the records of this loop, once it runs.
+    claims: Vec<Claim>,
+    /// What a file of commands tells of earlier runs.
+    history: Option<History>,
+}
+
+/// What keeps one sort of records, in an argument of the public class.
+struct Role<R> {
+    which: Which,
+    kind: Kind,
+    argument: &'static str,
+    class: &'static str,
+    adapt: fn(&Bound<'_, PyAny>, Arc<Loop>) -> PyResult<PyAppender<R>>,
 }
 
 impl Feed<'_> {
-    /// Feeds an appender, if one was given.
-    fn open<R: Numbered + Send + Sync + 'static>(
-        &self,
+    /// An appender: a file as it is, so that no Python runs for its records, or a user's object.
+    fn appender<R: Send + Sync + 'static>(
+        &mut self,
         object: &Bound<'_, PyAny>,
-        adapt: impl FnOnce(&Bound<'_, PyAny>, Arc<Loop>) -> PyResult<PyAppender<R>>,
+        role: &Role<R>,
         held: &mut Vec<Traverse>,
-        which: Which,
-    ) -> PyResult<Option<Arc<Writer<R>>>> {
-        let Some(object) = given(object) else { return Ok(None) };
-        let appender = Arc::new(adapt(object, Arc::clone(self.home))?);
+    ) -> PyResult<Arc<dyn Appender<R>>>
+    where
+        TrailFile: Appender<R>,
+    {
+        let py = object.py();
+        let native = object.getattr_opt(intern!(py, "_native"))?;
+        if let Some(native) = native
+            && let Ok(native) = native.cast::<PyRecordFile>()
+        {
+            native.get().check()?;
+            let file = &native.get().file;
+            if file.kind() != role.kind {
+                return Err(args::wrong_type(role.argument, role.class, object));
+            }
+            let claim = py.detach(|| file.claim());
+            let claim = claim.map_err(|error| InvalidArgument::new_err((role.argument, error.to_string())))?;
+            self.claims.push(claim);
+            if role.kind == Kind::Audit {
+                self.history = Some(py.detach(|| file.history()));
+            }
+            return Ok(Arc::clone(file) as Arc<dyn Appender<R>>);
+        }
+        let appender = Arc::new((role.adapt)(object, Arc::clone(self.home))?);
         let shown = Arc::clone(&appender);
         held.push(Box::new(move |visit| shown.traverse(visit)));
-        let callback = self.callbacks.add(Appender::<R>::name(&*appender), Part::Appender);
+        Ok(appender)
+    }
+
+    /// Feeds an appender, if one was given.
+    fn open<R: Numbered + Send + Sync + 'static>(
+        &mut self,
+        object: &Bound<'_, PyAny>,
+        role: &Role<R>,
+        held: &mut Vec<Traverse>,
+    ) -> PyResult<Option<Arc<Writer<R>>>>
+    where
+        TrailFile: Appender<R>,
+    {
+        let Some(object) = given(object) else { return Ok(None) };
+        let appender = self.appender(object, role, held)?;
+        let which = role.which;
+        let callback = self.callbacks.add(appender.name(), Part::Appender);
         let name = Arc::clone(callback.name());
         let records = Arc::clone(self.records);
         let lost = Arc::new(move |seq: u64, lost: Lost| {
@@ -319,6 +371,35 @@ impl Feed<'_> {
         Ok(Some(Arc::new(writer)))
     }
 }
+
+const AUDITS: Role<AuditRecord> = Role {
+    which: Which::Audits,
+    kind: Kind::Audit,
+    argument: "admin_audit_appender",
+    class: "an AdminAuditChainAppender",
+    adapt: PyAppender::of_audits,
+};
+const LINES: Role<LogRecord> = Role {
+    which: Which::Lines,
+    kind: Kind::Log,
+    argument: "log_appender",
+    class: "a LogChainAppender",
+    adapt: PyAppender::of_lines,
+};
+const FAILURES: Role<Arc<FailureRecord>> = Role {
+    which: Which::Failures,
+    kind: Kind::Failure,
+    argument: "failure_appender",
+    class: "a FailureChainAppender",
+    adapt: PyAppender::of_failures,
+};
+const ACTIONS: Role<ActionRecord> = Role {
+    which: Which::Actions,
+    kind: Kind::Action,
+    argument: "action_appender",
+    class: "an ActionChainAppender",
+    adapt: PyAppender::of_actions,
+};
 
 #[pymethods]
 impl PyLoop {
@@ -405,25 +486,31 @@ impl PyLoop {
             let clock = LoopClock::start();
             let callbacks = Arc::new(Callbacks::new());
             let records = Arc::new(Records::new(node, clock));
-            let feed = Feed {
+            let mut feed = Feed {
                 home: &home,
                 callbacks: &callbacks,
                 records: &records,
                 lanes: &lanes,
                 budget: config.tick_interval.mul_f64(config.callback_budget.get()),
+                claims: Vec::new(),
+                history: None,
             };
-            if let Some(writer) = feed.open(admin_audit_appender, PyAppender::of_audits, &mut held, Which::Audits)? {
+            if let Some(writer) = feed.open(admin_audit_appender, &AUDITS, &mut held)? {
                 records.write_audits(writer);
             }
-            if let Some(writer) = feed.open(log_appender, PyAppender::of_lines, &mut held, Which::Lines)? {
+            if let Some(writer) = feed.open(log_appender, &LINES, &mut held)? {
                 records.write_lines(writer);
             }
-            if let Some(writer) = feed.open(failure_appender, PyAppender::of_failures, &mut held, Which::Failures)? {
+            if let Some(writer) = feed.open(failure_appender, &FAILURES, &mut held)? {
                 records.write_failures(writer);
             }
-            if let Some(writer) = feed.open(action_appender, PyAppender::of_actions, &mut held, Which::Actions)? {
+            if let Some(writer) = feed.open(action_appender, &ACTIONS, &mut held)? {
                 records.write_actions(writer);
             }
+            if let (Some(verifier), Some(history)) = (&verifier, feed.history.take()) {
+                py.detach(|| verifier.recall(&history, clock::unix_ms()));
+            }
+            let claims = std::mem::take(&mut feed.claims);
             let keeper = Kept::new(Arc::clone(&registry.get().registry), threads::daemon_lanes(py)?);
             let parts = Parts {
                 dispatcher: dispatching.dispatcher,
@@ -452,6 +539,7 @@ impl PyLoop {
             let epoch_id = meshos_node::keys::random_u64();
             let started = py.detach(|| MeshOs::start(node, config, epoch_id, authority, parts));
             let os = started.map_err(|error| pyo3::exceptions::PyOSError::new_err(error.to_string()))?;
+            claims.into_iter().for_each(Claim::keep);
             Ok(Self {
                 shared: Arc::clone(os.shared()),
                 os: Arc::new(os),
@@ -730,11 +818,8 @@ impl PyLoop {
     fn audits<'py>(&self, since: &Bound<'py, PyAny>, limit: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
         self.born.check("MeshOsRuntime")?;
         let py = since.py();
-        let (audits, _) = self
-            .shared
-            .parts
-            .records
-            .audits(args::u64(since, "since")?, count(limit)?);
+        let (since, limit) = (args::u64(since, "since")?, count(limit)?);
+        let audits = self.shared.parts.records.audits(since, limit);
         let shown = audits.iter().map(PyAdminAuditRecord::from);
         PyTuple::new(py, shown.map(|audit| Py::new(py, audit)).collect::<PyResult<Vec<_>>>()?)
     }
@@ -1022,9 +1107,9 @@ impl PyLoop {
         };
         let checked = match (&self.verifier, envelope) {
             (Some(verifier), Envelope::Admin(envelope)) => {
-                verifier.check_admin(envelope, now).map(|operator| vec![operator])
+                verifier.try_admin(envelope, now).map(|operator| vec![operator])
             }
-            (Some(verifier), Envelope::Ice(envelope)) => verifier.check_ice(envelope, now),
+            (Some(verifier), Envelope::Ice(envelope)) => verifier.try_ice(envelope, now),
             (None, _) if self.shared.config.authority == Authority::Open => Ok(Vec::new()),
             (None, _) => Err(Refusal::NoVerifier),
         };

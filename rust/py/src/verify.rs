@@ -10,13 +10,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::PyBytes;
 
 use crate::args;
 use crate::causal::PyCausalEvent;
 use crate::certificate::PyCertificate;
 use crate::checkpoint::PyCheckpoint;
-use crate::errors::{self, InvalidArgument};
+use crate::errors;
 use crate::guard::entry;
 use crate::receipt::PyReceipt;
 use crate::record::field::{Given, read, records};
@@ -181,18 +181,8 @@ fn claims(receipts: &Bound<'_, PyAny>, entity: &EntityId) -> PyResult<Vec<Claim>
 /// Reads a file as Python does, so that its errors, audit hooks and signal handlers are those of Python.
 fn contents<'py>(file: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     static OPEN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static FSPATH: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = file.py();
-    let wrong_type = || args::wrong_type("file", "a str or a PathLike of one", file);
-    let is_path = file.is_instance_of::<PyString>() || file.hasattr(intern!(py, "__fspath__"))?;
-    if !is_path {
-        return Err(wrong_type());
-    }
-    let path = FSPATH.import(py, "os", "fspath")?.call1((file,))?;
-    let path = path.cast_into::<PyString>().map_err(|_| wrong_type())?;
-    if path.contains("\0")? {
-        return Err(InvalidArgument::new_err(("file", "must not contain a null character")));
-    }
+    let path = args::path(file, "file")?;
     let opened = OPEN.import(py, "builtins", "open")?.call1((path, "rb"))?;
     let contents = opened.call_method0(intern!(py, "read"));
     opened.call_method0(intern!(py, "close"))?;

@@ -44,6 +44,7 @@ fn record(seq: u64, at: UnixMs, command: Command) -> AuditRecord {
         seq,
         at,
         command,
+        times: 1,
         chain_pending: false,
     }
 }

@@ -181,6 +181,16 @@ pub enum PyOrder {
     Ice(PyIceAction),
 }
 
+impl PyOrder {
+    /// The order as the loop takes it.
+    pub fn core(&self) -> Order {
+        match self {
+            Self::Admin(event) => Order::Admin(event.core()),
+            Self::Ice(action) => Order::Ice(action.core()),
+        }
+    }
+}
+
 impl From<&Order> for PyOrder {
     fn from(order: &Order) -> Self {
         match order {

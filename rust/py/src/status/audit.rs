@@ -7,10 +7,12 @@ use std::time::Duration;
 use meshos_core::command;
 use meshos_core::id::{NodeId, Origin};
 use meshos_core::signal::LogLevel;
-use meshos_core::status::{AuditRecord, Disposed, Disposition, FailureRecord, FailureSource, LogRecord, Part};
+use meshos_core::status::{AuditRecord, Disposed, Disposition, Failure, FailureRecord, FailureSource, LogRecord, Part};
 use meshos_core::time::UnixMs;
+use meshos_core::trail::{self, ActionEntry};
 use pyo3::prelude::*;
 
+use crate::errors::InvalidArgument;
 use crate::operator::action::PyOrder;
 use crate::record::moment::Moment;
 use crate::record::record;
@@ -133,6 +135,43 @@ impl From<&LogRecord> for PyLogRecord {
     }
 }
 
+impl PyLogRecord {
+    /// The record as an appender keeps it.
+    pub fn core(&self) -> LogRecord {
+        LogRecord {
+            seq: self.seq,
+            at: self.at.unix_ms(),
+            level: self.level,
+            node: self.node,
+            daemon: self.daemon,
+            message: Arc::clone(&self.message),
+            chain_pending: false,
+        }
+    }
+}
+
+impl PyFailureRecord {
+    /// The record as an appender keeps it.
+    pub fn core(&self) -> FailureRecord {
+        FailureRecord {
+            seq: self.seq,
+            at: self.at.unix_ms(),
+            failure: Failure {
+                source: FailureSource {
+                    part: self.source.part,
+                    name: Arc::clone(&self.source.name),
+                    target: self.source.target,
+                    action_id: self.source.action_id,
+                    envelope_id: self.source.envelope_id,
+                },
+                reason: Arc::clone(&self.reason),
+                traceback: self.traceback.clone(),
+            },
+            chain_pending: false,
+        }
+    }
+}
+
 /// What a node made of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -156,7 +195,7 @@ record! {
     /// One attempt at a command, whatever came of it; written before the effect.
     pub struct PyAdminAuditRecord in "meshos.audit" as "AdminAuditRecord", by keyword,
     signature "(*, seq, committed_at, event, envelope_id, operator_ids, reason, verdict, rejected_kind, \
-        chain_pending=False)" {
+        times=1, chain_pending=False)" {
         /// Its number, from 1 in a run.
         seq: u64,
         /// When.
@@ -173,6 +212,8 @@ record! {
         verdict: Verdict,
         /// Stable name of the reason, when refused.
         rejected_kind: Option<Cow<'static, str>>,
+        /// How often the very same was refused; 1 of what was obeyed.
+        times: u64 = 1,
         /// Whether an appender could not keep it.
         chain_pending: bool = false,
     }
@@ -195,8 +236,46 @@ impl From<&AuditRecord> for PyAdminAuditRecord {
             reason: Cow::Owned(command.reason.clone()),
             verdict,
             rejected_kind,
+            times: record.times,
             chain_pending: record.chain_pending,
         }
+    }
+}
+
+impl PyAdminAuditRecord {
+    /// The record as an appender keeps it.
+    pub fn core(&self) -> PyResult<AuditRecord> {
+        let refusal = |kind: &str| {
+            let known = trail::refusal_kind(kind);
+            known.ok_or_else(|| InvalidArgument::new_err(("rejected_kind", format!("is not known: {kind:?}"))))
+        };
+        let verdict = match (self.verdict, &self.rejected_kind) {
+            (Verdict::Accepted, None) => command::Verdict::Accepted,
+            (Verdict::Unverified, None) => command::Verdict::Open,
+            (Verdict::Rejected, Some(kind)) => command::Verdict::Rejected { kind: refusal(kind)? },
+            (Verdict::Rejected, None) => {
+                let rule = "must say why the command was rejected";
+                return Err(InvalidArgument::new_err(("rejected_kind", rule)));
+            }
+            (Verdict::Accepted | Verdict::Unverified, Some(_)) => {
+                let rule = "must be None, since the command was not rejected";
+                return Err(InvalidArgument::new_err(("rejected_kind", rule)));
+            }
+        };
+        Ok(AuditRecord {
+            seq: self.seq,
+            at: self.committed_at.unix_ms(),
+            command: command::Command {
+                order: self.event.core(),
+                verdict,
+                operators: self.operator_ids.clone(),
+                reason: self.reason.clone().into_owned(),
+                envelope_id: self.envelope_id,
+                issued_at: None,
+            },
+            times: self.times,
+            chain_pending: false,
+        })
     }
 }
 
@@ -236,6 +315,22 @@ impl PyActionRecord {
             retry_after: disposed.retry_after,
             chain_pending,
         }
+    }
+
+    /// The record as an appender keeps it.
+    pub fn core(&self) -> PyResult<ActionEntry> {
+        let unknown = || InvalidArgument::new_err(("action", format!("is not known: {:?}", self.action)));
+        Ok(ActionEntry {
+            seq: self.seq,
+            at: self.at.unix_ms(),
+            disposed: Disposed {
+                action_id: self.action_id,
+                kind: trail::action_kind(&self.action).ok_or_else(unknown)?,
+                disposition: self.disposition,
+                reason: Arc::clone(&self.reason),
+                retry_after: self.retry_after,
+            },
+        })
     }
 }
 
