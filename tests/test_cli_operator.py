@@ -259,6 +259,8 @@ def _(world: World) -> ExitCode:
         shout = runtime.spawn("shout", Identity.generate())
         runtime.deliver(shout.origin_hash, CausalEvent.external(7, 1, b"x"))
         runtime.export_chain(shout.origin_hash, world.file("chain"))
+        right = shout.entity_id.hex()
+    world.json("verify", world.file("chain"), "--entity", right)
     return world("verify", world.file("chain"), "--entity", OTHER.hex())
 
 
@@ -542,6 +544,28 @@ def test_ordinary_commands(arguments: tuple[str, ...], event: dict[str, object],
     assert record["event"] == {**event, "node": "0x0000000000000007"}
     assert (record["reason"], record["operator_ids"]) == ("test", [f"0x{CAROL.operator_id:016x}"])
     Draft202012Validator({**schema(), "$ref": "#/$defs/event"}).validate(record["event"])
+
+
+def test_the_newest_commands_of_a_node(world: World) -> None:
+    for node in (1, 2, 3):
+        assert world.admin("cordon", node) is ExitCode.OK
+    assert world.admin("uncordon", 2, by="carol") is ExitCode.OK
+    assert world.admin("uncordon", 3, by="bob") is ExitCode.OK
+    assert world.admin("cordon", 4, by="eve") is ExitCode.POLICY
+
+    def numbers(*conditions: object) -> list[int]:
+        records = world.json("audit", "tail", "--node", world.socket, *conditions)["records"]
+        return [record["seq"] for record in records]
+
+    assert numbers() == [1, 2, 3, 4, 5, 6]
+    assert numbers("--since", 4) == [5, 6]
+    assert numbers("--operator", CAROL.operator_id) == [4]
+    assert numbers("--operator", f"{BOB.operator_id:#x}", "--kind", "cordon") == []
+    assert numbers("--verdict", "rejected") == [6]
+    assert numbers("--kind", "uncordon", "--since", 4) == [5]
+    assert world("audit", "tail", "--node", world.socket, "--since", "5") is ExitCode.OK
+    assert world.out.startswith("6  ")
+    assert "rejected (not_authorized)  cordon node=0x0000000000000004  by nobody: test" in world.out
 
 
 # ---------------------------------------------------------------- keys

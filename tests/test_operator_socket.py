@@ -236,6 +236,22 @@ def test_a_node_is_served_once_it_was_started(path: Path) -> None:
         assert int(str(asked(opened, "status")["node"]), 16) == node.mesh.node_id
 
 
+def test_a_node_opens_and_closes_its_own(path: Path) -> None:
+    with Node(Mesh.local(), kinds={}, operator_socket=path):
+        with NodeClient(path) as client:
+            assert client.ask("status")["authority"] == "refused"
+        other = Node(Mesh.local(), kinds={}, operator_socket=path)
+        with pytest.raises(OperatorSocketError):
+            other.start()
+        with pytest.raises(NotReady):
+            _ = other.runtime
+        other.shutdown()
+        assert path.exists()
+    assert not path.exists()
+    with pytest.raises(TypeError):
+        Node(Mesh.local(), kinds={}, operator_socket=b"x")  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------- requests
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Self, final
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from meshos.daemon import MeshDaemon
     from meshos.dispatch import ActionDispatcher
-    from meshos.operator import AdminVerifier
+    from meshos.operator import AdminVerifier, OperatorSocket
 
 __all__ = ["Node"]
 
@@ -33,7 +34,18 @@ _SHARE_OF_LOOP = 0.4
 class Node:
     """Starts the parts of a node, with a `ComputeDispatcher` between them, and stops them in the other order."""
 
-    __slots__ = ("_admin_verifier", "_config", "_daemons", "_dispatcher", "_lock", "_mesh", "_runtime", "_state")
+    __slots__ = (
+        "_admin_verifier",
+        "_config",
+        "_daemons",
+        "_dispatcher",
+        "_lock",
+        "_mesh",
+        "_operator_socket",
+        "_runtime",
+        "_socket_path",
+        "_state",
+    )
 
     def __init__(
         self,
@@ -43,9 +55,14 @@ class Node:
         config: MeshOsConfig | None = None,
         dispatcher: ActionDispatcher | None = None,
         admin_verifier: AdminVerifier | None = None,
+        operator_socket: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Take over `mesh`, and register `kinds`; raises `ConfigError`, `InvalidDaemon`."""
+        """Take over `mesh`, and register `kinds`; raises `ConfigError`, `InvalidDaemon`.
+
+        With a path for `operator_socket`, an `OperatorSocket` is open there from `start` to `shutdown`.
+        """
         instance(mesh, Mesh, "mesh")
+        socket_path = None if operator_socket is None else instance(os.fspath(operator_socket), str, "operator_socket")
         config = instance(MeshOsConfig() if config is None else config, MeshOsConfig, "config")
         if config.this_node not in (None, mesh.node_id):
             raise ConfigError("this_node", f"must be the mesh's, 0x{mesh.node_id:016x}")
@@ -60,6 +77,8 @@ class Node:
             raise
         self._dispatcher = dispatcher
         self._admin_verifier = admin_verifier
+        self._socket_path = socket_path
+        self._operator_socket: OperatorSocket | None = None
         self._runtime: MeshOsRuntime | None = None
         self._state = "made"
         self._lock = Lock()
@@ -82,7 +101,12 @@ class Node:
         return self._runtime
 
     def start(self) -> None:
-        """Start the daemons' runtime, then the loop; once only. Raises `LoopClosed` after the end."""
+        """Start the daemons' runtime, then the loop; once only.
+
+        Raises:
+            LoopClosed: It was shut down.
+            OperatorSocketError: The operator socket cannot be opened; the loop does not run then.
+        """
         with self._lock:
             if self._state == "ended":
                 raise LoopClosed("Node")
@@ -90,12 +114,21 @@ class Node:
                 return
             self._daemons.start()
             dispatcher = ComputeDispatcher(self._daemons) if self._dispatcher is None else self._dispatcher
-            self._runtime = MeshOsRuntime.start(
+            runtime = MeshOsRuntime.start(
                 self._config,
                 dispatcher,
                 daemon_registry=self._daemons.daemon_registry(),
                 admin_verifier=self._admin_verifier,
             )
+            if self._socket_path is not None:
+                from meshos.operator import OperatorSocket
+
+                try:
+                    self._operator_socket = OperatorSocket(runtime, self._socket_path)
+                except BaseException:
+                    runtime.shutdown()
+                    raise
+            self._runtime = runtime
             self._state = "started"
 
     async def start_async(self) -> None:
@@ -127,6 +160,9 @@ class Node:
             try:
                 self._daemons.shutdown(timeout=timeout * (1 - _SHARE_OF_LOOP))
             finally:
+                if self._operator_socket is not None:
+                    # What waited for a verdict was told with the end of the loop.
+                    self._operator_socket.close()
                 self._mesh.close()
 
     async def shutdown_async(self, *, timeout: timedelta = SHUTDOWN_TIMEOUT) -> None:

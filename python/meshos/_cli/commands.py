@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, TypeAlias
 
-from meshos._cli import admin, ice, keys, status
+from meshos._cli import admin, audit, ice, keys, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +16,7 @@ _GROUPS = {
     "key": "make and show keys of operators",
     "ice": "break-glass actions: propose, show, sign, submit",
     "admin": "ordinary commands to a running node",
+    "audit": "what was commanded, and what came of it",
 }
 
 
@@ -42,5 +43,5 @@ def add(commands: Commands, epilog: str) -> None:
         made.set_defaults(run=run)
         return made
 
-    for module in (status, admin, ice, keys):
+    for module in (status, audit, admin, ice, keys):
         module.add(command)

@@ -46,9 +46,8 @@ def _asked(prompt: str) -> str:
 
 def _from_file(file: Path) -> str:
     """Return the first line of a file that others cannot read, or of a pipe. What is in it is in no error."""
-    handle = os.open(file, os.O_RDONLY)
-    with open(handle, "rb") as opened:
-        found = os.fstat(handle)
+    with file.open("rb") as opened:
+        found = os.fstat(opened.fileno())
         if os.name == "posix" and stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
             message = f"{file}: may be read by others than its owner"
             raise Failure(ExitCode.UNREADABLE, "not_private", message)
