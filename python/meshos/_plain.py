@@ -11,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, get_args
 
 from meshos._checks import identifier
+from meshos.audit import ActionRecord, AdminAuditRecord, FailureRecord, LogRecord
 from meshos.daemon import DaemonRef
 from meshos.errors import InvalidArgument, MeshOsError, VerifyError
 from meshos.operator import Global, IceAction, IceEnvelope, Local, OnPeer
 
 if TYPE_CHECKING:
     from meshos._frames import Json, Message
-    from meshos.audit import AdminAuditRecord
+    from meshos.audit import Record
     from meshos.events import AdminEvent
     from meshos.operator import AvoidScope, BlastRadius, CommitReceipt, Cooldown
     from meshos.status import MeshOsSnapshot
@@ -203,8 +204,56 @@ def audit(found: AdminAuditRecord) -> Message:
         "reason": found.reason,
         "verdict": str(found.verdict),
         "rejected_kind": found.rejected_kind,
+        "times": found.times,
         "chain_pending": found.chain_pending,
     }
+
+
+def record(found: Record) -> Message:
+    """Write a record of any sort."""
+    match found:
+        case AdminAuditRecord():
+            return audit(found)
+        case LogRecord():
+            return {
+                "seq": found.seq,
+                "at": moment(found.at),
+                "level": str(found.level),
+                "node": handle(found.node),
+                "daemon": _option(found.daemon),
+                "message": found.message,
+                "chain_pending": found.chain_pending,
+            }
+        case FailureRecord(source=source):
+            return {
+                "seq": found.seq,
+                "at": moment(found.at),
+                "source": {
+                    "part": source.part,
+                    "name": source.name,
+                    "target": _option(source.target),
+                    "action_id": source.action_id,
+                    "envelope_id": None if source.envelope_id is None else source.envelope_id.hex(),
+                },
+                "reason": found.reason,
+                "traceback": found.traceback,
+                "chain_pending": found.chain_pending,
+            }
+        case ActionRecord():
+            return {
+                "seq": found.seq,
+                "at": moment(found.at),
+                "action_id": found.action_id,
+                "action": found.action,
+                "disposition": found.disposition,
+                "reason": found.reason,
+                "retry_after_ms": milliseconds(found.retry_after),
+                "chain_pending": found.chain_pending,
+            }
+
+
+def _option(number: int | None) -> str | None:
+    return None if number is None else handle(number)
 
 
 def status(snapshot: MeshOsSnapshot) -> Message:

@@ -57,7 +57,7 @@ def code_of(kind: str) -> ExitCode:
 _BY_KIND = {
     kind: code
     for code, kinds in {
-        ExitCode.USAGE: "invalid_argument invalid_config path_too_long",
+        ExitCode.USAGE: "invalid_argument invalid_config invalid_public_key path_too_long",
         ExitCode.UNREADABLE: "unreadable not_private passphrase exists bad_envelope bad_file",
         ExitCode.SIMULATE: "simulation_required preview_stale",
         ExitCode.POLICY: "no_verifier unsigned_rejected not_authorized role_denied insufficient_signatures "

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 class Failure(Exception):
     """A command ends here; the text is for people, `kind` for programs."""
 
-    def __init__(self, code: ExitCode, kind: str, message: str) -> None:
+    def __init__(self, code: ExitCode, kind: str, message: str, *, error: str = "Failure", **about: int) -> None:
         super().__init__(message)
         self.code = code
         self.kind = kind
+        self.error = error
+        self.about = about
 
 
 def plain(text: str) -> str:
@@ -52,11 +54,11 @@ def as_json(found: Mapping[str, Json]) -> None:
 def refuse(error: Exception, *, json: bool) -> ExitCode:
     """Say what went wrong, and return how the command ends; an error that is not known here is raised again."""
     from meshos._node_client import Refused
-    from meshos.errors import MeshOsError
+    from meshos.errors import MeshOsError, VerifyError
 
     match error:
         case Failure():
-            name, kind, code = "Failure", error.kind, error.code
+            name, kind, code = error.error, error.kind, error.code
         case Refused():
             name, kind, code = error.error, error.kind, code_of(error.kind)
             # A later node may have more reasons than are known here.
@@ -70,10 +72,11 @@ def refuse(error: Exception, *, json: bool) -> ExitCode:
         case _:
             raise error
     if not json:
-        return complain(f"{name}: {error}" if name != "Failure" else str(error), code)
+        return complain(str(error) if isinstance(error, Failure) else f"{name}: {error}", code)
     about: dict[str, Json] = {"ok": False, "error": name, "kind": kind, "message": str(error)}
-    for more in ("audit_seq", "sequence", "offset"):
-        if isinstance(value := getattr(error, more, None), int):
-            about[more] = value
+    if isinstance(error, Failure):
+        about |= error.about
+    elif isinstance(error, Refused | VerifyError):
+        about["audit_seq"] = error.audit_seq
     as_json(about)
     return code

@@ -77,6 +77,13 @@ def moment(text: str) -> datetime:
     return at.astimezone(UTC)
 
 
+def since(text: str) -> int | datetime:
+    """Read the number of a record, or a point in time."""
+    if text.isascii() and text.isdigit() and len(text) <= 18:
+        return int(text)
+    return moment(text)
+
+
 def scope(text: str) -> Mapping[str, str]:
     """Read which avoid lists are flushed: `global`, `local:NODE` or `on-peer:PEER`."""
     word, colon, number = text.partition(":")
