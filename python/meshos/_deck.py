@@ -116,10 +116,12 @@ class _Tail(Generic[R]):
             records = self._read(self._seen, _BATCH)
             if not records:
                 return None
-            if records[0].seq > self._seen + 1 and self._seen > 0:
-                self._ready.append(Gap(self._seen + 1, records[0].seq - 1))
-            self._seen = records[-1].seq
-            self._ready.extend(record for record in records if self._keep(record))
+            for record in records:
+                if record.seq > self._seen + 1 and self._seen > 0:
+                    self._ready.append(Gap(self._seen + 1, record.seq - 1))
+                self._seen = record.seq
+                if self._keep(record):
+                    self._ready.append(record)
         return self._ready.pop(0)
 
     def take(self, timeout: timedelta) -> R | Gap | None:
