@@ -73,7 +73,8 @@ def file(tmp_path: Path) -> Path:
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[ExitCode, str, str]:
     code = cli.main([str(argument) for argument in arguments])
-    return ExitCode(code), *capsys.readouterr()
+    out, err = capsys.readouterr()
+    return ExitCode(code), out, err
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:

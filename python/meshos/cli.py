@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,8 +71,18 @@ def _run(options: argparse.Namespace) -> int:
     return USAGE
 
 
-@cache
 def _parser() -> argparse.ArgumentParser:
+    """Return the parser; it is made once a process."""
+    global _made
+    if _made is None:
+        _made = _make_parser()
+    return _made
+
+
+_made: argparse.ArgumentParser | None = None
+
+
+def _make_parser() -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="meshos",
