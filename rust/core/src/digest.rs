@@ -184,3 +184,13 @@ pub fn derive(context: Context, parts: &[&[u8]]) -> Digest {
 pub fn plain(bytes: &[u8]) -> Digest {
     Digest(*blake3::hash(bytes).as_bytes())
 }
+
+/// Plain BLAKE3 of concatenated parts.
+#[must_use]
+pub fn plain_of_parts(parts: &[&[u8]]) -> Digest {
+    let mut hasher = Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    Digest(*hasher.finalize().as_bytes())
+}

@@ -8,6 +8,7 @@
 //!   it holds; until then its batches are refused.
 //! * A reader sees what is kept, and nothing else.
 
+pub mod head;
 pub mod memory;
 
 use std::fmt;

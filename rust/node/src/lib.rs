@@ -39,6 +39,7 @@ pub mod ears;
 pub mod intake;
 pub mod records;
 pub mod trail_file;
+pub mod redb_store;
 pub mod verdicts;
 pub mod behaviour;
 pub mod compute;

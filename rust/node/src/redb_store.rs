@@ -1,0 +1,361 @@
+//! The store of a node in a folder: a log that is synced once a commit, and a tree of rows behind it, in redb.
+//!
+//! Invariants
+//! * Acknowledged means synced. What is on the disk is a prefix, commit by commit, of what was submitted in its term.
+//! * One process at a time. Handles are cheap to clone, and share the store; it is closed with the last of them.
+//! * A store that was closed has its rows in the tree, and no log.
+//! * No lock is held while a file is written or synced, except the one that makes the writer the only one.
+//!
+//! The folder, its files and their formats are described in ARCHITECTURE.md.
+
+pub mod disk;
+mod folder;
+mod fold;
+mod line;
+mod shadow;
+mod tree;
+mod view;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use meshos_core::digest::Digest;
+use meshos_core::id::EntityId;
+use meshos_core::identity::Keypair;
+use meshos_core::rows::{KeyRange, Table, Write};
+use meshos_core::segment;
+use meshos_core::store::{Batch, Damage, Done, Opened, Row, Step, Store, StoreError, StoreStats};
+
+use crate::redb_store::disk::{Disk, Hook};
+use crate::redb_store::fold::Folding;
+use crate::redb_store::folder::Folder;
+use crate::redb_store::line::Line;
+use crate::redb_store::tree::{Place, Tree};
+use crate::redb_store::view::{Overlay, View};
+use crate::redb_store::writer::Writer;
+use crate::sync::{Condvar, Mutex};
+
+/// How a store is opened.
+#[derive(Clone)]
+pub struct Options {
+    /// Whether one is made where none is.
+    pub create: bool,
+    /// Whose it has to be. A new one without it makes and keeps a key of its own.
+    pub node: Option<EntityId>,
+    /// Whether commits are synced. Without it nothing is durable: for tests.
+    pub syncs: bool,
+    /// Looks at every operation on a file, and may have it fail: for tests.
+    pub hook: Option<Hook>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            create: true,
+            node: None,
+            syncs: true,
+            hook: None,
+        }
+    }
+}
+
+/// What the handles and the threads of a store share.
+struct Shared {
+    folder: Folder,
+    tree: Tree,
+    view: View,
+    line: Line,
+    folding: Folding,
+    writer: Mutex<Writer>,
+    commits: AtomicU64,
+    log_bytes: AtomicU64,
+}
+
+impl Shared {
+    fn log_grew(&self, commits: u64, bytes: u64) {
+        self.commits.store(commits, Ordering::Relaxed);
+        self.log_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Commits what waits, if nobody else does.
+    fn commit_if_free(&self, is_done: impl Fn() -> bool) {
+        if let Some(mut writer) = self.writer.try_lock() {
+            while !is_done() && writer.turn(self) {}
+        }
+        self.line.nudge();
+    }
+
+    fn write(&self) {
+        while self.line.wait() {
+            self.writer.lock().turn(self);
+        }
+    }
+}
+
+/// What a thread of the store does.
+type Job = fn(&Shared);
+
+/// Ends the threads with the last handle.
+struct Owner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A store in a folder. Clones share it.
+#[derive(Clone)]
+pub struct RedbStore {
+    owner: Arc<Owner>,
+}
+
+/// A store that was just opened.
+pub struct OpenedStore {
+    /// The store.
+    pub store: RedbStore,
+    /// The key of its node, if it keeps one.
+    pub key: Option<Keypair>,
+    /// What was found.
+    pub opened: Opened,
+}
+
+impl RedbStore {
+    /// Opens the store in a folder, or makes one.
+    ///
+    /// # Errors
+    /// [`StoreError`]. A folder that is no store, or a damaged one, was not changed.
+    pub fn open(root: &Path, options: &Options) -> Result<OpenedStore, StoreError> {
+        let disk = Disk::new(options.syncs, options.hook.clone());
+        let (folder, key, is_new) = Folder::open(root, disk, options.create, options.node)?;
+        let id = folder.head().id;
+        let (tree, place) = Tree::open(&folder.tree(), folder.disk(), &id)?;
+
+        let mut files = Vec::new();
+        for (ordinal, _) in folder.segments()? {
+            let bytes = folder.disk().read(&folder.segment(ordinal))?;
+            files.push((ordinal, bytes.unwrap_or_default()));
+        }
+        let borrowed: Vec<_> = files.iter().map(|(ordinal, bytes)| (*ordinal, &bytes[..])).collect();
+        let mut overlay = Overlay::default();
+        let recovered = segment::recover(&id, place.position, place.newest, &borrowed, |_, writes| {
+            writes.into_iter().for_each(|write| overlay.apply(write));
+        })
+        .map_err(|damage| StoreError::Damaged(Damage::Log(damage)))?;
+
+        let shared = Arc::new(Shared {
+            folder,
+            tree,
+            view: View::of(overlay),
+            line: Line::new(),
+            folding: Folding::default(),
+            writer: Mutex::new(Writer::after(recovered.position, recovered.next_ordinal)),
+            commits: AtomicU64::new(recovered.position.number),
+            log_bytes: AtomicU64::new(0),
+        });
+        // From now on the tree knows that this file has to be there.
+        let newest = shared.writer.lock().begin(&shared)?;
+        let place = Place { newest, ..place };
+        shared.tree.fold(std::iter::empty(), &place)?;
+        if recovered.position == place.position {
+            fold::remove_below(&shared, newest);
+        }
+        let store = Self::start(shared)?;
+        let opened = Opened {
+            is_new,
+            was_closed: !is_new && files.is_empty(),
+            commits: recovered.commits,
+            cut: recovered.cut,
+        };
+        Ok(OpenedStore { store, key, opened })
+    }
+
+    fn start(shared: Arc<Shared>) -> Result<Self, StoreError> {
+        let owner = Arc::new(Owner {
+            shared,
+            threads: Mutex::new(Vec::new()),
+        });
+        let jobs: [(&str, Job); 2] = [
+            ("meshos-store", Shared::write),
+            ("meshos-fold", |shared| shared.folding.run(shared)),
+        ];
+        for (name, job) in jobs {
+            let shared = Arc::clone(&owner.shared);
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            let thread = thread.spawn(move || job(&shared));
+            let thread = thread.map_err(|error| disk::error(Step::Open, &error))?;
+            owner.threads.lock().push(thread);
+        }
+        Ok(Self { owner })
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.owner.shared
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn node(&self) -> EntityId {
+        self.shared().folder.head().node
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.shared().folder.root()
+    }
+
+    /// Keeps changes, and waits until they are durable. If nobody commits, the calling thread does.
+    ///
+    /// # Errors
+    /// [`StoreError`]: they are not kept.
+    pub fn commit(&self, writes: Vec<Write>) -> Result<u64, StoreError> {
+        let answer = Arc::new(Answer::default());
+        let told = Arc::clone(&answer);
+        let batch = Batch {
+            term: self.term(),
+            writes,
+        };
+        let done = Box::new(move |outcome| told.give(outcome));
+        match self.shared().line.push(batch, done, false) {
+            Ok(()) => self.shared().commit_if_free(|| answer.is_given()),
+            Err((error, done)) => done(Err(error)),
+        }
+        answer.wait()
+    }
+
+    /// Checks everything that is kept: every page of the tree, and every snapshot that a row names.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] with the place.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        self.shared().tree.verify()?;
+        let mut range = KeyRange::all();
+        loop {
+            let rows = self.page(Table::Snapshots, &range, 256)?;
+            for (_, value) in &rows {
+                if let Ok(row) = meshos_core::journal::SnapshotRow::decode(value) {
+                    self.fetch(&row.name, u64::MAX)?;
+                }
+            }
+            match rows.last() {
+                Some((key, _)) => range = range.after(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Commits what waits, takes everything into the tree, and lets other processes have the store. Later calls, and
+    /// those of other handles, are refused.
+    ///
+    /// # Errors
+    /// [`StoreError`]: everything acknowledged is kept, but the log could not be taken into the tree.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.owner.close()
+    }
+}
+
+impl Owner {
+    fn close(&self) -> Result<(), StoreError> {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        if threads.is_empty() {
+            return Ok(());
+        }
+        let shared = &*self.shared;
+        shared.line.close();
+        shared.folding.close();
+        for thread in threads {
+            // A panic of it is a bug of ours; what was acknowledged is in the log.
+            let _ = thread.join();
+        }
+        let position = shared.writer.lock().position();
+        let folded = fold::fold(shared).and_then(|()| {
+            shared.view.freeze(position, 0);
+            fold::fold(shared)
+        });
+        if folded.is_ok() {
+            fold::remove_below(shared, u64::MAX);
+        }
+        shared.tree.close();
+        shared.folder.release();
+        folded
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+/// What a thread waits for that keeps something.
+#[derive(Default)]
+struct Answer {
+    outcome: Mutex<Option<Result<u64, StoreError>>>,
+    given: Condvar,
+}
+
+impl Answer {
+    fn give(&self, outcome: Result<u64, StoreError>) {
+        *self.outcome.lock() = Some(outcome);
+        self.given.notify_one();
+    }
+
+    fn is_given(&self) -> bool {
+        self.outcome.lock().is_some()
+    }
+
+    fn wait(&self) -> Result<u64, StoreError> {
+        let mut outcome = self.outcome.lock();
+        loop {
+            match *outcome {
+                Some(outcome) => return outcome,
+                None => outcome = self.given.wait(outcome),
+            }
+        }
+    }
+}
+
+impl Store for RedbStore {
+    fn term(&self) -> u64 {
+        self.shared().line.term().0
+    }
+
+    fn submit(&mut self, batch: Batch, done: Done) {
+        if let Err((error, done)) = self.shared().line.push(batch, done, true) {
+            done(Err(error));
+        }
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.shared().view.get(&self.shared().tree, table, key)
+    }
+
+    fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
+        self.shared().view.page(&self.shared().tree, table, range, rows_max)
+    }
+
+    fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
+        self.shared().folder.keep(parts)
+    }
+
+    fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        self.shared().folder.fetch(name, bytes_max)
+    }
+
+    fn discard(&mut self, name: &Digest) -> Result<(), StoreError> {
+        self.shared().folder.discard(name)
+    }
+
+    fn stats(&self) -> StoreStats {
+        let shared = self.shared();
+        let (snapshot_bytes, file_bytes) = shared.folder.sizes();
+        StoreStats {
+            commits: shared.commits.load(Ordering::Relaxed),
+            file_bytes,
+            snapshot_bytes,
+            log_bytes: shared.log_bytes.load(Ordering::Relaxed),
+            failures: shared.line.term().1,
+        }
+    }
+}
