@@ -113,7 +113,7 @@ def answers(data: bytes) -> list[Message]:
 
 def asked(opened: OperatorSocket, what: str, **fields: object) -> Message:
     with NodeClient(opened.path) as client:
-        return client.ask(what, cast("Message", fields))
+        return client.ask(what, fields)
 
 
 def refused(kind: str, path: Path, runtime: MeshOsRuntime) -> OperatorSocketError:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from socket import socket
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-Message: TypeAlias = "dict[str, Json]"
+Message: TypeAlias = dict[str, object]
+"""One JSON object; what is in it is looked at before it is used."""
 
 HEAD = struct.Struct("<I")
 BYTES_MAX = 6 << 20
@@ -64,7 +64,7 @@ def send(stream: socket, message: Message, end: float) -> None:
 def decode(data: bytes | bytearray) -> Message:
     """Read one JSON object, in which no name stands twice; raises `BadFrame`."""
     try:
-        found: Json = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
+        found: object = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise BadFrame from None
     if not isinstance(found, dict):
@@ -91,7 +91,7 @@ def _left(end: float) -> float:
     return left
 
 
-def _once(pairs: Iterable[tuple[str, Json]]) -> Message:
+def _once(pairs: Iterable[tuple[str, object]]) -> Message:
     found: Message = {}
     for name, value in pairs:
         if name in found:
@@ -100,5 +100,5 @@ def _once(pairs: Iterable[tuple[str, Json]]) -> Message:
     return found
 
 
-def _refuse(_: str) -> Json:
+def _refuse(_: str) -> object:
     raise ValueError

@@ -17,7 +17,7 @@ from meshos.errors import InvalidArgument, MeshOsError, VerifyError
 from meshos.operator import Global, IceAction, IceEnvelope, Local, OnPeer
 
 if TYPE_CHECKING:
-    from meshos._frames import Json, Message
+    from meshos._frames import Message
     from meshos.audit import Record
     from meshos.events import AdminEvent
     from meshos.operator import AvoidScope, BlastRadius, CommitReceipt, Cooldown
@@ -57,7 +57,7 @@ def order(event: AdminEvent | IceAction) -> Message:
     return written
 
 
-def _field(value: object) -> Json:
+def _field(value: object) -> object:
     match value:
         case int():
             return handle(value)
@@ -76,7 +76,7 @@ def _field(value: object) -> Json:
             raise TypeError(message)
 
 
-def action(written: Json) -> IceAction:
+def action(written: object) -> IceAction:
     """Read a break-glass action; raises `InvalidArgument`."""
     fields = _object(written, "action")
     kind = fields.pop("kind", None)
@@ -100,7 +100,7 @@ def action(written: Json) -> IceAction:
     return made
 
 
-def _scope(written: Json) -> AvoidScope:
+def _scope(written: object) -> AvoidScope:
     match written:
         case {"kind": "local", "node": node, **rest} if not rest:
             return Local(number(node, "node"))
@@ -112,7 +112,7 @@ def _scope(written: Json) -> AvoidScope:
             raise InvalidArgument("scope", "must be local with a node, on_peer with a peer, or global")
 
 
-def _daemon(written: Json) -> DaemonRef:
+def _daemon(written: object) -> DaemonRef:
     match written:
         case {"id": given, "name": str(name), **rest} if not rest:
             return DaemonRef(number(given, "id"), name)
@@ -122,7 +122,7 @@ def _daemon(written: Json) -> DaemonRef:
             raise InvalidArgument("daemon", "must have an id, and may have a name")
 
 
-def number(written: Json, name: str) -> int:
+def number(written: object, name: str) -> int:
     """Read an id: text, decimal or hexadecimal after `0x`; raises `InvalidArgument`."""
     if isinstance(written, str):
         with suppress(ValueError):
@@ -130,14 +130,14 @@ def number(written: Json, name: str) -> int:
     raise InvalidArgument(name, "must be text: a number below 2^64, decimal, or hexadecimal after 0x")
 
 
-def span(written: Json, name: str) -> timedelta:
+def span(written: object, name: str) -> timedelta:
     """Read a span in milliseconds; raises `InvalidArgument`."""
     if isinstance(written, bool) or not isinstance(written, int) or not 0 <= written <= 1 << 40:
         raise InvalidArgument(f"{name}_ms", "must be a number of milliseconds")
     return timedelta(milliseconds=written)
 
 
-def _object(written: Json, name: str) -> Message:
+def _object(written: object, name: str) -> Message:
     if not isinstance(written, dict):
         raise InvalidArgument(name, "must be an object")
     return dict(written)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshos._core import LoopCore
-    from meshos._frames import Json, Message
+    from meshos._frames import Message
     from meshos.operator import IceAction
 
 VERSION = 1
@@ -57,24 +57,24 @@ def answer(core: LoopCore, request: Message) -> Message:
 # ---------------------------------------------------------------- what is read
 
 
-def _status(core: LoopCore, _: Message) -> Json:
+def _status(core: LoopCore, _: Message) -> object:
     return _plain.status(core.snapshot())
 
 
-def _policy(core: LoopCore, _: Message) -> Json:
+def _policy(core: LoopCore, _: Message) -> object:
     cluster_id, threshold = core.ice_policy()
     return {"cluster_id": cluster_id.hex(), "ice_threshold": threshold}
 
 
-def _cooldowns(core: LoopCore, _: Message) -> Json:
+def _cooldowns(core: LoopCore, _: Message) -> object:
     return {"cooldowns": [_plain.cooldown(each) for each in core.cooldowns()]}
 
 
-def _audit(core: LoopCore, fields: Message) -> Json:
+def _audit(core: LoopCore, fields: Message) -> object:
     since = fields.get("since", 0)
     if isinstance(since, bool) or not isinstance(since, int) or not 0 <= since < 1 << 63:
         raise InvalidArgument("since", "must be the number of a record, or 0")
-    records: list[Json] = []
+    records: list[object] = []
     size = 0
     for record in core.audits(since, _RECORDS):
         written = _plain.audit(record)
@@ -88,7 +88,7 @@ def _audit(core: LoopCore, fields: Message) -> Json:
 # ---------------------------------------------------------------- what is ordered
 
 
-def _propose(core: LoopCore, fields: Message) -> Json:
+def _propose(core: LoopCore, fields: Message) -> object:
     action = _named(core, _plain.action(fields.get("action")))
     valid_for = _plain.span(fields["valid_for_ms"], "valid_for") if "valid_for_ms" in fields else VALID_FOR
     envelope = IceCommands(core).propose(action, reason=_text(fields, "reason"), valid_for=valid_for)
@@ -103,7 +103,7 @@ def _named(core: LoopCore, action: IceAction) -> IceAction:
     return action
 
 
-def _submit(core: LoopCore, fields: Message) -> Json:
+def _submit(core: LoopCore, fields: Message) -> object:
     timeout = _plain.span(fields.get("timeout_ms"), "timeout")
     if timeout > TIMEOUT_MAX:
         raise InvalidArgument("timeout_ms", f"must be at most {_plain.milliseconds(TIMEOUT_MAX)}")
@@ -119,7 +119,7 @@ def _text(fields: Message, name: str) -> str:
     return value
 
 
-_ASK: dict[str, tuple[frozenset[str], Callable[[LoopCore, Message], Json]]] = {
+_ASK: dict[str, tuple[frozenset[str], Callable[[LoopCore, Message], object]]] = {
     "status": (frozenset(), _status),
     "policy": (frozenset(), _policy),
     "cooldowns": (frozenset(), _cooldowns),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable
 
-    from meshos._frames import Json, Message
+    from meshos._frames import Message
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ def _verify(options: argparse.Namespace) -> ExitCode:
     report = _checked(options.file, lambda: verify_records(options.file, signer=signer, head_digest=options.head))
     signed = report.signed_through
     holds = signer is None or signed >= report.records
-    found: dict[str, Json] = {
+    found: dict[str, object] = {
         "ok": holds,
         "records": report.records,
         "first_seq": report.first_seq,

@@ -10,7 +10,7 @@ from meshos._cli import admin, audit, ice, keys, status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+    _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _GROUPS = {
     "key": "make and show keys of operators",
@@ -20,11 +20,11 @@ _GROUPS = {
 }
 
 
-def add(commands: Commands, epilog: str) -> None:
+def add(commands: _Commands, epilog: str) -> None:
     """Add the commands, each with what runs it as `run`."""
-    groups: dict[str, Commands] = {}
+    groups: dict[str, _Commands] = {}
 
-    def parser(place: Commands, name: str, brief: str, text: str) -> argparse.ArgumentParser:
+    def parser(place: _Commands, name: str, brief: str, text: str) -> argparse.ArgumentParser:
         layout = argparse.RawDescriptionHelpFormatter
         return place.add_parser(name, help=brief, description=text, epilog=epilog, formatter_class=layout)
 

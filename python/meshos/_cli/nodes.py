@@ -12,7 +12,7 @@ from meshos._cli.values import span
 if TYPE_CHECKING:
     import argparse
 
-    from meshos._frames import Json, Message
+    from meshos._frames import Message
 
 SUBMIT_TIMEOUT = timedelta(seconds=10)
 
@@ -58,7 +58,7 @@ def receipt_lines(receipt: Message) -> list[str]:
     ]
 
 
-def text(found: Json, *names: str) -> str:
+def text(found: object, *names: str) -> str:
     """Write what stands under a name, or under one below it; a node may say anything, so it is neutralised."""
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None

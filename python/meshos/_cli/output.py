@@ -10,8 +10,6 @@ from meshos._cli.exits import ExitCode, code_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from meshos._frames import Json
-
 
 class Failure(Exception):
     """A command ends here; the text is for people, `kind` for programs."""
@@ -44,7 +42,7 @@ def show(lines: Iterable[str]) -> None:
         print(line)
 
 
-def as_json(found: Mapping[str, Json]) -> None:
+def as_json(found: Mapping[str, object]) -> None:
     """Write one JSON object."""
     import json
 
@@ -73,7 +71,7 @@ def refuse(error: Exception, *, json: bool) -> ExitCode:
             raise error
     if not json:
         return complain(str(error) if isinstance(error, Failure) else f"{name}: {error}", code)
-    about: dict[str, Json] = {"ok": False, "error": name, "kind": kind, "message": str(error)}
+    about: dict[str, object] = {"ok": False, "error": name, "kind": kind, "message": str(error)}
     if isinstance(error, Failure):
         about |= error.about
     elif isinstance(error, Refused | VerifyError):
