@@ -181,6 +181,21 @@ def test_what_nobody_signed_for_fails(tmp_path: Path, file: Path, capsys: pytest
     assert as_json(capsys, "audit", "verify", signed, "--signer", STRANGER.entity_id.hex())["ok"] is False
 
 
+def test_verify_knows_a_file_of_records(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = told(capsys, "verify", file)
+    assert (code, out.splitlines()[0]) == (ExitCode.OK, "ok: 4 records")
+    assert told(capsys, "verify", file, "--entity", SIGNER.entity_id.hex())[0] is ExitCode.FAILED
+    signed = written(file.with_name("signed.chain"), signer=SIGNER)
+    assert told(capsys, "verify", signed, "--entity", SIGNER.entity_id.hex())[0] is ExitCode.OK
+    data = bytearray(signed.read_bytes())
+    data[-1] ^= 1
+    signed.write_bytes(data)
+    code, _, err = told(capsys, "verify", signed)
+    assert code is ExitCode.FAILED
+    assert err.startswith(f"meshos: {signed}: ")
+    assert as_json(capsys, "audit", "verify", signed)["ok"] is False
+
+
 def test_every_changed_byte_is_found_and_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = file.read_bytes()
     head = verify_records(file).head_digest.hex()

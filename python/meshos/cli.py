@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshos._cli import audit as _audit
 from meshos._cli import commands as _commands
 from meshos._cli.exits import ExitCode as ExitCode
+from meshos._cli.output import Failure, refuse
 
 # What a sub-command needs is imported where it runs, so that `--help` and a usage error come at once.
 if TYPE_CHECKING:
@@ -60,8 +62,6 @@ def _run(options: argparse.Namespace) -> int:
         except BrokenPipeError:
             raise
         except Exception as error:
-            from meshos._cli.output import refuse
-
             return refuse(error, json=options.json)
     if options.command == "demo":
         return _demo(options.story, options.data, show_progress=not options.no_progress)
@@ -115,14 +115,15 @@ def _make_parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser(
         "verify",
-        help="check an exported chain, offline",
-        description="Check a chain that `export_chain` wrote, with nothing but the public key of the daemon.",
+        help="check an exported chain, or a file of records, offline",
+        description="Check a chain that `export_chain` wrote, with nothing but the public key of the daemon; or a file "
+        "of an appender, as `audit verify` does, with the public key of its signer if it is to be signed.",
         epilog=_EXIT_CODES,
         formatter_class=layout,
     )
-    verify.add_argument("file", type=Path, metavar="FILE", help="the exported chain")
-    who = verify.add_mutually_exclusive_group(required=True)
-    who.add_argument("--entity", type=_entity, metavar="HEX", help="the daemon's public key, 64 hex digits")
+    verify.add_argument("file", type=Path, metavar="FILE", help="the exported chain, or the file of records")
+    who = verify.add_mutually_exclusive_group()
+    who.add_argument("--entity", type=_entity, metavar="HEX", help="the public key, 64 hex digits; a chain needs it")
     who.add_argument("--entity-file", type=Path, metavar="FILE", help="a file with it: 32 bytes, or 64 hex digits")
     verify.add_argument("--json", action="store_true", help="print one JSON object")
     _commands.add(commands, _EXIT_CODES)
@@ -164,8 +165,13 @@ def _verify(file: Path, entity: "EntityId | None", entity_file: Path | None, *, 
     try:
         if entity_file is not None:
             entity = _read_entity(entity_file)
-        assert entity is not None, "argparse asks for one of the two"
+        if _holds_records(file):
+            return int(_audit.verify(file, entity, None, as_json=as_json))
+        if entity is None:
+            _parser().error("one of the arguments --entity --entity-file is required")
         report = verify_chain(file, entity)
+    except Failure as error:
+        return refuse(error, json=as_json)
     except FileDecodeError as error:
         return _refuse(file, error, as_json, UNREADABLE)
     except MeshOsError as error:
@@ -178,6 +184,15 @@ def _verify(file: Path, entity: "EntityId | None", entity_file: Path | None, *, 
     signed = report.signed_through >= report.last_sequence
     print(_as_json(report, signed=signed) if as_json else _as_text(report))
     return OK if signed else FAILED
+
+
+def _holds_records(file: Path) -> bool:
+    """Whether a file is one of an appender, as far as it can be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(4) == b"MOSR"
+    except OSError:
+        return False
 
 
 def _entity(text: str) -> "EntityId":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from meshos._cli.exits import ExitCode
 from meshos._cli.keys import load, passphrase_option
 from meshos._cli.nodes import node_option, receipt_lines, submit, timeout_option
-from meshos._cli.output import Failure, as_json, show
+from meshos._cli.output import Failure, show, write_json
 from meshos._cli.values import identifier, reason, span
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _commit(options: argparse.Namespace) -> ExitCode:
     envelope = envelope.with_signature(key.sign(envelope))
     receipt = submit(options.node, envelope.to_text(), options.timeout)
     if options.json:
-        as_json({"ok": True, **receipt})
+        write_json({"ok": True, **receipt})
     else:
         show(receipt_lines(receipt))
     return ExitCode.OK

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from meshos._cli.exits import ExitCode, code_of
 from meshos._cli.nodes import node_option, text
-from meshos._cli.output import Failure, as_json, plain, show
+from meshos._cli.output import Failure, plain, show, write_json
 from meshos._cli.values import digest, identifier, since
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from meshos._frames import Message
+    from meshos.identity import EntityId
 
 T = TypeVar("T")
 
@@ -103,11 +104,17 @@ def _show(options: argparse.Namespace) -> ExitCode:
 
 
 def _verify(options: argparse.Namespace) -> ExitCode:
-    from meshos.audit import verify_records
     from meshos.identity import EntityId
 
     signer = None if options.signer is None else EntityId(options.signer)
-    report = _checked(options.file, lambda: verify_records(options.file, signer=signer, head_digest=options.head))
+    return verify(options.file, signer, options.head, as_json=options.json)
+
+
+def verify(file: Path, signer: EntityId | None, head: bytes | None, *, as_json: bool) -> ExitCode:
+    """Check a file of records, and say what it proves; raises `Failure`, `OSError`."""
+    from meshos.audit import verify_records
+
+    report = _checked(file, lambda: verify_records(file, signer=signer, head_digest=head))
     signed = report.signed_through
     holds = signer is None or signed >= report.records
     found: dict[str, object] = {
@@ -118,8 +125,8 @@ def _verify(options: argparse.Namespace) -> ExitCode:
         "head_digest": report.head_digest.hex(),
         "signed_through": signed,
     }
-    if options.json:
-        as_json(found)
+    if as_json:
+        write_json(found)
     else:
         verdict = "ok" if holds else f"FAILED: records {signed + 1} to {report.records} are not signed for"
         show((f"{verdict}: {report.records} records", f"head    {report.head_digest.hex()}", f"signed  {signed}"))
@@ -140,7 +147,7 @@ def _checked(file: Path, call: Callable[[], T]) -> T:
 
 def _tell(options: argparse.Namespace, records: list[Message]) -> ExitCode:
     if options.json:
-        as_json({"ok": True, "records": [*records]})
+        write_json({"ok": True, "records": [*records]})
     else:
         show(map(_line, records))
     return ExitCode.OK

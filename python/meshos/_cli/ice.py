@@ -11,7 +11,7 @@ from meshos._cli import files
 from meshos._cli.exits import ExitCode
 from meshos._cli.keys import load, passphrase_option
 from meshos._cli.nodes import receipt_lines, submit, timeout_option
-from meshos._cli.output import Failure, as_json, show
+from meshos._cli.output import Failure, show, write_json
 from meshos._cli.values import identifier, reason, scope, span
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _propose(options: argparse.Namespace) -> ExitCode:
         raise Failure(ExitCode.UNREACHABLE, "bad_frame", "the node proposed something else than it was asked for")
     files.write(options.out, envelope, armoured=True, replace=getattr(options, "force", False))
     if options.json:
-        as_json({"ok": True, "file": str(options.out), **_written(envelope)})
+        write_json({"ok": True, "file": str(options.out), **_written(envelope)})
     else:
         from meshos._cli.preview import lines
 
@@ -181,7 +181,7 @@ def _show(options: argparse.Namespace) -> ExitCode:
     envelope = files.read(options.file).envelope
     fits = all(each.fits for each in signers(envelope))
     if options.json:
-        as_json({"ok": fits, **_written(envelope)})
+        write_json({"ok": fits, **_written(envelope)})
     else:
         show(lines(envelope))
     return ExitCode.OK if fits else ExitCode.SIGNATURE
@@ -206,7 +206,7 @@ def _sign(options: argparse.Namespace) -> ExitCode:
     out = options.file if options.out is None else options.out
     files.write(out, signed, armoured=armoured, replace=options.out is None or options.force)
     if options.json:
-        as_json({"ok": True, "file": str(out), "operator_id": who, **_written(signed)})
+        write_json({"ok": True, "file": str(out), "operator_id": who, **_written(signed)})
     else:
         show((f"signed by   {who}",))
     return ExitCode.OK
@@ -231,7 +231,7 @@ def _merged(paths: list[Path]) -> IceEnvelope:
 def _submit(options: argparse.Namespace) -> ExitCode:
     receipt = submit(options.node, _merged(options.file).to_text(), options.timeout)
     if options.json:
-        as_json({"ok": True, **receipt})
+        write_json({"ok": True, **receipt})
     else:
         show(receipt_lines(receipt))
     return ExitCode.OK

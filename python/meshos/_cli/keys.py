@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshos._cli.exits import ExitCode
-from meshos._cli.output import as_json, show
+from meshos._cli.output import show, write_json
 
 if TYPE_CHECKING:
     import argparse
@@ -79,7 +79,7 @@ def _tell(options: argparse.Namespace, public_key: bytes, *, sealed: bool) -> Ex
 
     operator = handle(operator_id(public_key))
     if options.json:
-        as_json({"ok": True, "operator_id": operator, "public_key": public_key.hex(), "sealed": sealed})
+        write_json({"ok": True, "operator_id": operator, "public_key": public_key.hex(), "sealed": sealed})
     else:
         show((f"operator    {operator}", f"public key  {public_key.hex()}", f"passphrase  {'yes' if sealed else 'no'}"))
     return ExitCode.OK

@@ -42,7 +42,7 @@ def show(lines: Iterable[str]) -> None:
         print(line)
 
 
-def as_json(found: Mapping[str, object]) -> None:
+def write_json(found: Mapping[str, object]) -> None:
     """Write one JSON object."""
     import json
 
@@ -76,5 +76,5 @@ def refuse(error: Exception, *, json: bool) -> ExitCode:
         about |= error.about
     elif isinstance(error, Refused | VerifyError):
         about["audit_seq"] = error.audit_seq
-    as_json(about)
+    write_json(about)
     return code

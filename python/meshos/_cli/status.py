@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from meshos._cli.exits import ExitCode
 from meshos._cli.nodes import node_option, text
-from meshos._cli.output import as_json, show
+from meshos._cli.output import show, write_json
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +27,7 @@ def _status(options: argparse.Namespace) -> ExitCode:
     with NodeClient(options.node) as client:
         found = {**client.ask("status"), **client.ask("cooldowns")}
     if options.json:
-        as_json({"ok": True, **found})
+        write_json({"ok": True, **found})
     else:
         show(_lines(found))
     return ExitCode.OK
