@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -14,15 +15,18 @@ import pytest
 
 import meshos
 from meshos import cli
+from meshos.audit import FileLogAppender, LogRecord, verify_records
 from meshos.chain import CausalEvent
 from meshos.compute import DaemonRuntime
 from meshos.daemon import MeshDaemon
 from meshos.errors import IdentityError
+from meshos.events import LogLevel
 from meshos.identity import Identity
 from meshos.mesh import Mesh
 
 ROOT = Path(__file__).parents[1]
 WORDS = (b"nothing", b"lost", b"nothing", b"twice")
+SIGNER = Identity.from_seed(b"\x06" * 32)
 OTHER = Identity.from_seed(b"\x05" * 32).entity_id
 
 
@@ -55,6 +59,62 @@ def meshos_command(*arguments: str | Path) -> list[str]:
 
 
 # ---------------------------------------------------------------- verify
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A file of three records, signed by `SIGNER`."""
+    file = tmp_path / "log.chain"
+    appender = FileLogAppender(file, signer=SIGNER)
+    for seq in range(1, 4):
+        line = {"seq": seq, "at": datetime(2026, 11, 21, tzinfo=UTC), "message": f"line {seq}"}
+        appender.append(LogRecord(level=LogLevel.INFO, node=1, daemon=None, **line))  # type: ignore[arg-type]
+    appender.close()
+    return file
+
+
+@pytest.mark.parametrize("who", [None, "hex", "file"])
+def test_a_file_of_records_is_verified(who: str | None, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = kept.with_suffix(".pub")
+    key.write_bytes(SIGNER.entity_id)
+    options = {None: [], "hex": ["--entity", SIGNER.entity_id.hex()], "file": ["--entity-file", str(key)]}[who]
+
+    code = cli.main(["verify", str(kept), *options])
+
+    out, err = capsys.readouterr()
+    assert (code, err) == (cli.OK, "")
+    signed = 0 if who is None else 3
+    assert out == f"ok: 3 records\nhead    {verify_records(kept).head_digest.hex()}\nsigned  {signed}\n"
+
+
+def test_records_that_another_signed_fail(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(kept), "--entity", OTHER.hex(), "--json"]) == cli.FAILED
+    report = json.loads(capsys.readouterr().out)
+    assert (report["ok"], report["records"], report["signed_through"]) == (False, 3, 0)
+
+
+def test_a_bad_record_is_named(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept.write_bytes(kept.read_bytes().replace(b"line 2", b"line 8"))
+
+    assert cli.main(["verify", str(kept)]) == cli.FAILED
+    assert "event 2: " in capsys.readouterr().err
+    assert cli.main(["verify", str(kept), "--json"]) == cli.FAILED
+    refusal = json.loads(capsys.readouterr().out)
+    assert (refusal["ok"], refusal["error"], refusal["sequence"]) == (False, "BrokenLink", 2)
+
+
+def test_a_file_of_records_that_was_cut_cannot_be_decoded(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept.write_bytes(kept.read_bytes()[:-1])
+
+    assert cli.main(["verify", str(kept)]) == cli.UNREADABLE
+    assert str(kept) in capsys.readouterr().err
+    (broken := kept.with_suffix(".pub")).write_bytes(b"no key")
+    assert cli.main(["verify", str(kept), "--entity-file", str(broken)]) == cli.UNREADABLE
+
+
+def test_a_chain_needs_a_key(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(exported.file)]) == cli.USAGE
+    assert "--entity" in capsys.readouterr().err
 
 
 def test_a_good_chain_is_verified(exported: Exported, capsys: pytest.CaptureFixture[str]) -> None:
