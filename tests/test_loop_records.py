@@ -139,6 +139,10 @@ WARNING = instance(
 WHOLE_MS = Field(timedelta(seconds=30), timedelta(), [*BAD_SPANS, (SPAN, InvalidArgument)])
 CRASH = status.CrashRecord(exception="KeyError", message="'a'", at=NOON, event_origin=7, event_sequence=None)
 SOURCE = audit.FailureSource(part="action", name="start_daemon", target=7, action_id=1)
+ORDERED = audit.MaintenanceOrder(node=1, since=NOON, deadline=NOON, returns=True)
+OTHER_ORDERED = audit.MaintenanceOrder(node=2, since=NOON, deadline=None, returns=False)
+FORCED = audit.ForcedOrder(chain=1, order="evict", node=2, until=NOON, envelope_id=bytes(16))
+OTHER_FORCED = audit.ForcedOrder(chain=1, order="cutover", node=3, until=NOON, envelope_id=None)
 COUNTERS = (
     "dispatched",
     "failed",
@@ -473,6 +477,27 @@ BY_KEYWORD: dict[Class, Fields] = {
         "head_digest": DIGEST,
         "signed_through": INT,
     },
+    audit.MaintenanceOrder: {"node": INT, "since": MOMENT, "deadline": MOMENT.optional, "returns": BOOL},
+    audit.ForcedOrder: {
+        "chain": INT,
+        "order": literal("evict", "cutover"),
+        "node": INT,
+        "until": MOMENT,
+        "envelope_id": ENVELOPE,
+    },
+    audit.ReplayReport: {
+        "records": INT,
+        "accepted": INT,
+        "rejected": INT,
+        "runs": INT,
+        "at": MOMENT.optional,
+        "freeze_until": MOMENT.optional,
+        "cordoned": tuple_of(INT),
+        "maintenance": tuple_of(instance(ORDERED, OTHER_ORDERED)),
+        "forced": tuple_of(instance(FORCED, OTHER_FORCED)),
+        "envelopes": INT,
+        "digest": DIGEST,
+    },
     audit.ActionRecord: {
         "seq": INT,
         "at": MOMENT,
@@ -687,6 +712,7 @@ LITERALS: list[tuple[Class, str, tuple[str, ...]]] = [
         ("queued", "deferred", "running", "awaiting_confirmation", "done", "failed"),
     ),
     (audit.FailureSource, "part", ("action", "callback", "probe", "recovery", "appender", "migration", "loop")),
+    (audit.ForcedOrder, "order", ("evict", "cutover")),
     (audit.ActionRecord, "disposition", ("dispatched", "failed", "gated", "superseded")),
 ]
 

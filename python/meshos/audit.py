@@ -12,10 +12,14 @@ from meshos._core import ActionRecord as ActionRecord
 from meshos._core import AdminAuditRecord as AdminAuditRecord
 from meshos._core import FailureRecord as FailureRecord
 from meshos._core import FailureSource as FailureSource
+from meshos._core import ForcedOrder as ForcedOrder
 from meshos._core import LogRecord as LogRecord
+from meshos._core import MaintenanceOrder as MaintenanceOrder
 from meshos._core import RecordFile
 from meshos._core import RecordsReport as RecordsReport
+from meshos._core import ReplayReport as ReplayReport
 from meshos._core import read_records as read_records
+from meshos._core import replay_records as replay_records
 from meshos._core import verify_records as verify_records
 from meshos.errors import InvalidArgument
 
@@ -41,11 +45,15 @@ __all__ = [
     "FileAdminAuditAppender",
     "FileFailureAppender",
     "FileLogAppender",
+    "ForcedOrder",
     "LogChainAppender",
     "LogRecord",
+    "MaintenanceOrder",
     "Record",
     "RecordsReport",
+    "ReplayReport",
     "read_records",
+    "replay_records",
     "verify_records",
 ]
 

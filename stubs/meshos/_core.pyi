@@ -3554,6 +3554,137 @@ def read_records(file: str | PathLike[str]) -> tuple[Record, ...]:
     """Check a file of an appender, and return its records, oldest first; raises `ChainError`, `OSError`."""
 
 @final
+class MaintenanceOrder:
+    """A node that operators want out of service."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        node: int,
+        since: datetime,
+        deadline: datetime | None,
+        returns: bool,
+    ) -> Self: ...
+    @property
+    def node(self) -> int:
+        """Which node."""
+    @property
+    def since(self) -> datetime:
+        """Since when."""
+    @property
+    def deadline(self) -> datetime | None:
+        """By when it shall be drained; `None`: as the node is configured."""
+    @property
+    def returns(self) -> bool:
+        """Whether it comes back by itself, at the deadline at the latest."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ForcedOrder:
+    """Something that operators force on a chain; it may have been carried out."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        chain: int,
+        order: Literal["evict", "cutover"],
+        node: int,
+        until: datetime,
+        envelope_id: bytes | None,
+    ) -> Self: ...
+    @property
+    def chain(self) -> int:
+        """Which chain."""
+    @property
+    def order(self) -> Literal["evict", "cutover"]:
+        """Whether a copy shall go or come."""
+    @property
+    def node(self) -> int:
+        """The node."""
+    @property
+    def until(self) -> datetime:
+        """When it is given up."""
+    @property
+    def envelope_id(self) -> bytes | None:
+        """The envelope it came in, 16 bytes."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ReplayReport:
+    """What an audit tells of: the state that commands alone decided, as it was at one moment."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        records: int,
+        accepted: int,
+        rejected: int,
+        runs: int,
+        at: datetime | None,
+        freeze_until: datetime | None,
+        cordoned: tuple[int, ...],
+        maintenance: tuple[MaintenanceOrder, ...],
+        forced: tuple[ForcedOrder, ...],
+        envelopes: int,
+        digest: bytes,
+    ) -> Self: ...
+    @property
+    def records(self) -> int:
+        """Commands in it."""
+    @property
+    def accepted(self) -> int:
+        """Commands that took effect."""
+    @property
+    def rejected(self) -> int:
+        """Commands that were refused."""
+    @property
+    def runs(self) -> int:
+        """Runs that wrote it."""
+    @property
+    def at(self) -> datetime | None:
+        """The moment; `None`: nothing is in it."""
+    @property
+    def freeze_until(self) -> datetime | None:
+        """When a freeze ends; `None`: not frozen."""
+    @property
+    def cordoned(self) -> tuple[int, ...]:
+        """Nodes that nothing new is placed on, ascending."""
+    @property
+    def maintenance(self) -> tuple[MaintenanceOrder, ...]:
+        """Nodes that shall be out of service, ascending."""
+    @property
+    def forced(self) -> tuple[ForcedOrder, ...]:
+        """What is forced on chains, and not given up."""
+    @property
+    def envelopes(self) -> int:
+        """Envelopes that are remembered, to be obeyed once."""
+    @property
+    def digest(self) -> bytes:
+        """Digest of the state, as a running node shows it in its snapshot."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+def replay_records(file: str | PathLike[str], *, at: datetime | None = None) -> ReplayReport:
+    """Check a file of audit records, and tell what commands alone had decided.
+
+    A node that keeps its audit there shows the same digest as `MeshOsSnapshot.control_digest`, once it has written what
+    it obeyed.
+
+    Args:
+        file: What a `FileAdminAuditAppender` has written; it may still be open.
+        at: Only what was recorded until then, and what holds then; `None`: all, and what held at the last record.
+
+    Raises:
+        ChainError: The first bad record, as for `verify_records`. `FileDecodeError`: it keeps other records.
+        OSError: The file cannot be opened.
+    """
+
+@final
 class ActionRecord:
     """What became of one action."""
 

@@ -4,31 +4,34 @@
 //! * The same records give the same state, record by record, as in the loop that wrote them.
 //! * A record that was written too late to count is followed by one of the same number that says so: its command has no
 //!   effect.
+//! * However long an audit is, what is kept of it is bounded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::command::{Command, Verdict};
 use crate::control_state::ControlState;
+use crate::status::AuditRecord;
 use crate::time::UnixMs;
 use crate::trail::Entry;
 
-/// Something that changes the state, or may.
-#[derive(Debug, Clone)]
-enum Step {
-    Run(UnixMs),
-    Command(UnixMs, Command),
-}
+/// Commands that may be taken back yet. A loop lets fewer wait for their records.
+const OPEN_MAX: usize = 16_384;
+/// Refusals that may be counted once more.
+const REFUSED_MAX: usize = 16_384;
 
-/// Entries of an audit, gathered to be replayed.
+/// Reads an audit, entry by entry.
 #[derive(Debug, Clone, Default)]
 pub struct Replay {
-    steps: Vec<Step>,
-    /// Where the commands of the present run are that were obeyed, by the numbers of their records.
-    obeyed: BTreeMap<u64, usize>,
+    until: Option<UnixMs>,
+    replayed: Replayed,
+    /// Commands that took effect unless they are taken back, with the numbers of their records.
+    open: VecDeque<(u64, UnixMs, Command)>,
+    /// How often the newest refusals were counted, by their numbers.
+    refused: BTreeMap<u64, u64>,
 }
 
 /// What an audit tells of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replayed {
     /// The state after the last record.
     pub state: ControlState,
@@ -38,67 +41,71 @@ pub struct Replayed {
     pub rejected: u64,
     /// Runs that wrote the audit.
     pub runs: u64,
-    /// When the last of them was made, or the last run began; `None`: there is none.
+    /// When the last record was made, or the last run began; `None`: there is none.
     pub last_at: Option<UnixMs>,
 }
 
 impl Replay {
+    /// Passes over what was recorded later than that.
+    #[must_use]
+    pub const fn until(mut self, until: Option<UnixMs>) -> Self {
+        self.until = until;
+        self
+    }
+
     /// Takes the next entry; what is no command and no run is passed over.
-    pub fn take(&mut self, entry: Entry) {
+    pub fn take(&mut self, entry: &Entry) {
         match entry {
-            Entry::Run { at, .. } => {
-                self.obeyed.clear();
-                self.steps.push(Step::Run(at));
+            Entry::Run { at, .. } if self.is_wanted(*at) => {
+                self.settle(0);
+                self.refused.clear();
+                self.replayed.runs += 1;
+                self.replayed.state.begin_run(*at);
             }
-            Entry::Audit(record) => self.command(record.seq, record.at, record.command),
+            Entry::Audit(record) if self.is_wanted(record.at) => self.command(record),
+            Entry::Run { .. } | Entry::Audit(_) => {}
             Entry::Signed { .. } | Entry::Log(_) | Entry::Failure(_) | Entry::Action(_) => {}
         }
     }
 
-    fn command(&mut self, seq: u64, at: UnixMs, command: Command) {
-        let rejected = matches!(command.verdict, Verdict::Rejected { .. });
-        match self.obeyed.remove(&seq) {
-            // In its place stands what became of it, which changes nothing.
-            Some(place) if rejected => self.steps[place] = Step::Command(at, command),
-            _ => {
-                if !rejected {
-                    self.obeyed.insert(seq, self.steps.len());
-                }
-                self.steps.push(Step::Command(at, command));
+    fn is_wanted(&mut self, at: UnixMs) -> bool {
+        let wanted = self.until.is_none_or(|until| at <= until);
+        if wanted {
+            self.replayed.last_at = Some(at);
+        }
+        wanted
+    }
+
+    fn command(&mut self, record: &AuditRecord) {
+        if matches!(record.command.verdict, Verdict::Rejected { .. }) {
+            if let Ok(place) = self.open.binary_search_by_key(&record.seq, |(seq, ..)| *seq) {
+                self.open.remove(place);
             }
+            let before = self.refused.insert(record.seq, record.times).unwrap_or(0);
+            self.replayed.rejected += record.times.saturating_sub(before);
+            if self.refused.len() > REFUSED_MAX {
+                self.refused.pop_first();
+            }
+        } else {
+            self.open.push_back((record.seq, record.at, record.command.clone()));
+            self.settle(OPEN_MAX);
         }
     }
 
-    /// The state, after what was recorded until that time, or after everything.
-    #[must_use]
-    pub fn finish(self, until: Option<UnixMs>) -> Replayed {
-        let mut replayed = Replayed {
-            state: ControlState::default(),
-            obeyed: 0,
-            rejected: 0,
-            runs: 0,
-            last_at: None,
-        };
-        for step in &self.steps {
-            let (Step::Run(at) | Step::Command(at, _)) = step;
-            if until.is_some_and(|until| *at > until) {
-                continue;
-            }
-            replayed.last_at = Some(*at);
-            match step {
-                Step::Run(at) => {
-                    replayed.runs += 1;
-                    replayed.state.begin_run(*at);
-                }
-                Step::Command(at, command) => {
-                    match command.verdict {
-                        Verdict::Rejected { .. } => replayed.rejected += 1,
-                        Verdict::Accepted | Verdict::Open => replayed.obeyed += 1,
-                    }
-                    replayed.state.apply(*at, command);
-                }
-            }
+    /// Applies all but the newest commands.
+    fn settle(&mut self, newest: usize) {
+        while self.open.len() > newest
+            && let Some((_, at, command)) = self.open.pop_front()
+        {
+            self.replayed.obeyed += 1;
+            self.replayed.state.apply(at, &command);
         }
-        replayed
+    }
+
+    /// The state after everything that was taken.
+    #[must_use]
+    pub fn finish(mut self) -> Replayed {
+        self.settle(0);
+        self.replayed
     }
 }

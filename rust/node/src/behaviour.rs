@@ -507,6 +507,7 @@ impl Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Seen {
     view: u64,
+    obeyed: u64,
     records: u64,
     callbacks: u64,
     recovery: u64,
@@ -1070,6 +1071,7 @@ impl Runner {
         *shared.tick_at.lock() = (now, took);
         let seen = Seen {
             view: self.behaviour.view().generation,
+            obeyed: self.behaviour.control().obeyed().iter().sum(),
             records: parts.records.changes(),
             callbacks: parts.callbacks.changes(),
             recovery: parts.recovery.changes(),

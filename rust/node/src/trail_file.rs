@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 
 use meshos_core::authority::History;
 use meshos_core::codec::Unwritable;
+use meshos_core::control_state::ControlState;
 use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
 use meshos_core::identity::IdentityError;
+use meshos_core::replay::Replay;
 use meshos_core::status::{AuditRecord, FailureRecord, LogRecord};
 use meshos_core::trail::{
     ActionEntry, ENTRY_BYTES_MAX, Entry, HEAD_SIZE, Head, Kind, MAGIC, Proven, Reading, TEXT_BYTES_MAX, TrailError,
@@ -116,6 +118,7 @@ pub struct TrailFile {
     kind: Kind,
     signer: Option<SharedKey>,
     history: Mutex<History>,
+    control: ControlState,
     taken: AtomicBool,
     state: Mutex<State>,
 }
@@ -177,8 +180,14 @@ impl TrailFile {
             Err(std::fs::TryLockError::Error(error)) => return Err(error.into()),
         }
         let now = clock::unix_ms();
-        let mut history = History::default();
-        let (digest, seq, length) = match continued(&mut file, kind, &mut history, interrupted)? {
+        let (mut history, mut replay) = (History::default(), Replay::default());
+        let told = &mut |entry: Entry| {
+            if let Entry::Audit(record) = &entry {
+                history.add(record);
+            }
+            replay.take(&entry);
+        };
+        let (digest, seq, length) = match continued(&mut file, kind, told, interrupted)? {
             Some(proven) => {
                 file.set_len(proven.bytes)?;
                 (proven.digest, proven.last_seq, proven.bytes)
@@ -194,12 +203,15 @@ impl TrailFile {
                 (head.digest(), 0, HEAD_SIZE as u64)
             }
         };
+        let run = Entry::Run { run_id, at: now };
+        replay.take(&run);
         let opened = Self {
             name,
             path: path.to_owned(),
             kind,
             signer,
             history: Mutex::new(history),
+            control: replay.finish().state,
             taken: AtomicBool::new(false),
             state: Mutex::new(State {
                 file,
@@ -215,7 +227,7 @@ impl TrailFile {
             }),
         };
         let mut state = opened.state.lock();
-        match state.write(&Entry::Run { run_id, at: now }) {
+        match state.write(&run) {
             Ok(()) => {}
             Err(KeepError::Io(error)) => return Err(error.into()),
             Err(_) => return Err(io::Error::other("a mark could not be written").into()),
@@ -248,6 +260,12 @@ impl TrailFile {
     #[must_use]
     pub fn history(&self) -> History {
         self.history.lock().clone()
+    }
+
+    /// What commands alone had decided when the file was opened, from which the run that its mark is of goes on.
+    #[must_use]
+    pub const fn control(&self) -> &ControlState {
+        &self.control
     }
 
     /// Has it keep the records of one loop.
@@ -369,7 +387,7 @@ impl State {
 fn continued(
     file: &mut File,
     kind: Kind,
-    history: &mut History,
+    see: &mut dyn FnMut(Entry),
     interrupted: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Proven>, OpenError> {
     let length = file.metadata()?.len();
@@ -382,11 +400,7 @@ fn continued(
         }
         file.seek(SeekFrom::Start(0))?;
     }
-    let scanned = scan(file, None, interrupted, &mut |entry| {
-        if let Entry::Audit(record) = &entry {
-            history.add(record);
-        }
-    });
+    let scanned = scan(file, None, interrupted, see);
     let (reading, rest) = match scanned {
         Ok(scanned) => scanned,
         Err(VerifyError::Io(error)) => return Err(error.into()),

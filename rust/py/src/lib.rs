@@ -49,6 +49,7 @@ mod receipt;
 mod record;
 mod recovery;
 mod registry;
+mod replay;
 mod reply;
 mod runtime;
 mod scorer;
@@ -115,6 +116,7 @@ mod _core {
             stream::register,
             deck::register,
             trail::register,
+            replay::register,
             loop_core::register,
         ] {
             register(module)?;

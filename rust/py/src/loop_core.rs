@@ -288,6 +288,8 @@ struct Feed<'a> {
     claims: Vec<Claim>,
     /// What a file of commands tells of earlier runs.
     history: Option<History>,
+    /// What commands of earlier runs decided.
+    control: ControlState,
 }
 
 /// What keeps one sort of records, in an argument of the public class.
@@ -325,6 +327,7 @@ impl Feed<'_> {
             self.claims.push(claim);
             if role.kind == Kind::Audit {
                 self.history = Some(py.detach(|| file.history()));
+                self.control = file.control().clone();
             }
             return Ok(Arc::clone(file) as Arc<dyn Appender<R>>);
         }
@@ -494,6 +497,7 @@ impl PyLoop {
                 budget: config.tick_interval.mul_f64(config.callback_budget.get()),
                 claims: Vec::new(),
                 history: None,
+                control: ControlState::default(),
             };
             if let Some(writer) = feed.open(admin_audit_appender, &AUDITS, &mut held)? {
                 records.write_audits(writer);
@@ -510,7 +514,7 @@ impl PyLoop {
             if let (Some(verifier), Some(history)) = (&verifier, feed.history.take()) {
                 py.detach(|| verifier.recall(&history, clock::unix_ms()));
             }
-            let claims = std::mem::take(&mut feed.claims);
+            let (claims, control) = (std::mem::take(&mut feed.claims), std::mem::take(&mut feed.control));
             let keeper = Kept::new(Arc::clone(&registry.get().registry), threads::daemon_lanes(py)?);
             let parts = Parts {
                 dispatcher: dispatching.dispatcher,
@@ -524,7 +528,7 @@ impl PyLoop {
                 authority: verifier
                     .as_ref()
                     .map(|verifier| (*verifier.policy(), verifier.ledger())),
-                control: ControlState::default(),
+                control,
                 callbacks,
                 records,
                 clock,

@@ -184,7 +184,8 @@ fn refused(path: &Bound<'_, PyString>, code: &str, text: &'static str, later: bo
     }
 }
 
-fn checked(
+/// Reads a file of records, and shows every entry while it is checked.
+pub fn checked(
     file: &Bound<'_, PyAny>,
     signer: Option<EntityId>,
     end: Option<Digest>,

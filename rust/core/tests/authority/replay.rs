@@ -51,11 +51,11 @@ fn record(seq: u64, at: UnixMs, command: Command) -> AuditRecord {
 
 /// Entries, as a program finds them that reads a file.
 fn replayed<'a>(entries: impl IntoIterator<Item = &'a Entry>, until: Option<UnixMs>) -> Replayed {
-    let mut replay = Replay::default();
+    let mut replay = Replay::default().until(until);
     for entry in entries {
-        replay.take(Entry::decode(&entry.to_bytes()).expect("just written"));
+        replay.take(&Entry::decode(&entry.to_bytes()).expect("just written"));
     }
-    replay.finish(until)
+    replay.finish()
 }
 
 /// A node, and the file that it writes.
