@@ -114,8 +114,8 @@ def _scope(written: object) -> AvoidScope:
 
 def _daemon(written: object) -> DaemonRef:
     match written:
-        case {"id": given, "name": str(name), **rest} if not rest:
-            return DaemonRef(number(given, "id"), name)
+        case {"id": given, "name": name, **rest} if not rest:
+            return DaemonRef(number(given, "id"), text(name, "name"))
         case {"id": given, **rest} if not rest:
             return DaemonRef(number(given, "id"))
         case _:
@@ -128,6 +128,15 @@ def number(written: object, name: str) -> int:
         with suppress(ValueError):
             return identifier(written)
     raise InvalidArgument(name, "must be text: a number below 2^64, decimal, or hexadecimal after 0x")
+
+
+def text(written: object, name: str) -> str:
+    """Read text, without halves of characters, which JSON can write; raises `InvalidArgument`."""
+    if isinstance(written, str):
+        with suppress(UnicodeEncodeError):
+            written.encode()
+            return written
+    raise InvalidArgument(name, "must be Unicode text")
 
 
 def span(written: object, name: str) -> timedelta:

@@ -91,7 +91,9 @@ def _audit(core: LoopCore, fields: Message) -> object:
 def _propose(core: LoopCore, fields: Message) -> object:
     action = _named(core, _plain.action(fields.get("action")))
     valid_for = _plain.span(fields["valid_for_ms"], "valid_for") if "valid_for_ms" in fields else VALID_FOR
-    envelope = IceCommands(core).propose(action, reason=_text(fields, "reason"), valid_for=valid_for)
+    envelope = IceCommands(core).propose(
+        action, reason=_plain.text(fields.get("reason"), "reason"), valid_for=valid_for
+    )
     return {"envelope": envelope.to_text()}
 
 
@@ -107,16 +109,9 @@ def _submit(core: LoopCore, fields: Message) -> object:
     timeout = _plain.span(fields.get("timeout_ms"), "timeout")
     if timeout > TIMEOUT_MAX:
         raise InvalidArgument("timeout_ms", f"must be at most {_plain.milliseconds(TIMEOUT_MAX)}")
-    text = _text(fields, "envelope")
+    text = _plain.text(fields.get("envelope"), "envelope")
     reader = AdminEnvelope if text.lstrip().startswith("-----BEGIN MESHOS ADMIN") else IceEnvelope
     return _plain.receipt(core.commit(reader.from_text(text), timeout))
-
-
-def _text(fields: Message, name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str):
-        raise InvalidArgument(name, "must be text")
-    return value
 
 
 _ASK: dict[str, tuple[frozenset[str], Callable[[LoopCore, Message], object]]] = {

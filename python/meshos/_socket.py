@@ -170,7 +170,11 @@ class _Server:
         self._listener.settimeout(_LOOK)
         _open.add(self)
         self._acceptor = Thread(target=self._accept, name="meshos-operator", daemon=True)
-        self._acceptor.start()
+        try:
+            self._acceptor.start()
+        except BaseException:  # the system has no thread left
+            self.end()
+            raise
 
     def end(self) -> None:
         """Take the name away, and no further request; what was asked already is answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +90,12 @@ def _commit(options: argparse.Namespace) -> ExitCode:
     event = _event(options)
     key = load(options.key, options.passphrase_file)
     with NodeClient(options.node) as client:
-        cluster_id = bytes.fromhex(str(client.ask("policy").get("cluster_id", "")))
-    if options.cluster is not None and options.cluster.encode() != cluster_id:
+        told = client.ask("policy").get("cluster_id")
+    try:
+        cluster_id = bytes.fromhex(str(told))
+    except ValueError:
+        raise Failure(ExitCode.UNREACHABLE, "bad_frame", "the node does not say of which cluster it is") from None
+    if options.cluster is not None and os.fsencode(options.cluster) != cluster_id:
         raise Failure(ExitCode.REJECTED, "wrong_cluster", f"the node is of another cluster than {options.cluster!r}")
     envelope = AdminEnvelope(event=event, cluster_id=cluster_id, reason=options.reason)
     envelope = envelope.with_signature(key.sign(envelope))
