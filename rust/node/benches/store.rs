@@ -1,0 +1,283 @@
+//! What keeping costs: journalled steps against redb alone and against one sync, opening after a crash, and disk use.
+//!
+//! `STORE_MIB` sets how much the store holds that is opened; the folder is made under `TMPDIR`.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use meshos_core::digest::Digest;
+use meshos_core::id::{EntityId, Origin};
+use meshos_core::journal::{Mark, Outcome, Pending, Step};
+use meshos_core::link::CausalLink;
+use meshos_core::rows::Write;
+use meshos_core::store::{Batch, Store};
+use meshos_node::redb_store::{Options, RedbStore};
+use redb::{Database, TableDefinition};
+
+const IN_FLIGHT: usize = 64;
+const SPAN: Duration = Duration::from_secs(2);
+const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("meshos-bench-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a temporary folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Steps of a daemon that echoes, one batch each.
+struct Echo {
+    pending: Pending,
+    next: u64,
+    payload: Vec<u8>,
+}
+
+impl Echo {
+    fn of(bytes: usize) -> Self {
+        let entity = EntityId::from_bytes([1; 32]);
+        Self {
+            pending: Pending::after(entity, Mark::start(&entity, 0, Digest::ZERO), 1),
+            next: 1,
+            payload: vec![7; bytes],
+        }
+    }
+
+    fn step(&mut self) -> Vec<Write> {
+        let link = CausalLink {
+            origin: Origin::new(1),
+            horizon: 0,
+            sequence: self.next,
+            parent: 0,
+        };
+        self.pending.output(&link, &self.payload);
+        self.pending.step(&Step {
+            outcome: Outcome::Processed,
+            receipt: true,
+            link,
+            stream: 0,
+            received_ns: self.next,
+            payload: &self.payload,
+            outputs: 1,
+            digest: Digest::from_bytes([9; 32]),
+        });
+        self.next += 1;
+        self.pending.take()
+    }
+}
+
+fn open(path: &Path, syncs: bool) -> RedbStore {
+    let options = Options {
+        syncs,
+        ..Options::default()
+    };
+    RedbStore::open(path, &options).expect("it opens").store
+}
+
+/// Steps kept in a second, with so many submitted and not yet acknowledged.
+fn in_flight(store: &mut RedbStore, bytes: usize) -> f64 {
+    let mut echo = Echo::of(bytes);
+    let (told, heard) = mpsc::channel();
+    let (mut waiting, mut kept) = (0, 0u64);
+    let start = Instant::now();
+    while start.elapsed() < SPAN {
+        while waiting < IN_FLIGHT {
+            let told = told.clone();
+            let batch = Batch {
+                term: store.term(),
+                writes: echo.step(),
+            };
+            // The last ones are answered when nobody listens any more.
+            let done = move |outcome: Result<u64, _>| drop(told.send(outcome.is_ok()));
+            store.submit(batch, Box::new(done));
+            waiting += 1;
+        }
+        assert!(heard.recv().expect("it is answered"));
+        waiting -= 1;
+        kept += 1;
+        while let Ok(is_kept) = heard.try_recv() {
+            assert!(is_kept);
+            waiting -= 1;
+            kept += 1;
+        }
+    }
+    kept as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Steps that redb keeps in a second, as many in a commit as are in flight, with what opening soon needs.
+fn redb_alone(path: &Path, bytes: usize) -> f64 {
+    let database = Database::create(path).expect("a new file");
+    let mut echo = Echo::of(bytes);
+    let mut kept = 0u64;
+    let start = Instant::now();
+    while start.elapsed() < SPAN {
+        let mut writing = database.begin_write().expect("nobody else writes");
+        writing.set_quick_repair(true);
+        {
+            let mut rows = writing.open_table(ROWS).expect("a table");
+            for _ in 0..IN_FLIGHT {
+                for write in echo.step() {
+                    let mut key = vec![write.table.code()];
+                    key.extend(write.key);
+                    rows.insert(&key[..], &write.value.expect("it is put")[..])
+                        .expect("space");
+                }
+                kept += 1;
+            }
+        }
+        writing.commit().expect("it is kept");
+    }
+    kept as f64 / start.elapsed().as_secs_f64()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// One kept step beside one append with a sync, in turns.
+fn one_at_a_time(store: &RedbStore, plain: &Path) -> (Duration, Duration) {
+    let mut file = File::create_new(plain).expect("a new file");
+    let mut echo = Echo::of(64);
+    let (mut kept, mut synced) = (Vec::new(), Vec::new());
+    for round in 0..4000 {
+        let writes = echo.step();
+        let bytes = vec![7; writes.iter().map(Write::encoded_len).sum()];
+        let start = Instant::now();
+        file.write_all(&bytes).and_then(|()| file.sync_data()).expect("space");
+        let middle = Instant::now();
+        store.commit(writes).expect("it is kept");
+        if round >= 100 {
+            synced.push(middle - start);
+            kept.push(middle.elapsed());
+        }
+    }
+    (median(kept), median(synced))
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("it can be made");
+    for entry in std::fs::read_dir(from).expect("it is there") {
+        let entry = entry.expect("it can be read");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("it can be copied");
+            // What the copy left to be written would be waited for by the syncs that are measured.
+            File::open(target)
+                .and_then(|file| file.sync_all())
+                .expect("it is there");
+        }
+    }
+}
+
+fn fill(store: &RedbStore, mib: usize, echo: &mut Echo) -> u64 {
+    let mut payload = 0;
+    while payload < mib << 20 {
+        let mut writes = Vec::new();
+        for _ in 0..256 {
+            writes.extend(echo.step());
+            payload += 2 * echo.payload.len();
+        }
+        store.commit(writes).expect("space");
+    }
+    payload as u64
+}
+
+/// Prints a line, and whether it is within its bar.
+#[allow(clippy::print_stdout)]
+fn line(what: &str, found: f64, unit: &str, at_least: Option<f64>, at_most: Option<f64>) -> bool {
+    let good = at_least.is_none_or(|bar| found >= bar) && at_most.is_none_or(|bar| found <= bar);
+    let bar = match (at_least, at_most) {
+        (Some(bar), _) => format!(", at least {bar}"),
+        (_, Some(bar)) => format!(", at most {bar}"),
+        _ => String::new(),
+    };
+    println!(
+        "{what:<60} {found:>12.2} {unit}{bar}{}",
+        if good { "" } else { "   MISSED" }
+    );
+    good
+}
+
+fn main() -> ExitCode {
+    let mut good = true;
+    for bytes in [64, 1024] {
+        let folder = Folder::new("rates");
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let mut store = open(&folder.0.join("state"), true);
+        for round in 0..3 {
+            theirs.push(redb_alone(&folder.0.join(format!("alone-{round}.redb")), bytes));
+            ours.push(in_flight(&mut store, bytes));
+        }
+        ours.sort_by(f64::total_cmp);
+        theirs.sort_by(f64::total_cmp);
+        line(
+            &format!("redb alone, {bytes} B echoes, 64 a commit"),
+            theirs[1],
+            "/s",
+            None,
+            None,
+        );
+        line(
+            &format!("journal, {bytes} B echoes, 64 in flight"),
+            ours[1],
+            "/s",
+            None,
+            None,
+        );
+        good &= line("  of redb alone", ours[1] / theirs[1], "x", Some(0.5), None);
+    }
+
+    let folder = Folder::new("single");
+    let store = open(&folder.0.join("state"), true);
+    let (kept, synced) = one_at_a_time(&store, &folder.0.join("plain"));
+    line("one append and sync", synced.as_secs_f64() * 1e6, "us", None, None);
+    line("one step kept", kept.as_secs_f64() * 1e6, "us", None, None);
+    good &= line(
+        "  of one sync",
+        kept.as_secs_f64() / synced.as_secs_f64(),
+        "x",
+        None,
+        Some(1.3),
+    );
+    drop(store);
+
+    let mib = std::env::var("STORE_MIB").map_or(256, |mib| mib.parse().expect("a number"));
+    let (path, left) = (folder.0.join("large"), folder.0.join("left"));
+    let store = open(&path, false);
+    let mut echo = Echo::of(1024);
+    let payload = fill(&store, mib, &mut echo);
+    drop(store);
+    let store = open(&path, false);
+    fill(&store, 12, &mut echo);
+    copy(&path, &left);
+    let start = Instant::now();
+    let again = open(&left, true);
+    let opened = start.elapsed();
+    good &= line(
+        &format!("opening {mib} MiB after a crash"),
+        opened.as_secs_f64() * 1e3,
+        "ms",
+        None,
+        Some(100.0),
+    );
+    drop(again);
+    drop(store);
+    let used = open(&path, false).stats().file_bytes as f64 / (payload + (12 << 20)) as f64;
+    good &= line("disk use, of payload bytes at 1 KiB", used, "x", None, Some(3.0));
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
