@@ -20,6 +20,16 @@ pub enum OnError {
     Restore,
 }
 
+/// What of a daemon outlives its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Durability {
+    /// Nothing.
+    #[default]
+    None,
+    /// Everything: inputs and outputs are kept before they are acknowledged.
+    Journal,
+}
+
 /// Options of one daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DaemonHostConfig {
@@ -31,6 +41,8 @@ pub struct DaemonHostConfig {
     pub delivery: Delivery,
     /// State after a raise.
     pub on_error: OnError,
+    /// What of it outlives the process.
+    pub durability: Durability,
     /// Outputs kept for export; older ones are dropped and the export begins after them.
     pub outputs_max: u32,
     /// Payload bytes of the outputs kept for export.
@@ -44,6 +56,7 @@ impl Default for DaemonHostConfig {
             max_log_entries: 10_000,
             delivery: Delivery::Once,
             on_error: OnError::Raise,
+            durability: Durability::None,
             outputs_max: 10_000,
             outputs_bytes_max: 64 << 20,
         }

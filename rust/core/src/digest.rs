@@ -45,6 +45,8 @@ pub enum Context {
     JournalGenesis,
     /// After steps of a daemon.
     JournalSteps,
+    /// The key under which a node seals the keys of its daemons.
+    SealedKey,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -55,7 +57,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 11]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 12]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -68,6 +70,7 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 11]> = LazyLock::new(|| {
         Context::StoreCommit,
         Context::JournalGenesis,
         Context::JournalSteps,
+        Context::SealedKey,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -88,6 +91,7 @@ impl Context {
             Self::StoreCommit => "meshos 2026 store commit v1",
             Self::JournalGenesis => "meshos 2026 journal genesis v1",
             Self::JournalSteps => "meshos 2026 journal steps v1",
+            Self::SealedKey => "meshos 2026 sealed key v1",
         }
     }
 

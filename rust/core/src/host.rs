@@ -208,6 +208,18 @@ impl Host {
         self
     }
 
+    /// The same host with a certificate that it signed after the snapshot that it goes on from.
+    #[must_use]
+    pub fn certified(mut self, certificate: Certificate) -> Self {
+        if self.lineage.last().is_none_or(|last| last.epoch < certificate.epoch) {
+            if certificate.epoch == self.epoch {
+                self.owed = None;
+            }
+            self.lineage.push(certificate);
+        }
+        self
+    }
+
     /// The same host under other options.
     #[must_use]
     pub fn with_config(mut self, config: DaemonHostConfig) -> Self {

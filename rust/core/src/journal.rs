@@ -417,6 +417,13 @@ impl<'a> Emitted<'a> {
     }
 }
 
+/// How many outputs a row of outputs says that it has, which is all that is looked at.
+#[must_use]
+pub fn outputs_in(row: &[u8]) -> Option<u32> {
+    let count = row.get(OUTPUTS_HEAD_SIZE - 4..OUTPUTS_HEAD_SIZE)?;
+    Some(u32::from_le_bytes(count.try_into().ok()?))
+}
+
 /// Where the snapshot of a daemon is, and of what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotRow {

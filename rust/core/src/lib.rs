@@ -39,6 +39,7 @@ pub mod export;
 pub mod event;
 pub mod control;
 pub mod config;
+pub mod stored;
 pub mod peer;
 pub mod command;
 pub mod blast;

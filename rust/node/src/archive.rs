@@ -17,6 +17,7 @@ use crate::sync::Mutex;
 use crate::daemon::Daemon;
 use crate::dormant::Dormant;
 use crate::inside::{Inside, Outputs};
+use crate::journal::Journal;
 
 /// Payload bytes remembered of all stopped daemons together.
 pub const BYTES_MAX: u64 = 64 << 20;
@@ -31,6 +32,8 @@ pub struct Remains<D: Daemon> {
     pub outputs: Outputs<D>,
     /// Checkpoints in the order they were signed.
     pub checkpoints: Vec<Checkpoint>,
+    /// Its journal, if it has one.
+    pub journal: Option<Box<Journal>>,
     stopped: u64,
 }
 
@@ -99,6 +102,7 @@ impl<D: Daemon> Archive<D> {
             host: inside.host.clone(),
             outputs: std::mem::replace(&mut inside.outputs, empty),
             checkpoints: std::mem::take(&mut inside.checkpoints),
+            journal: inside.journal.take(),
             stopped: 0,
         })
     }

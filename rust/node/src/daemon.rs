@@ -12,6 +12,7 @@ use meshos_core::event::DaemonHealth;
 use meshos_core::host::Few;
 use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
+use meshos_core::store::StoreError;
 
 /// What `process` gave back.
 pub type Outputs<D> = Result<Few<<D as Daemon>::Output>, <D as Daemon>::Error>;
@@ -69,6 +70,11 @@ pub enum DeliverError<D: Daemon> {
     Failed(Arc<str>),
     /// An event before it in the same batch failed.
     Skipped,
+    /// The store did not keep it. It may come back when the process ends before something else was kept: then a second
+    /// try finds a duplicate.
+    NotKept(StoreError),
+    /// It was ahead of the store, and could not be brought back from it: in one line.
+    NotResumed(Arc<str>),
 }
 
 /// User code, as a node sees it. Every method may be called on any thread, with no lock held.
@@ -93,6 +99,11 @@ pub trait Daemon: Send + Sync + Sized + 'static {
         body()
     }
 
+    /// Runs `body`, which waits for the system, so that it holds up no other user code.
+    fn apart<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+        body()
+    }
+
     /// Number and origin of an event.
     fn key(event: &Self::Event) -> EventKey;
     /// Length of an event's payload in bytes.
@@ -103,6 +114,12 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     fn emitted(link: CausalLink, output: Self::Output, keep: bool) -> (Self::Event, Option<Self::Event>);
     /// Makes the event of a draft that was given a number.
     fn numbered(draft: Self::Draft, key: EventKey) -> Self::Event;
+    /// When an event came in, in nanoseconds since 1970.
+    fn received_ns(event: &Self::Event) -> u64;
+    /// Makes an event that came in before.
+    fn received(link: CausalLink, payload: &[u8], received_ns: u64) -> Self::Event;
+    /// Makes a state of bytes that [`Daemon::snapshot`] gave before.
+    fn state(bytes: Vec<u8>) -> Self::State;
     /// An error in one line.
     fn describe(error: &Self::Error) -> String;
     /// Class name of the exception behind an error, empty when there is none; and its text.

@@ -9,10 +9,13 @@ use meshos_core::host::Few;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
 use meshos_core::ingress::{Admission, EventKey};
+use meshos_core::journal::{Outcome, Step};
 
 use crate::clock;
 use crate::daemon::{Daemon, DeliverError, Delivered, Outputs, Process};
 use crate::inside::{Inside, Snapshot};
+use crate::journal::Commit;
+use crate::resumption;
 use crate::revive;
 use crate::slot::Entered;
 
@@ -60,6 +63,11 @@ pub fn deliver<D: Daemon>(
 pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
     if let Some(reason) = entered.failure() {
         return Begun::Done(Err(DeliverError::Failed(reason)));
+    }
+    if let Some(error) = entered.journal.as_ref().and_then(|journal| journal.lost())
+        && let Err(error) = resumption::bring_back(entered, error)
+    {
+        return Begun::Done(Err(error));
     }
     let key = D::key(event);
     match entered.host.admit(key) {
@@ -117,7 +125,12 @@ pub fn finish<D: Daemon>(
     let inside: &mut Inside<D> = entered;
     let config = *inside.host.config();
     let kept = &mut inside.outputs;
+    let mut journal = inside.journal.as_deref_mut();
+    let count = outputs.len();
     let emitted = inside.host.returned(key, outputs, |link, digest, output| {
+        if let Some(journal) = &mut journal {
+            journal.output(&link, output.as_ref());
+        }
         let (event, copy) = D::emitted(link, output, config.outputs_max > 0);
         match copy {
             Some(copy) => kept.push(copy, digest, config.outputs_max, config.outputs_bytes_max),
@@ -136,17 +149,39 @@ pub fn finish<D: Daemon>(
         return Err(DeliverError::Exhausted);
     };
     let receipt = (want == Want::Receipt).then(|| inside.host.receipt(key));
+    if let Some(journal) = &mut inside.journal {
+        let (link, payload) = D::parts(event);
+        journal.step(&Step {
+            outcome: Outcome::Processed,
+            receipt: receipt.is_some(),
+            link,
+            stream: key.stream,
+            received_ns: D::received_ns(event),
+            payload,
+            outputs: u32::try_from(count).expect("outputs of one event are counted in 32 bits"),
+            digest: inside.host.position().digest,
+        });
+    }
     if keeps_log {
         inside.keep(event);
     } else if inside.is_complete {
         inside.stray();
     }
     if inside.host.snapshot_is_due()
-        && inside.daemon.is_stateful()
+        && (inside.daemon.is_stateful() || inside.journal.is_some())
         && let Some(Err(error)) = snapshot_inside(entered)
     {
         // The event took effect; that its snapshot failed is an error of its own.
         let crash = crash::<D>("automatic snapshot: ", &error, None);
+        entered
+            .slot()
+            .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
+    }
+    if let Some(journal) = &mut entered.journal
+        && let Some(error) = journal.take_snapshot_error()
+    {
+        // The journal goes on from the snapshot before.
+        let crash = Crash::because(&format!("automatic snapshot: {error}"));
         entered
             .slot()
             .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
@@ -207,7 +242,16 @@ fn goes_down<D: Daemon>(entered: &Entered<D>) -> bool {
 
 fn keeps_log<D: Daemon>(entered: &Entered<D>) -> bool {
     let wanted = entered.host.config().on_error == OnError::Restore || entered.slot().is_supervised();
-    wanted && entered.daemon.is_stateful()
+    entered.journal.is_some() || wanted && entered.daemon.is_stateful()
+}
+
+/// Submits what the journal has of the events so far; who is told of them waits for the commit. `None`: there is none,
+/// or everything is kept.
+pub fn submit<D: Daemon>(entered: &mut Entered<D>) -> Option<Arc<Commit>> {
+    if !entered.is_present() {
+        return None;
+    }
+    entered.journal.as_mut()?.submit()
 }
 
 /// Takes a snapshot at the present position, and keeps it as the newest.
@@ -215,13 +259,21 @@ fn keeps_log<D: Daemon>(entered: &Entered<D>) -> bool {
 /// # Errors
 /// User code raised, which is counted; nothing else changed.
 pub fn snapshot<D: Daemon>(inside: &mut Inside<D>) -> Result<Arc<Snapshot<D>>, D::Error> {
-    let state = inside.daemon.snapshot();
+    let state = if inside.daemon.is_stateful() {
+        inside.daemon.snapshot()
+    } else {
+        Ok(D::state(Vec::new()))
+    };
     take_over(inside, state)
 }
 
 /// As [`snapshot`], so that it may be stopped by force. `None`: that happened, and there is nothing inside any more.
 pub(crate) fn snapshot_inside<D: Daemon>(entered: &mut Entered<D>) -> Option<Result<Arc<Snapshot<D>>, D::Error>> {
-    let state = entered.lend(Daemon::snapshot)?;
+    let state = if entered.daemon.is_stateful() {
+        entered.lend(Daemon::snapshot)?
+    } else {
+        Ok(D::state(Vec::new()))
+    };
     Some(take_over(entered, state))
 }
 
@@ -241,7 +293,14 @@ pub(crate) fn take_over<D: Daemon>(
         inside.daemon.schema(),
         clock::unix_ms(),
     );
-    let snapshot = Arc::new(Snapshot { meta, state });
+    let snapshot: Arc<Snapshot<D>> = Arc::new(Snapshot { meta, state });
+    if let Some(journal) = &mut inside.journal {
+        let state: &[u8] = snapshot.state.as_ref();
+        let kept = D::apart(|| journal.snapshot(&snapshot.meta, state));
+        if let Err(error) = kept {
+            journal.snapshot_failed(error);
+        }
+    }
     inside.rest_on(Arc::clone(&snapshot));
     Ok(snapshot)
 }

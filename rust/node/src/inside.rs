@@ -10,6 +10,7 @@ use meshos_core::host::Host;
 use meshos_core::snapshot::SnapshotMeta;
 
 use crate::daemon::Daemon;
+use crate::journal::Journal;
 
 /// A snapshot with the state as user code gave it.
 pub struct Snapshot<D: Daemon> {
@@ -82,6 +83,8 @@ pub struct Inside<D: Daemon> {
     pub is_running: bool,
     /// Checkpoints in the order they were signed.
     pub checkpoints: Vec<Checkpoint>,
+    /// What it did on its way to the store; `None`: nothing of it is kept.
+    pub journal: Option<Box<Journal>>,
     /// Health and load as last told.
     pub told: (DaemonHealth, f64),
 }
@@ -100,6 +103,7 @@ impl<D: Daemon> Inside<D> {
             is_running: false,
             newest,
             checkpoints: Vec::new(),
+            journal: None,
             told: (DaemonHealth::Healthy, 0.0),
         }
     }

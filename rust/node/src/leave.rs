@@ -168,6 +168,12 @@ impl<D: Daemon> Entered<D> {
         self.leaving = Leaving::Revived;
     }
 
+    /// Whether there is anything inside: a forced stop may have taken it.
+    #[must_use]
+    pub const fn is_present(&self) -> bool {
+        self.inside.is_some()
+    }
+
     /// Whether user code may be called.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
+use meshos_core::config::Durability;
 use meshos_core::control::DaemonControl;
 use meshos_core::gate::{self, Gate, Refusal, Signal};
 use meshos_core::id::Origin;
 use meshos_core::ingress::{DIRECT, EventKey};
+use meshos_core::store::StoreError;
 
 use crate::controls::Controls;
 use crate::daemon::{Daemon, DeliverError, Outputs, Settled};
@@ -297,9 +299,7 @@ impl<D: Daemon> Slot<D> {
             match deliver::begin(&mut entered, &event, mail.want) {
                 Begun::Done(outcome) => replies.push(answer(mail.reply, mail.key, mail.group.as_ref(), outcome)),
                 Begun::Later(key, later) => {
-                    if !replies.is_empty() {
-                        D::settle(std::mem::take(&mut replies));
-                    }
+                    self.settle(&mut entered, std::mem::take(&mut replies));
                     let daemon = Arc::clone(&entered.daemon);
                     if self.is_supervised() {
                         entered.park();
@@ -317,11 +317,62 @@ impl<D: Daemon> Slot<D> {
                 }
             }
         }
+        let held = self.hold(&mut entered, replies);
         drop(entered);
-        if !replies.is_empty() {
+        if let Some(replies) = held {
             D::settle(replies);
         }
         self.end_turn();
+    }
+
+    fn settle(self: &Arc<Self>, entered: &mut Entered<D>, replies: Replies<D>) {
+        if let Some(replies) = self.hold(entered, replies) {
+            D::settle(replies);
+        }
+    }
+
+    /// Has those who wait answered once what was done is kept; gives the answers back that need not wait for that.
+    fn hold(self: &Arc<Self>, entered: &mut Entered<D>, replies: Replies<D>) -> Option<Replies<D>> {
+        let commit = deliver::submit(entered);
+        if replies.is_empty() {
+            return None;
+        }
+        let Some(commit) = commit else {
+            let is_unknown = !entered.is_present() && self.config().durability != Durability::None;
+            return Some(if is_unknown {
+                // A forced stop has it: whoever asks again is told what became of it.
+                unless_kept(replies, Err(StoreError::Closed))
+            } else {
+                replies
+            });
+        };
+        let lanes = self.cell.lock().mailbox.as_ref().map(|mailbox| mailbox.lanes.clone());
+        commit.then(Box::new(move |outcome| {
+            let replies = unless_kept(replies, outcome);
+            if let Some(lanes) = lanes {
+                lanes.submit(Arc::new(Settling::<D>(Mutex::new(replies))));
+            }
+        }));
+        None
+    }
+}
+
+/// Answers, of which those that were to say that something took effect say that it is not kept, if it is not.
+fn unless_kept<D: Daemon>(replies: Replies<D>, kept: Result<(), StoreError>) -> Replies<D> {
+    let Err(error) = kept else { return replies };
+    let not_kept = |(reply, key, outcome): (D::Reply, EventKey, Settled<D>)| {
+        (reply, key, outcome.and(Err(DeliverError::NotKept(error))))
+    };
+    replies.into_iter().map(not_kept).collect()
+}
+
+/// Answers that a lane gives.
+struct Settling<D: Daemon>(Mutex<Replies<D>>);
+
+impl<D: Daemon> Job for Settling<D> {
+    fn run(self: Arc<Self>) {
+        let replies = std::mem::take(&mut *self.0.lock());
+        D::batch(|| D::settle(replies));
     }
 }
 
@@ -385,11 +436,14 @@ impl<D: Daemon> Call<D> {
         self.end(outcome);
     }
 
-    fn end(self, outcome: Settled<D>) {
+    fn end(mut self, outcome: Settled<D>) {
         let slot = Arc::clone(self.entered.slot());
         let replies = vec![answer(self.reply, self.key, self.group.as_ref(), outcome)];
+        let held = slot.hold(&mut self.entered, replies);
         drop(self.entered);
-        D::settle(replies);
+        if let Some(replies) = held {
+            D::settle(replies);
+        }
         slot.end_turn();
     }
 }

@@ -285,8 +285,13 @@ fn refused<D: Daemon>(error: SpawnError<D>, origin: Origin) -> StartError<D> {
         SpawnError::Lifecycle(error) => StartError::Lifecycle(error),
         SpawnError::Key(error) => StartError::Key(error),
         SpawnError::RestoreFailed(error) | SpawnError::SnapshotFailed(error) => StartError::Raised(error),
+        // A start spawns from what this process has of it: the store is not asked.
         SpawnError::Occupied(_)
         | SpawnError::Known(_)
+        | SpawnError::Stored(_)
+        | SpawnError::NotStored(_)
+        | SpawnError::NotKept(_)
+        | SpawnError::NotResumed(_)
         | SpawnError::Resume(_)
         | SpawnError::WrongKind { .. }
         | SpawnError::Stateless { .. } => StartError::Busy(origin),

@@ -14,12 +14,18 @@ use std::time::Duration;
 use crate::sync::Mutex;
 use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
-use meshos_core::config::{DaemonHostConfig, OnError};
+use meshos_core::codec::DecodeError;
+use meshos_core::config::{DaemonHostConfig, Durability, OnError};
 use meshos_core::control::DaemonControl;
 use meshos_core::host::{Host, ResumeError};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::{IdentityError, Keypair};
+use meshos_core::journal::{self, Mark};
 use meshos_core::lifecycle::{self, Call, Lifecycle, LifecycleError};
+use meshos_core::rows::{KeyRange, Table, entity_key, of_entity_key};
+use meshos_core::store::StoreError;
+use meshos_core::store::memory::MemoryStore;
+use meshos_core::stored::{SealedKey, StoredDaemon, UnsealError};
 use meshos_core::time::UnixMs;
 
 use crate::archive::{Remains, SharedArchive};
@@ -28,11 +34,13 @@ use crate::controls;
 use crate::daemon::Daemon;
 use crate::deliver;
 use crate::inside::{Inside, Snapshot};
+use crate::journal::{Journal, Rows, SharedStore, Stores};
 use crate::keys;
 use crate::lane::Lanes;
 use crate::mailbox::Sender;
 use crate::registry::Registry;
 use crate::resume;
+use crate::resumption::{self, Report, ResumeFailed};
 use crate::slot::{EnterError, Entered, SharedKey, Slot};
 
 /// Why a daemon was not started.
@@ -62,8 +70,16 @@ pub enum SpawnError<D: Daemon> {
     },
     /// User code raised in `restore`.
     RestoreFailed(D::Error),
-    /// User code raised in the first `snapshot`, which `on_error="restore"` needs.
+    /// User code raised in the first `snapshot`, which `on_error="restore"` and a journal need.
     SnapshotFailed(D::Error),
+    /// The store has a daemon of that identity, which would be lost.
+    Stored(Origin),
+    /// The store has none of that identity.
+    NotStored(Origin),
+    /// The store did not keep that it begins.
+    NotKept(StoreError),
+    /// What the store has of it cannot be continued.
+    NotResumed(ResumeFailed<D>),
 }
 
 /// Why a daemon could not be reached.
@@ -106,12 +122,20 @@ pub struct Runtime<D: Daemon> {
     starting: Mutex<BTreeSet<EntityId>>,
     sender: Sender,
     lanes: Lanes,
+    stores: Stores,
 }
 
 impl<D: Daemon> Runtime<D> {
     /// Makes a runtime in the state Registering. `node` is the node's key, `lanes` run user code.
     #[must_use]
     pub fn new(node: Arc<Keypair>, lanes: Lanes) -> Self {
+        let memory = SharedStore::new(MemoryStore::new());
+        Self::with_store(node, lanes, Arc::new(move || Box::new(memory.clone())))
+    }
+
+    /// Makes a runtime that keeps journals in a store.
+    #[must_use]
+    pub fn with_store(node: Arc<Keypair>, lanes: Lanes, stores: Stores) -> Self {
         let archive = SharedArchive::<D>::default();
         Self {
             node,
@@ -122,6 +146,7 @@ impl<D: Daemon> Runtime<D> {
             // A fresh sender at each start: its numbers begin at 1 and no receiver has seen them.
             sender: Sender::new(keys::generate().origin()),
             lanes,
+            stores,
         }
     }
 
@@ -199,6 +224,9 @@ impl<D: Daemon> Runtime<D> {
     pub fn spawn(&self, key: &SharedKey, config: DaemonHostConfig, daemon: D) -> Result<Arc<Slot<D>>, SpawnError<D>> {
         let starting = self.admit(key)?;
         let entity = starting.entity;
+        if self.stored_daemon(&entity).map_err(SpawnError::NotKept)?.is_some() {
+            return Err(SpawnError::Stored(entity.origin()));
+        }
         let known = {
             let mut archive = self.archive.lock();
             match archive.get(&entity) {
@@ -214,7 +242,9 @@ impl<D: Daemon> Runtime<D> {
         };
         let checked = self
             .check_key(key, &inside.host)
-            .and_then(|()| Self::first_snapshot(&mut inside, config));
+            .and_then(|()| self.begin_journal(key, &mut inside))
+            .and_then(|()| Self::first_snapshot(&mut inside, config))
+            .and_then(|()| Self::first_commit(&mut inside));
         if let Err(error) = checked {
             self.remember(&mut inside);
             return Err(error);
@@ -243,6 +273,9 @@ impl<D: Daemon> Runtime<D> {
             }));
         }
         let _starting = self.admit(key)?;
+        if self.stored_daemon(&entity).map_err(SpawnError::NotKept)?.is_some() {
+            return Err(SpawnError::Stored(entity.origin()));
+        }
         resume::check_state(&snapshot, &daemon)?;
         let known = self
             .archive
@@ -263,7 +296,110 @@ impl<D: Daemon> Runtime<D> {
             inside.outputs = remains.outputs;
             inside.checkpoints = remains.checkpoints;
         }
+        self.begin_journal(key, &mut inside)?;
+        if let Some(journal) = &mut inside.journal {
+            let state: &[u8] = snapshot.state.as_ref();
+            let kept = D::apart(|| journal.snapshot(&snapshot.meta, state));
+            kept.map_err(SpawnError::NotKept)?;
+        }
+        Self::first_commit(&mut inside)?;
         self.spawned(key, inside)
+    }
+
+    /// Continues a daemon that the store has, where its last kept step left it.
+    ///
+    /// # Errors
+    /// [`SpawnError`]: nothing happened, except that user code may have seen the state and the inputs.
+    pub fn resume(&self, key: &SharedKey, daemon: D) -> Result<(Arc<Slot<D>>, Report), SpawnError<D>> {
+        let starting = self.admit(key)?;
+        let entity = starting.entity;
+        let stored = self.stored_daemon(&entity).map_err(SpawnError::NotKept)?;
+        let mut stored = stored.ok_or(SpawnError::NotStored(entity.origin()))?;
+        let remains = self.archive.lock().take(&entity);
+        if let Some(mut journal) = remains.and_then(|remains| remains.journal) {
+            // It ran here before, and its last batch may still be on its way.
+            let _ = D::apart(|| journal.drain());
+        }
+        let ran = std::mem::replace(&mut stored.runs, true);
+        let (mut inside, report) =
+            resumption::resume((self.stores)(), entity, stored, Arc::new(daemon)).map_err(SpawnError::NotResumed)?;
+        self.check_key(key, &inside.host)?;
+        if !ran && let Some(journal) = &mut inside.journal {
+            journal.declare(true);
+        }
+        Self::first_commit(&mut inside)?;
+        self.spawned(key, inside).map(|slot| (slot, report))
+    }
+
+    /// What the store has of the daemons of this node, ascending by entity. A row that cannot be read is an error of its
+    /// own.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store cannot be read.
+    pub fn stored(&self) -> Result<Vec<(EntityId, Result<StoredDaemon, DecodeError>)>, StoreError> {
+        let store = (self.stores)();
+        let rows = store.page(Table::Daemons, &KeyRange::all(), usize::MAX)?;
+        let read = |(key, value): (Vec<u8>, Vec<u8>)| {
+            let (entity, []) = of_entity_key::<0>(&key)?;
+            Some((entity, StoredDaemon::decode(&value)))
+        };
+        Ok(rows.into_iter().filter_map(read).collect())
+    }
+
+    /// Opens the key of a stored daemon; a public one if no other was given.
+    ///
+    /// # Errors
+    /// [`UnsealError`]: this node did not seal it.
+    pub fn unseal(&self, entity: &EntityId, stored: &StoredDaemon) -> Result<Keypair, UnsealError> {
+        match &stored.key {
+            Some(sealed) => sealed.open(entity, &self.node),
+            None => Ok(Keypair::public_only(*entity)),
+        }
+    }
+
+    fn stored_daemon(&self, entity: &EntityId) -> Result<Option<StoredDaemon>, StoreError> {
+        let row = (self.stores)().get(Table::Daemons, &entity_key(entity, []))?;
+        let Some(row) = row else { return Ok(None) };
+        let read = StoredDaemon::decode(&row).map_err(|error| journal::Damage::Unreadable {
+            entity: *entity,
+            step: 0,
+            error,
+        });
+        read.map(Some).map_err(|damage| StoreError::Damaged(damage.into()))
+    }
+
+    fn begin_journal(&self, key: &SharedKey, inside: &mut Inside<D>) -> Result<(), SpawnError<D>> {
+        if inside.host.config().durability == Durability::None {
+            return Ok(());
+        }
+        let entity = inside.host.entity();
+        let key = key.lock();
+        let sealed = (!key.is_read_only())
+            .then(|| SealedKey::seal(&key, &self.node, keys::random_bytes()))
+            .transpose();
+        drop(key);
+        let stored = StoredDaemon {
+            kind: inside.daemon.kind().to_string(),
+            config: *inside.host.config(),
+            runs: true,
+            key: sealed.map_err(SpawnError::Key)?,
+        };
+        let position = inside.host.position();
+        let mark = Mark::start(&entity, position.sequence, position.digest);
+        let epoch = inside.host.epoch();
+        let mut journal = Journal::after(entity, (self.stores)(), stored, mark, epoch, Rows::default());
+        journal.declare(true);
+        inside.journal = Some(Box::new(journal));
+        Ok(())
+    }
+
+    fn first_commit(inside: &mut Inside<D>) -> Result<(), SpawnError<D>> {
+        let Some(journal) = &mut inside.journal else {
+            return Ok(());
+        };
+        let failed = journal.take_snapshot_error();
+        let kept = failed.map_or_else(|| D::apart(|| journal.drain()), Err);
+        kept.map_err(SpawnError::NotKept)
     }
 
     /// Reserves an identity for one spawn; another call for it is refused until the reservation ends.
@@ -297,11 +433,13 @@ impl<D: Daemon> Runtime<D> {
         let mut inside = Inside::new(host, daemon, None);
         inside.outputs = remains.outputs;
         inside.checkpoints = remains.checkpoints;
+        inside.journal = remains.journal;
         inside
     }
 
     fn first_snapshot(inside: &mut Inside<D>, config: DaemonHostConfig) -> Result<(), SpawnError<D>> {
-        if config.on_error == OnError::Restore && inside.daemon.is_stateful() {
+        let is_restored = config.on_error == OnError::Restore && inside.daemon.is_stateful();
+        if is_restored || inside.journal.is_some() {
             deliver::snapshot(inside).map_err(SpawnError::SnapshotFailed)?;
         }
         Ok(())
@@ -363,7 +501,11 @@ impl<D: Daemon> Runtime<D> {
         if !inside.host.owes_certificate() {
             return Ok(());
         }
-        inside.host.certify(&key.lock(), self.node.entity_id())
+        inside.host.certify(&key.lock(), self.node.entity_id())?;
+        if let (Some(journal), Some(certificate)) = (&mut inside.journal, inside.host.lineage().last()) {
+            journal.certificate(certificate);
+        }
+        Ok(())
     }
 
     /// Signs a checkpoint at the head and returns the kept outputs with everything that vouches for them.
@@ -386,6 +528,14 @@ impl<D: Daemon> Runtime<D> {
     /// Stops a daemon that was entered: tells it, signs a checkpoint, and remembers how far it came. User code that
     /// raises on the way is told as an event, and stops all the same.
     pub fn stop(&self, mut entered: Entered<D>, deadline: UnixMs) {
+        if let Some(journal) = &mut entered.journal {
+            journal.declare(false);
+        }
+        self.end(entered, deadline);
+    }
+
+    /// As [`Runtime::stop`], but a daemon that is kept runs again when its node starts.
+    fn end(&self, mut entered: Entered<D>, deadline: UnixMs) {
         let slot = Arc::clone(entered.slot());
         if entered.is_open()
             && slot.takes_control()
@@ -420,7 +570,7 @@ impl<D: Daemon> Runtime<D> {
         D::batch(|| {
             for slot in self.registry.list() {
                 match slot.inspect() {
-                    Ok(entered) => self.stop(entered, until),
+                    Ok(entered) => self.end(entered, until),
                     Err(EnterError::Busy) => busy.push(slot),
                     Err(_) => {
                         self.registry.unregister(slot.origin());
@@ -430,7 +580,7 @@ impl<D: Daemon> Runtime<D> {
         });
         for slot in busy {
             match slot.inspect_later(deadline, interrupted) {
-                Ok(entered) => D::batch(|| self.stop(entered, until)),
+                Ok(entered) => D::batch(|| self.end(entered, until)),
                 Err(EnterError::Stale) => {}
                 Err(_) => {
                     self.registry.unregister(slot.origin());

@@ -277,6 +277,10 @@ impl<D: Daemon> Slot<D> {
         let (Some(mut inside), Some(archive)) = (inside, self.archive.get()) else {
             return;
         };
+        if let Some(journal) = &mut inside.journal {
+            // Nobody waits for what is submitted here; who asks again is told what became of it.
+            journal.submit();
+        }
         let rest = self.has(KEPT).then(|| Rest::of(Arc::clone(&self.key), &mut inside));
         let mut archive = archive.lock();
         let outputs = archive.remember(&mut inside);

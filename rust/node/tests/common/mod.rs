@@ -156,6 +156,18 @@ impl Daemon for Sum {
         let kept = keep.then(|| event.clone());
         (event, kept)
     }
+    fn received_ns(event: &Event) -> u64 {
+        event.link.sequence * 1000
+    }
+    fn received(link: CausalLink, payload: &[u8], _received_ns: u64) -> Event {
+        Event {
+            link,
+            payload: Arc::new(payload.to_vec()),
+        }
+    }
+    fn state(bytes: Vec<u8>) -> Vec<u8> {
+        bytes
+    }
     fn numbered(draft: Vec<u8>, key: EventKey) -> Event {
         Event::outside(key.origin.get(), key.sequence, &draft)
     }

@@ -1,0 +1,542 @@
+//! A daemon whose steps are kept: what is acknowledged comes back, and what is not kept is not acknowledged.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::{Event, Sum, Switches, key, lanes, never};
+use meshos_core::config::{DaemonHostConfig, Durability, OnError};
+use meshos_core::digest::Digest;
+use meshos_core::identity::Keypair;
+use meshos_core::rows::{KeyRange, Table};
+use meshos_core::store::memory::MemoryStore;
+use meshos_core::store::{Batch, Done, Row, Store, StoreError, StoreStats};
+use meshos_core::time::UnixMs;
+use meshos_core::verify::verify;
+use meshos_node::clock::Deadline;
+use meshos_node::daemon::{DeliverError, Settled};
+use meshos_node::deliver::{self, Want};
+use meshos_node::journal::{SharedStore, Stores, Waited};
+use meshos_node::mailbox::Letter;
+use meshos_node::resumption::{Report, ResumeFailed};
+use meshos_node::runtime::{Runtime, SpawnError};
+use meshos_node::slot::Slot;
+use meshos_node::sync::Mutex;
+
+const FULL: StoreError = StoreError::Full;
+
+/// A disk that can be full, and that keeps what is submitted until it is told to go on.
+#[derive(Default)]
+struct Disk {
+    store: MemoryStore,
+    term: u64,
+    held: Vec<(Batch, Done)>,
+    is_full: bool,
+    is_held: bool,
+}
+
+impl Disk {
+    fn go_on(&mut self) {
+        self.is_held = false;
+        for (batch, done) in std::mem::take(&mut self.held) {
+            self.submit(batch, done);
+        }
+    }
+}
+
+impl Store for Disk {
+    fn term(&self) -> u64 {
+        self.term
+    }
+    fn submit(&mut self, mut batch: Batch, done: Done) {
+        if self.is_held {
+            self.held.push((batch, done));
+            return;
+        }
+        if batch.term != self.term {
+            return done(Err(StoreError::Superseded { term: self.term }));
+        }
+        if self.is_full {
+            self.term += 1;
+            return done(Err(FULL));
+        }
+        batch.term = self.store.term();
+        self.store.submit(batch, done);
+    }
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get(table, key)
+    }
+    fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
+        self.store.page(table, range, rows_max)
+    }
+    fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
+        if self.is_full {
+            Err(FULL)
+        } else {
+            self.store.keep(parts)
+        }
+    }
+    fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        self.store.fetch(name, bytes_max)
+    }
+    fn discard(&mut self, name: &Digest) -> Result<(), StoreError> {
+        self.store.discard(name)
+    }
+    fn stats(&self) -> StoreStats {
+        self.store.stats()
+    }
+}
+
+/// A node whose process ends when it is dropped, and whose disk stays.
+struct Node {
+    disk: Arc<Mutex<Disk>>,
+    node: Arc<Keypair>,
+    runtime: Arc<Runtime<Sum>>,
+    switches: Arc<Switches>,
+}
+
+struct Handle(Arc<Mutex<Disk>>);
+
+impl Store for Handle {
+    fn term(&self) -> u64 {
+        self.0.lock().term()
+    }
+    fn submit(&mut self, batch: Batch, done: Done) {
+        self.0.lock().submit(batch, done);
+    }
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.lock().get(table, key)
+    }
+    fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
+        self.0.lock().page(table, range, rows_max)
+    }
+    fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
+        self.0.lock().keep(parts)
+    }
+    fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        self.0.lock().fetch(name, bytes_max)
+    }
+    fn discard(&mut self, name: &Digest) -> Result<(), StoreError> {
+        self.0.lock().discard(name)
+    }
+    fn stats(&self) -> StoreStats {
+        self.0.lock().stats()
+    }
+}
+
+impl Node {
+    fn new() -> Self {
+        Self::on(Arc::default(), Arc::new(Keypair::from_seed(&[9; 32])))
+    }
+
+    fn on(disk: Arc<Mutex<Disk>>, node: Arc<Keypair>) -> Self {
+        let held = Arc::clone(&disk);
+        let stores: Stores = Arc::new(move || Box::new(Handle(Arc::clone(&held))));
+        let runtime = Arc::new(Runtime::with_store(Arc::clone(&node), lanes(), stores));
+        runtime.start().expect("fresh");
+        Self {
+            disk,
+            node,
+            runtime,
+            switches: Arc::default(),
+        }
+    }
+
+    /// The process ends without a word, and another one opens the disk.
+    fn killed(self) -> Self {
+        let Self {
+            disk, node, runtime, ..
+        } = self;
+        // What was not on the disk is lost with the process.
+        disk.lock().held.clear();
+        disk.lock().is_held = false;
+        drop(runtime);
+        Self::on(disk, node)
+    }
+
+    fn spawn(&self, config: DaemonHostConfig) -> Arc<Slot<Sum>> {
+        self.runtime
+            .spawn(&key(1), config, Sum::new(&self.switches))
+            .expect("new")
+    }
+
+    fn resume(&self) -> (Arc<Slot<Sum>>, Report) {
+        self.runtime.resume(&key(1), Sum::new(&self.switches)).expect("kept")
+    }
+}
+
+fn journal() -> DaemonHostConfig {
+    DaemonHostConfig {
+        durability: Durability::Journal,
+        ..DaemonHostConfig::default()
+    }
+}
+
+/// Delivers as a binding does: leaves, then waits for the commit.
+fn send(slot: &Arc<Slot<Sum>>, sequence: u64, payload: &[u8]) -> Result<Vec<Event>, String> {
+    let mut entered = slot
+        .enter(Deadline::never(), &mut never)
+        .map_err(|error| format!("{error:?}"))?;
+    let delivered = deliver::deliver(&mut entered, &Event::outside(7, sequence, payload), Want::Receipt)
+        .map_err(|error| format!("{error:?}"))?;
+    let commit = deliver::submit(&mut entered);
+    drop(entered);
+    match commit.map(|commit| commit.wait(Deadline::after(Duration::from_secs(10)), &mut never)) {
+        None | Some(Waited::Settled(Ok(()))) => Ok(delivered.outputs.into_vec()),
+        Some(Waited::Settled(Err(error))) => Err(format!("{error:?}")),
+        Some(other) => Err(format!("{other:?}")),
+    }
+}
+
+fn total(slot: &Arc<Slot<Sum>>) -> u64 {
+    slot.try_enter().expect("free").daemon.total.load(Ordering::SeqCst)
+}
+
+fn rows(node: &Node, table: Table) -> usize {
+    node.disk
+        .lock()
+        .page(table, &KeyRange::all(), usize::MAX)
+        .expect("in memory")
+        .len()
+}
+
+#[test]
+fn what_was_acknowledged_comes_back_on_the_same_chain() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    for sequence in 1..=10 {
+        send(&slot, sequence, b"abc").expect("kept");
+    }
+    let before = slot.view();
+    drop(slot);
+    let node = node.killed();
+    let (slot, report) = node.resume();
+    let after = slot.view();
+    assert_eq!(
+        (after.head, after.digest, after.epoch),
+        (before.head, before.digest, before.epoch)
+    );
+    assert_eq!(total(&slot), 30);
+    assert_eq!((report.replayed, report.suppressed, report.sequence), (10, 10, 10));
+    // A second try of the last event is a duplicate with the first receipt.
+    let mut entered = slot.try_enter().expect("free");
+    let again = deliver::deliver(&mut entered, &Event::outside(7, 10, b"abc"), Want::Receipt).expect("known");
+    assert!(again.duplicate);
+    assert_eq!(again.receipt.expect("kept").position, 10);
+    drop(entered);
+    assert_eq!(send(&slot, 11, b"abc").expect("new")[0].payload.as_slice(), b"33");
+}
+
+#[test]
+fn a_chain_across_two_lives_is_one_chain() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    send(&slot, 1, b"abc").expect("kept");
+    let exported = node
+        .runtime
+        .export(&mut slot.try_enter().expect("free"))
+        .expect("a whole key");
+    deliver::submit(&mut slot.try_enter().expect("free"));
+    drop(slot);
+    let node = node.killed();
+    let (slot, _) = node.resume();
+    send(&slot, 2, b"abc").expect("kept");
+    let later = node
+        .runtime
+        .export(&mut slot.try_enter().expect("free"))
+        .expect("a whole key");
+    assert_eq!(later.certificates, exported.certificates);
+    let mut events = exported.events;
+    events.extend(later.events.into_iter().filter(|event| event.link.sequence > 1));
+    let events: Vec<_> = events
+        .iter()
+        .map(|event| (event.link, event.payload.as_slice()))
+        .collect();
+    verify(&events, &later.checkpoints, &later.certificates, &later.entity, &[]).expect("unbroken");
+}
+
+#[test]
+fn nobody_is_answered_before_it_is_kept() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    node.disk.lock().is_held = true;
+    let (reply, answers) = mpsc::channel();
+    let event = Letter::Event(Event::outside(7, 1, b"abc"));
+    slot.post(
+        node.runtime.lanes(),
+        node.runtime.sender(),
+        event,
+        Want::Receipt,
+        reply,
+        None,
+    )
+    .map_err(|(error, _)| error)
+    .expect("room");
+    common::until(|| !node.disk.lock().held.is_empty());
+    // It took effect, and nobody knows.
+    common::until(|| slot.view().stats.events_processed == 1);
+    assert!(answers.try_recv().is_err());
+    node.disk.lock().go_on();
+    let (_, settled) = answers.recv_timeout(Duration::from_secs(10)).expect("an answer");
+    assert_eq!(settled.expect("kept").receipt.expect("asked for").position, 1);
+}
+
+#[test]
+fn a_second_try_waits_for_the_commit_of_the_first() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    node.disk.lock().is_held = true;
+    let mut entered = slot.try_enter().expect("free");
+    let event = Event::outside(7, 1, b"abc");
+    deliver::deliver(&mut entered, &event, Want::Receipt).expect("new");
+    let first = deliver::submit(&mut entered).expect("on its way");
+    assert!(
+        deliver::deliver(&mut entered, &event, Want::Receipt)
+            .expect("known")
+            .duplicate
+    );
+    let second = deliver::submit(&mut entered).expect("still on its way");
+    assert!(Arc::ptr_eq(&first, &second));
+    node.disk.lock().go_on();
+    assert_eq!(second.outcome(), Some(Ok(())));
+    assert!(deliver::submit(&mut entered).is_none());
+}
+
+#[test]
+fn a_full_disk_refuses_and_when_there_is_space_the_daemon_goes_on_from_what_was_kept() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    send(&slot, 1, b"abc").expect("kept");
+    node.disk.lock().is_full = true;
+    for _ in 0..3 {
+        assert_eq!(send(&slot, 2, b"abc").err(), Some("Full".to_owned()));
+    }
+    node.disk.lock().is_full = false;
+    assert_eq!(send(&slot, 2, b"abc").expect("space")[0].payload.as_slice(), b"6");
+    assert_eq!((slot.view().head.sequence, total(&slot)), (2, 6));
+    drop(slot);
+    let (slot, _) = node.killed().resume();
+    assert_eq!((slot.view().head.sequence, total(&slot)), (2, 6));
+}
+
+#[test]
+fn mail_that_is_not_kept_is_told_so() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    node.disk.lock().is_full = true;
+    let (reply, answers) = mpsc::channel();
+    for sequence in 1..=3 {
+        let event = Letter::Event(Event::outside(7, sequence, b"abc"));
+        slot.post(
+            node.runtime.lanes(),
+            node.runtime.sender(),
+            event,
+            Want::Receipt,
+            reply.clone(),
+            None,
+        )
+        .map_err(|(error, _)| error)
+        .expect("room");
+    }
+    for _ in 1..=3 {
+        let (_, settled): (_, Settled<Sum>) = answers.recv_timeout(Duration::from_secs(10)).expect("an answer");
+        assert!(matches!(settled.err(), Some(DeliverError::NotKept(_))));
+    }
+    node.disk.lock().is_full = false;
+    send(&slot, 1, b"abc").expect("space");
+    assert_eq!(total(&slot), 3);
+}
+
+#[test]
+fn snapshots_bound_what_is_taken_again_and_what_is_kept() {
+    let node = Node::new();
+    let slot = node.spawn(DaemonHostConfig {
+        auto_snapshot_interval: 10,
+        outputs_max: 25,
+        ..journal()
+    });
+    for sequence in 1..=95 {
+        send(&slot, sequence, b"abc").expect("kept");
+    }
+    assert_eq!(rows(&node, Table::Snapshots), 2);
+    assert_eq!(rows(&node, Table::Journal), 15);
+    drop(slot);
+    let (slot, report) = node.killed().resume();
+    assert_eq!((report.snapshot_sequence, report.replayed), (90, 5));
+    assert_eq!((slot.view().head.sequence, total(&slot)), (95, 285));
+}
+
+#[test]
+fn a_damaged_snapshot_is_passed_over_for_the_one_before() {
+    let node = Node::new();
+    let slot = node.spawn(DaemonHostConfig {
+        auto_snapshot_interval: 10,
+        ..journal()
+    });
+    for sequence in 1..=25 {
+        send(&slot, sequence, b"abc").expect("kept");
+    }
+    drop(slot);
+    {
+        let mut disk = node.disk.lock();
+        let newest = disk
+            .page(Table::Snapshots, &KeyRange::all(), 9)
+            .expect("rows")
+            .pop()
+            .expect("two");
+        let row = meshos_core::journal::SnapshotRow::decode(&newest.1).expect("whole");
+        disk.discard(&row.name).expect("there");
+    }
+    let (slot, report) = node.killed().resume();
+    assert_eq!(
+        (report.snapshots_skipped, report.snapshot_sequence, report.replayed),
+        (1, 10, 15)
+    );
+    assert_eq!(total(&slot), 75);
+}
+
+#[test]
+fn a_missing_step_is_named_and_nothing_comes_back() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    for sequence in 1..=5 {
+        send(&slot, sequence, b"abc").expect("kept");
+    }
+    drop(slot);
+    {
+        let mut disk = node.disk.lock();
+        let third = disk.page(Table::Journal, &KeyRange::all(), 9).expect("rows").remove(2);
+        let batch = Batch {
+            term: disk.term(),
+            writes: vec![meshos_core::rows::Write::remove(Table::Journal, third.0)],
+        };
+        disk.submit(batch, Box::new(|outcome| assert!(outcome.is_ok())));
+    }
+    let node = node.killed();
+    let refused = node
+        .runtime
+        .resume(&key(1), Sum::new(&node.switches))
+        .err()
+        .expect("a gap");
+    let SpawnError::NotResumed(failed) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(
+        failed.reason().contains("steps from 3 on are missing, the next is 4"),
+        "{}",
+        failed.reason()
+    );
+}
+
+#[test]
+fn a_daemon_that_does_something_else_the_second_time_has_diverged() {
+    let node = Node::new();
+    let first = Sum::stateless(&node.switches);
+    let slot = node.runtime.spawn(&key(1), journal(), first).expect("new");
+    for sequence in 1..=5 {
+        send(&slot, sequence, b"abc").expect("kept");
+    }
+    drop(slot);
+    let node = node.killed();
+    // It counts from elsewhere.
+    let other = Sum::stateless(&node.switches);
+    other.total.store(100, Ordering::SeqCst);
+    let refused = node.runtime.resume(&key(1), other).err().expect("other outputs");
+    let SpawnError::NotResumed(ResumeFailed::Diverged(divergence)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((divergence.step, divergence.sequence), (1, 1));
+}
+
+#[test]
+fn a_raise_leaves_nothing_that_comes_back() {
+    for on_error in [OnError::Raise, OnError::Restore] {
+        let node = Node::new();
+        let slot = node.spawn(DaemonHostConfig { on_error, ..journal() });
+        send(&slot, 1, b"abc").expect("kept");
+        assert!(send(&slot, 2, b"raise").is_err());
+        send(&slot, 2, b"abc").expect("kept");
+        let (before, head) = (total(&slot), slot.view().head);
+        drop(slot);
+        let (slot, _) = node.killed().resume();
+        // Under `Raise` what user code did before it raised is state, so it is in a snapshot.
+        assert_eq!((total(&slot), slot.view().head), (before, head));
+    }
+}
+
+#[test]
+fn an_identity_that_is_kept_is_not_begun_anew() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    send(&slot, 1, b"abc").expect("kept");
+    drop(slot);
+    let node = node.killed();
+    let refused = node.runtime.spawn(&key(1), journal(), Sum::new(&node.switches));
+    assert!(matches!(refused.err(), Some(SpawnError::Stored(_))));
+    let unknown = node.runtime.resume(&key(2), Sum::new(&node.switches));
+    assert!(matches!(unknown.err(), Some(SpawnError::NotStored(_))));
+    let stored = node.runtime.stored().expect("in memory");
+    assert_eq!(stored.len(), 1);
+    let (entity, daemon) = &stored[0];
+    let daemon = daemon.as_ref().expect("whole");
+    assert_eq!((daemon.kind.as_str(), daemon.runs), ("sum", true));
+    let opened = node.runtime.unseal(entity, daemon).expect("sealed here");
+    assert_eq!(opened.entity_id(), key(1).lock().entity_id());
+}
+
+#[test]
+fn a_daemon_that_was_stopped_does_not_run_again_by_itself() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    send(&slot, 1, b"abc").expect("kept");
+    node.runtime.stop(slot.try_enter().expect("free"), UnixMs::new(0));
+    assert!(
+        !node.runtime.stored().expect("in memory")[0]
+            .1
+            .as_ref()
+            .expect("whole")
+            .runs
+    );
+    let (slot, report) = node.resume();
+    assert_eq!((report.sequence, total(&slot)), (1, 3));
+    assert!(
+        node.runtime.stored().expect("in memory")[0]
+            .1
+            .as_ref()
+            .expect("whole")
+            .runs
+    );
+    node.runtime.shutdown(Duration::from_secs(5), &mut never);
+    assert!(
+        node.runtime.stored().expect("in memory")[0]
+            .1
+            .as_ref()
+            .expect("whole")
+            .runs
+    );
+}
+
+#[test]
+fn a_runtime_without_a_folder_keeps_journals_in_memory() {
+    let shared = SharedStore::new(MemoryStore::new());
+    let kept = shared.clone();
+    let node = Arc::new(Keypair::from_seed(&[9; 32]));
+    let runtime = Arc::new(Runtime::with_store(
+        node,
+        lanes(),
+        Arc::new(move || Box::new(shared.clone())),
+    ));
+    runtime.start().expect("fresh");
+    let switches = Arc::default();
+    let slot = runtime
+        .spawn(&key(1), journal(), Sum::stateless(&switches))
+        .expect("new");
+    for sequence in 1..=3 {
+        send(&slot, sequence, b"abc").expect("kept");
+    }
+    assert_eq!(kept.page(Table::Journal, &KeyRange::all(), 99).expect("rows").len(), 3);
+}
