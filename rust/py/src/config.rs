@@ -1,6 +1,6 @@
 //! How one daemon is kept.
 
-use meshos_core::config::{DaemonHostConfig, Delivery, OnError};
+use meshos_core::config::{DaemonHostConfig, Delivery, Durability, OnError};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
@@ -21,6 +21,7 @@ impl Record for PyDaemonHostConfig {
         "max_log_entries",
         "delivery",
         "on_error",
+        "durability",
         "outputs_max",
         "outputs_bytes_max",
     ];
@@ -37,17 +38,19 @@ impl PyDaemonHostConfig {
             max_log_entries = Given::Not,
             delivery = Given::Not,
             on_error = Given::Not,
+            durability = Given::Not,
             outputs_max = Given::Not,
             outputs_bytes_max = Given::Not
         ),
         text_signature = "(*, auto_snapshot_interval=0, max_log_entries=10000, delivery='once', on_error='raise', \
-            outputs_max=10000, outputs_bytes_max=67108864)"
+            durability='none', outputs_max=10000, outputs_bytes_max=67108864)"
     )]
     fn new(
         auto_snapshot_interval: Given<'_>,
         max_log_entries: Given<'_>,
         delivery: Given<'_>,
         on_error: Given<'_>,
+        durability: Given<'_>,
         outputs_max: Given<'_>,
         outputs_bytes_max: Given<'_>,
     ) -> PyResult<Self> {
@@ -55,6 +58,7 @@ impl PyDaemonHostConfig {
             let default = DaemonHostConfig::default();
             let deliveries = [("once", Delivery::Once), ("at_least_once", Delivery::AtLeastOnce)];
             let reactions = [("raise", OnError::Raise), ("restore", OnError::Restore)];
+            let durabilities = [("none", Durability::None), ("journal", Durability::Journal)];
             let config = DaemonHostConfig {
                 auto_snapshot_interval: auto_snapshot_interval.map_or(default.auto_snapshot_interval, |value| {
                     number(value, "auto_snapshot_interval")
@@ -63,6 +67,7 @@ impl PyDaemonHostConfig {
                     .map_or(default.max_log_entries, |value| number_u32(value, "max_log_entries"))?,
                 delivery: delivery.map_or(default.delivery, |value| choice(value, "delivery", deliveries))?,
                 on_error: on_error.map_or(default.on_error, |value| choice(value, "on_error", reactions))?,
+                durability: durability.map_or(default.durability, |value| choice(value, "durability", durabilities))?,
                 outputs_max: outputs_max.map_or(default.outputs_max, |value| number_u32(value, "outputs_max"))?,
                 outputs_bytes_max: outputs_bytes_max
                     .map_or(default.outputs_bytes_max, |value| number(value, "outputs_bytes_max"))?,
@@ -99,6 +104,15 @@ impl PyDaemonHostConfig {
         match self.0.on_error {
             OnError::Raise => "raise",
             OnError::Restore => "restore",
+        }
+    }
+
+    /// What of it outlives the process: nothing, or everything, kept before it is acknowledged.
+    #[getter]
+    fn durability(&self) -> &'static str {
+        match self.0.durability {
+            Durability::None => "none",
+            Durability::Journal => "journal",
         }
     }
 

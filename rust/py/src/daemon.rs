@@ -180,6 +180,10 @@ impl Daemon for PyDaemon {
         Python::attach(|_| body())
     }
 
+    fn apart<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+        Python::attach(|py| py.detach(body))
+    }
+
     #[inline]
     fn key(event: &PyEvent) -> EventKey {
         let link = &event.0.get().link;
@@ -208,6 +212,24 @@ impl Daemon for PyDaemon {
             let kept = keep.then(|| PyEvent(event.clone_ref(py)));
             (PyEvent(event), kept)
         })
+    }
+
+    fn received_ns(event: &PyEvent) -> u64 {
+        event.0.get().received_ns
+    }
+
+    fn received(link: CausalLink, payload: &[u8], received_ns: u64) -> PyEvent {
+        Python::attach(|py| {
+            let event = PyCausalEvent {
+                received_ns,
+                ..PyCausalEvent::now(link, PyBytes::new(py, payload))
+            };
+            PyEvent(Py::new(py, event).expect("memory for a small object"))
+        })
+    }
+
+    fn state(bytes: Vec<u8>) -> PyState {
+        Python::attach(|py| PyState::whole(PyBackedBytes::from(PyBytes::new(py, &bytes))))
     }
 
     fn numbered(draft: PyBackedBytes, key: EventKey) -> PyEvent {

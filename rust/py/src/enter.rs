@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshos_core::id::Origin;
 use meshos_node::clock::Deadline;
 use meshos_node::deliver::{self, Want};
+use meshos_node::journal::{Commit, Waited};
 use meshos_node::slot::{EnterError, Entered, Slot};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -72,7 +74,33 @@ pub fn deliver<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let event = args::instance::<PyCausalEvent>(event, "event", "CausalEvent")?;
     let mut entered = enter_owned(py, slot)?;
-    one(py, &mut entered, event)
+    let outcome = one(py, &mut entered, event);
+    match deliver::submit(&mut entered) {
+        None => outcome,
+        Some(commit) => {
+            let origin = entered.slot().origin();
+            drop(entered);
+            let outcome = outcome?;
+            kept(py, origin, &commit).map(|()| outcome)
+        }
+    }
+}
+
+/// Waits until what was done is kept, detached from the interpreter.
+#[cold]
+fn kept(py: Python<'_>, origin: Origin, commit: &Commit) -> PyResult<()> {
+    let mut signal = None;
+    let waited = py.detach(|| commit.wait(Deadline::after(WAIT), &mut || guard::interrupted(&mut signal)));
+    match (waited, signal) {
+        (_, Some(signal)) => Err(signal),
+        (Waited::Settled(Ok(())), None) => Ok(()),
+        (Waited::Settled(Err(error)), None) => Err(errors::store(&error, "")),
+        (Waited::TimedOut | Waited::Interrupted, None) => Err(errors::waited(
+            &format!("the store to keep what daemon {origin} did"),
+            WAIT,
+            py,
+        )),
+    }
 }
 
 #[inline]
@@ -127,16 +155,30 @@ pub fn deliver_many<'py>(
         .collect::<PyResult<_>>()?;
     let mut entered = enter(py, slot)?;
     let mut results: Vec<Bound<'py, PyList>> = Vec::with_capacity(events.len());
+    let mut stopped = None;
     for event in &events {
         match deliver::deliver(&mut entered, event, Want::Outputs) {
             Ok(delivered) if delivered.outputs.is_empty() => results.push(PyList::empty(py)),
             Ok(delivered) => results.push(PyList::new(py, delivered.outputs.into_iter().map(|output| output.0))?),
             Err(error) => {
-                let before = results.iter().map(|outputs| outputs.to_tuple()).collect::<Vec<_>>();
-                let before = PyTuple::new(py, before)?;
-                return Err(failed(py, entered.slot(), event.0.bind(py), error, Some(before)));
+                stopped = Some((event, error));
+                break;
             }
         }
     }
-    PyList::new(py, results)
+    let commit = deliver::submit(&mut entered);
+    let slot = Arc::clone(entered.slot());
+    drop(entered);
+    if let Some(commit) = commit {
+        // Also the events before one that failed are reported only when they are kept.
+        kept(py, slot.origin(), &commit)?;
+    }
+    match stopped {
+        None => PyList::new(py, results),
+        Some((event, error)) => {
+            let before = results.iter().map(|outputs| outputs.to_tuple()).collect::<Vec<_>>();
+            let before = PyTuple::new(py, before)?;
+            Err(failed(py, &slot, event.0.bind(py), error, Some(before)))
+        }
+    }
 }

@@ -14,6 +14,7 @@ use meshos_core::time::UnixMs;
 use meshos_core::trail::TrailError;
 use meshos_node::daemon::DeliverError;
 use meshos_node::recovery::NameTaken;
+use meshos_node::resumption::ResumeFailed;
 use meshos_node::runtime::{ReachError, SpawnError};
 use meshos_node::slot::EnterError;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
@@ -53,6 +54,8 @@ import_exception!(meshos.errors, DeliveryUnknown);
 import_exception!(meshos.errors, SnapshotFailed);
 import_exception!(meshos.errors, RestoreFailed);
 import_exception!(meshos.errors, StaleSnapshot);
+import_exception!(meshos.errors, StoreError);
+import_exception!(meshos.errors, DivergenceError);
 import_exception!(meshos.errors, SnapshotIdentityMismatch);
 import_exception!(meshos.errors, BrokenLink);
 import_exception!(meshos.errors, BadSignature);
@@ -335,7 +338,42 @@ pub fn spawn(error: SpawnError<PyDaemon>, origin: Origin, py: Python<'_>) -> PyE
         )),
         SpawnError::RestoreFailed(error) => restore(error, origin, py),
         SpawnError::SnapshotFailed(error) => snapshot_failed(error, origin, py),
+        SpawnError::Stored(origin) | SpawnError::NotStored(origin) => AlreadyStored::new_err((origin.get(),)),
+        SpawnError::NotKept(error) => store(&error, ""),
+        SpawnError::NotResumed(failed) => not_resumed(failed, origin, py),
     }
+}
+
+/// Why a daemon did not come back from the store.
+pub fn not_resumed(failed: ResumeFailed<PyDaemon>, origin: Origin, py: Python<'_>) -> PyErr {
+    match failed {
+        ResumeFailed::Store(error) => store(&error, ""),
+        ResumeFailed::Diverged(divergence) => DivergenceError::new_err((origin.get(), divergence.sequence)),
+        ResumeFailed::Raised(error) => restore(error, origin, py),
+        ResumeFailed::WrongKind { .. } => RestoreFailed::new_err(("wrong_kind", origin.get(), failed.reason())),
+        ResumeFailed::NoInstance => RestoreFailed::new_err(("failed", origin.get(), failed.reason())),
+    }
+}
+
+/// What a store refused; `path` is empty where it is not known.
+pub fn store(error: &meshos_core::store::StoreError, path: &str) -> PyErr {
+    use meshos_core::store::{Step, StoreError as Refused};
+    let kind = match error {
+        Refused::Missing => "missing",
+        Refused::NotAStore => "not_a_store",
+        Refused::NewerVersion { .. } => "newer_version",
+        Refused::OtherNode { .. } => "other_node",
+        Refused::Locked => "locked",
+        Refused::ReadOnly => "read_only",
+        Refused::Full => "full",
+        Refused::Io { step: Step::Sync, .. } => "sync_failed",
+        Refused::Io { .. } => "io",
+        Refused::Damaged(_) | Refused::NoSnapshot { .. } => "corrupt",
+        Refused::TooLarge { .. } => "too_large",
+        Refused::Superseded { .. } => "superseded",
+        Refused::Closed => "closed",
+    };
+    StoreError::new_err((kind, path.to_owned(), error.to_string()))
 }
 
 /// Whether an exception of user code passes through as it is.
@@ -407,6 +445,9 @@ pub fn deliver(
             "the chain has no numbers left",
         )),
         DeliverError::Stale | DeliverError::Skipped => StaleDaemon::new_err((origin.get(),)),
-        DeliverError::Failed(reason) => RestoreFailed::new_err(("failed", origin.get(), reason.to_string())),
+        DeliverError::Failed(reason) | DeliverError::NotResumed(reason) => {
+            RestoreFailed::new_err(("failed", origin.get(), reason.to_string()))
+        }
+        DeliverError::NotKept(error) => store(&error, ""),
     }
 }
