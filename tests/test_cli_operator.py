@@ -72,7 +72,9 @@ class World:
         self.out = self.err = ""
         for name, key in (("alice", ALICE), ("bob", BOB), ("carol", CAROL), ("eve", EVE)):
             key.save(folder / f"{name}.key")
+        self.audit = folder / "audit.chain"
         keys = [bytes(ALICE.verify_key).hex(), bytes(BOB.verify_key).hex(), f"admin:{bytes(CAROL.verify_key).hex()}"]
+        keys.append(f"audit:{self.audit}")
         command = [sys.executable, str(ROOT / "tests" / "operated_node.py"), str(socket_path), CLUSTER, *keys]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.heard("ready")
@@ -568,6 +570,35 @@ def test_the_newest_commands_of_a_node(world: World) -> None:
     assert "rejected (not_authorized)  cordon node=0x0000000000000004  by nobody: test" in world.out
 
 
+def test_a_replay_of_the_audit_tells_what_the_node_has(world: World) -> None:
+    assert world.json("audit", "replay", world.audit)["records"] == 0
+    assert world.admin("cordon", 1) is ExitCode.OK
+    assert world.admin("enter-maintenance", 1, "--drain-for", "1h") is ExitCode.OK
+    at = world.json("audit", "tail", "--node", world.socket)["records"][-1]["committed_at"]
+    before = world.json("audit", "replay", world.audit)
+    assert before["cordoned"] == ["0x0000000000000001"]
+    assert [each["node"] for each in before["maintenance"]] == ["0x0000000000000001"]
+    assert world.submit(world.sign(world.propose("1.env"), "alice", "bob")) is ExitCode.OK
+    evict = world.propose("2.env", "force-evict-replica", "0xff", "2")
+    assert world.submit(world.sign(evict, "alice", "bob")) is ExitCode.OK
+    assert world.admin("uncordon", 1) is ExitCode.REJECTED
+
+    shown = world.json("status", "--node", world.socket)
+    found = world.json("audit", "replay", world.audit, "--digest", shown["control_digest"])
+    assert (found["accepted"], found["rejected"], found["runs"]) == (4, 1, 1)
+    assert found["freeze_until"] == shown["freeze_until"]
+    assert [(each["order"], each["chain"]) for each in found["forced"]] == [("evict", "0x00000000000000ff")]
+    assert world("audit", "replay", world.audit) is ExitCode.OK
+    assert f"digest       {shown['control_digest']}" in world.out
+    assert "frozen       until " in world.out
+    assert world.json("audit", "replay", world.audit, "--at", at)["freeze_until"] is None
+    assert world("audit", "replay", world.audit, "--at", at, "--digest", shown["control_digest"]) is ExitCode.FAILED
+    assert "FAILED: another digest comes out" in world.out
+    assert world.json("audit", "verify", world.audit)["records"] == 5
+    rejected = world.json("audit", "show", world.audit, "--verdict", "rejected")["records"]
+    assert [record["rejected_kind"] for record in rejected] == ["freeze_in_effect"]
+
+
 # ---------------------------------------------------------------- keys
 
 
@@ -603,7 +634,7 @@ def test_force_replaces_only_its_own_kind(world: World) -> None:
         assert world("ice", "sign", envelope, "--key", key, "--yes", "--out", file, "--force") is ExitCode.UNREADABLE
     assert [file.read_bytes() for file in (envelope, key, text)] == before
     assert world(*propose, envelope) is ExitCode.OK
-    assert {entry.suffix for entry in world.folder.iterdir()} == {".key", ".env", ".txt"}
+    assert {entry.suffix for entry in world.folder.iterdir()} == {".key", ".env", ".txt", ".chain"}
 
 
 @pytest.mark.parametrize("what", ["open", "nonsense", "cut", "missing", "folder"])

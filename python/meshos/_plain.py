@@ -18,7 +18,7 @@ from meshos.operator import Global, IceAction, IceEnvelope, Local, OnPeer
 
 if TYPE_CHECKING:
     from meshos._frames import Message
-    from meshos.audit import Record
+    from meshos.audit import Record, ReplayReport
     from meshos.events import AdminEvent
     from meshos.operator import AvoidScope, BlastRadius, CommitReceipt, Cooldown
     from meshos.status import MeshOsSnapshot
@@ -265,6 +265,40 @@ def _option(number: int | None) -> str | None:
     return None if number is None else handle(number)
 
 
+def replay(found: ReplayReport) -> Message:
+    """Write what an audit tells of."""
+    return {
+        "records": found.records,
+        "accepted": found.accepted,
+        "rejected": found.rejected,
+        "runs": found.runs,
+        "at": moment(found.at),
+        "freeze_until": moment(found.freeze_until),
+        "cordoned": [handle(node) for node in found.cordoned],
+        "maintenance": [
+            {
+                "node": handle(each.node),
+                "since": moment(each.since),
+                "deadline": moment(each.deadline),
+                "returns": each.returns,
+            }
+            for each in found.maintenance
+        ],
+        "forced": [
+            {
+                "order": each.order,
+                "chain": handle(each.chain),
+                "node": handle(each.node),
+                "until": moment(each.until),
+                "envelope_id": None if each.envelope_id is None else each.envelope_id.hex(),
+            }
+            for each in found.forced
+        ],
+        "envelopes": found.envelopes,
+        "digest": found.digest.hex(),
+    }
+
+
 def status(snapshot: MeshOsSnapshot) -> Message:
     """Write the summary of a snapshot."""
     summary = snapshot.summary()
@@ -288,6 +322,7 @@ def status(snapshot: MeshOsSnapshot) -> Message:
         "recently_emitted": summary.recently_emitted,
         "recent_failures": summary.recent_failures,
         "audit_head_seq": snapshot.audit_head_seq,
+        "control_digest": snapshot.control_digest.hex(),
     }
 
 

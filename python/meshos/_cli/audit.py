@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshos._cli.exits import ExitCode, code_of
 from meshos._cli.nodes import node_option, text
 from meshos._cli.output import Failure, plain, show, write_json
-from meshos._cli.values import digest, identifier, since
+from meshos._cli.values import digest, identifier, moment, since
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from meshos._frames import Message
     from meshos.identity import EntityId
@@ -40,6 +40,15 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     verify.add_argument("file", type=Path, metavar="FILE", help="the file of records")
     verify.add_argument("--signer", type=digest, metavar="HEX", help="the public key that must have signed all of it")
     verify.add_argument("--head", type=digest, metavar="HEX", help="the digest that the file is known to end with")
+    replay = command(
+        "audit replay",
+        _replay,
+        "tell what the commands of a file had decided",
+        "Check a file of audit records, and rebuild from it what commands alone had decided.",
+    )
+    replay.add_argument("file", type=Path, metavar="FILE", help="the file of audit records")
+    replay.add_argument("--at", type=moment, metavar="T", help="only what was recorded until then, and what holds then")
+    replay.add_argument("--digest", type=digest, metavar="HEX", help="the digest that has to come out")
 
 
 def _filters(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +140,42 @@ def verify(file: Path, signer: EntityId | None, head: bytes | None, *, as_json: 
         verdict = "ok" if holds else f"FAILED: records {signed + 1} to {report.records} are not signed for"
         show((f"{verdict}: {report.records} records", f"head    {report.head_digest.hex()}", f"signed  {signed}"))
     return ExitCode.OK if holds else ExitCode.FAILED
+
+
+def _replay(options: argparse.Namespace) -> ExitCode:
+    from meshos import _plain
+    from meshos.audit import replay_records
+
+    report = _checked(options.file, lambda: replay_records(options.file, at=options.at))
+    holds = options.digest in (None, report.digest)
+    found = _plain.replay(report)
+    if options.json:
+        write_json({"ok": holds, **found})
+    else:
+        show(_replayed(found, holds=holds))
+    return ExitCode.OK if holds else ExitCode.FAILED
+
+
+def _replayed(found: Message, *, holds: bool) -> Iterator[str]:
+    verdict = "ok" if holds else "FAILED: another digest comes out"
+    yield f"{verdict}: {text(found, 'records')} records of {text(found, 'runs')} runs"
+    yield f"commands     {text(found, 'accepted')} obeyed, {text(found, 'rejected')} refused"
+    yield f"at           {text(found, 'at')}"
+    yield f"frozen       {'no' if found['freeze_until'] is None else 'until ' + text(found, 'freeze_until')}"
+    yield f"cordoned     {', '.join(_listed(found['cordoned'])) or 'none'}"
+    for each in _listed(found["maintenance"]):
+        by = "" if text(each, "deadline") == "none" else f", by {text(each, 'deadline')}"
+        back = ", comes back by itself" if text(each, "returns") == "True" else ""
+        yield f"maintenance  {text(each, 'node')} since {text(each, 'since')}{by}{back}"
+    for each in _listed(found["forced"]):
+        about = f"{text(each, 'order')} of chain {text(each, 'chain')}, node {text(each, 'node')}"
+        yield f"forced       {about}, until {text(each, 'until')}"
+    yield f"envelopes    {text(found, 'envelopes')} remembered"
+    yield f"digest       {text(found, 'digest')}"
+
+
+def _listed(found: object) -> list[Any]:
+    return found if isinstance(found, list) else []
 
 
 def _checked(file: Path, call: Callable[[], T]) -> T:

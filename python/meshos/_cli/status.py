@@ -48,6 +48,7 @@ def _lines(found: Message) -> Iterator[str]:
     yield f"avoided      {text(found, 'avoid_list_entries')}"
     yield f"actions      {text(found, 'recently_emitted')} lately, {text(found, 'recent_failures')} failures"
     yield f"audit        {text(found, 'audit_head_seq')} records"
+    yield f"digest       {text(found, 'control_digest')}"
     cooldowns = found.get("cooldowns")
     for each in cooldowns if isinstance(cooldowns, list) else []:
         yield f"cooling      {text(each, 'bucket')} until {text(each, 'until')}"
