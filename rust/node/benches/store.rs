@@ -100,7 +100,9 @@ fn in_flight(store: &mut RedbStore, bytes: usize) -> f64 {
                 writes: echo.step(),
             };
             // The last ones are answered when nobody listens any more.
-            let done = move |outcome: Result<u64, _>| drop(told.send(outcome.is_ok()));
+            let done = move |outcome: Result<u64, _>| {
+                let _ = told.send(outcome.is_ok());
+            };
             store.submit(batch, Box::new(done));
             waiting += 1;
         }
