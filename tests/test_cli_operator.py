@@ -747,6 +747,18 @@ def test_at_a_terminal_it_always_asks(typed: str, code: int, yes: list[str], tmp
 
 
 @needs_terminals
+def test_ctrl_c_at_the_question_signs_nothing(tmp_path: Path) -> None:
+    ALICE.save(tmp_path / "alice.key")
+    file = tmp_path / "freeze.env"
+    file.write_text(made().to_text())
+    arguments = ("ice", "sign", file, "--key", tmp_path / "alice.key")
+    ended, _, err, _ = at_a_terminal(arguments, [("Type cluster", "clu\x03")])
+    assert ended == ExitCode.INTERRUPTED
+    assert err.endswith("meshos: interrupted\n")
+    assert not IceEnvelope.from_text(file.read_text()).signatures
+
+
+@needs_terminals
 def test_passphrases_are_typed_and_not_shown(tmp_path: Path) -> None:
     key, file = tmp_path / "sealed.key", tmp_path / "freeze.env"
     file.write_text(made().to_text())
@@ -829,7 +841,7 @@ def test_foreign_text_reaches_no_terminal_as_it_came(world: World) -> None:
     file = world.envelope("evil.env", signed(envelope, ALICE))
     assert world("ice", "show", file) is ExitCode.OK
     assert world.out.replace("\n", "").isprintable()
-    assert world.out.count("\\x1b[2J\\r\\u202e\\u2028\\x07 ok\\n\\\\") == 3
+    assert world.out.count("\\x1b[2J\\r\\u202e\\u2028\\x07 ok\\n\\") == 3
     assert "123.45 %" in world.out
     assert "WARNING     forced restart bypasses backoff: 0x0000000000000007" in world.out
     assert world.json("ice", "show", file)["reason"] == evil
@@ -875,6 +887,25 @@ def test_every_command_prints_what_the_schema_says(world: World) -> None:
     assert world.json("ice", "submit", "--node", socket_, file, other)["ok"] is True
     assert world.json("admin", "cordon", "7", *key)["kind"] == "freeze_in_effect"
     assert world.json("status", "--node", socket_)["cooldowns"]
+
+
+def test_signatures_that_come_at_once_are_all_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.envelope("freeze.env", made())
+    link = world.file("link.env")
+    link.symlink_to(file)
+    file.chmod(0o600)
+
+    def meanwhile(*_: object, **__: object) -> None:
+        file.write_text(signed(IceEnvelope.from_text(file.read_text()), BOB).to_text())
+
+    monkeypatch.setattr(terminal, "confirm", meanwhile)
+    assert world("ice", "sign", link, "--key", world.file("alice.key")) is ExitCode.OK
+    assert len(IceEnvelope.from_text(file.read_text()).signatures) == 2
+    assert (link.is_symlink(), file.stat().st_mode & 0o777) == (True, 0o600)
+
+    monkeypatch.setattr(terminal, "confirm", lambda *_, **__: file.write_text(made().to_text()))
+    assert world("ice", "sign", file, "--key", world.file("alice.key")) is ExitCode.UNREADABLE
+    assert not IceEnvelope.from_text(file.read_text()).signatures
 
 
 def test_an_envelope_keeps_its_form(world: World) -> None:

@@ -24,8 +24,16 @@ from daemons import PATIENCE
 from meshos import Mesh, MeshOsConfig, MeshOsRuntime, Node
 from meshos._frames import BYTES_MAX
 from meshos._node_client import NodeClient, Refused
+from meshos.audit import AdminAuditChainAppender, AdminAuditRecord
 from meshos.dispatch import LoggingDispatcher
-from meshos.errors import InvalidArgument, LoopClosed, NotReady, OperatorSocketError, WaitTimeout
+from meshos.errors import (
+    InvalidArgument,
+    LoopClosed,
+    NotReady,
+    OperatorSocketError,
+    RuntimeShutdownError,
+    WaitTimeout,
+)
 from meshos.events import Cordon
 from meshos.operator import (
     AdminEnvelope,
@@ -606,6 +614,52 @@ def test_a_runtime_that_ends_in_the_middle_answers(opened: OperatorSocket, held:
     held.verdict.set()
     thread.join(PATIENCE)
     assert cast("Refused", found[0]).kind == "closed"
+
+
+class Stuck(AdminAuditChainAppender):
+    """Keeps nothing until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def append(self, _: AdminAuditRecord, /) -> None:
+        self.begun.set()
+        assert self.go.wait(PATIENCE)
+
+
+def test_a_command_whose_record_is_never_kept_is_answered_at_the_end(path: Path) -> None:
+    operators = OperatorRegistry()
+    operators.add(ALICE.verify_key, name="alice", roles=[Role.ADMIN, Role.ICE])
+    operators.add(BOB.verify_key, name="bob", roles=[Role.ICE])
+    stuck = Stuck()
+    runtime = MeshOsRuntime.start(
+        MeshOsConfig(this_node=1, audit="required"),
+        LoggingDispatcher(),
+        admin_verifier=AdminVerifier(operators, cluster_id=CLUSTER),
+        admin_audit_appender=stuck,
+    )
+    envelope = AdminEnvelope(event=Cordon(5), cluster_id=CLUSTER, reason="test")
+    text = envelope.with_signature(ALICE.sign(envelope)).to_text()
+    found: list[str] = []
+
+    def submit(opened: OperatorSocket) -> None:
+        try:
+            asked(opened, "submit", envelope=text, timeout_ms=60_000)
+        except (Refused, LoopClosed) as error:
+            found.append(error.kind)
+
+    with OperatorSocket(runtime, path) as opened:
+        thread = threading.Thread(target=submit, args=(opened,))
+        thread.start()
+        assert stuck.begun.wait(PATIENCE)
+        assert asked(opened, "status")["audit_head_seq"] in (0, 1)
+        try:
+            with pytest.raises(RuntimeShutdownError):
+                runtime.shutdown_with_timeout(timedelta(milliseconds=100))
+            thread.join(PATIENCE)
+        finally:
+            stuck.go.set()
+    assert found[0] in ("closed", "audit_required")
 
 
 def test_a_client_that_goes_away_in_the_middle_is_no_harm(opened: OperatorSocket, held: Held) -> None:

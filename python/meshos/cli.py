@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from meshos._cli import audit as _audit
 from meshos._cli import commands as _commands
 from meshos._cli.exits import ExitCode as ExitCode
-from meshos._cli.output import Failure, refuse
+from meshos._cli.output import Failure, complain, refuse
 
 # What a sub-command needs is imported where it runs, so that `--help` and a usage error come at once.
 if TYPE_CHECKING:
@@ -147,11 +147,11 @@ def _demo(story: str, data: Path | None, *, show_progress: bool) -> int:
         raise
     except MeshOsError as error:  # before `OSError`: some are time-outs, which are one
         because = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""
-        return _complain(f"{type(error).__name__}: {error}{because}", FAILED)
+        return complain(f"{type(error).__name__}: {error}{because}", FAILED)
     except FlightFileError as error:
-        return _complain(f"{path}: {error}", UNREADABLE)
+        return complain(f"{path}: {error}", UNREADABLE)
     except OSError as error:
-        return _complain(f"{error.filename or path}: {error.strerror or error}", UNREADABLE)
+        return complain(f"{error.filename or path}: {error.strerror or error}", UNREADABLE)
     return OK if holds else FAILED
 
 
@@ -177,9 +177,9 @@ def _verify(file: Path, entity: "EntityId | None", entity_file: Path | None, *, 
     except MeshOsError as error:
         return _refuse(file, error, as_json, FAILED)
     except argparse.ArgumentTypeError as error:
-        return _complain(f"{entity_file}: {error}", UNREADABLE)
+        return complain(f"{entity_file}: {error}", UNREADABLE)
     except OSError as error:
-        return _complain(f"{error.filename or file}: {error.strerror or error}", UNREADABLE)
+        return complain(f"{error.filename or file}: {error.strerror or error}", UNREADABLE)
     # Links alone prove nothing: anybody can append to a chain of hashes.
     signed = report.signed_through >= report.last_sequence
     print(_as_json(report, signed=signed) if as_json else _as_text(report))
@@ -258,9 +258,9 @@ def _as_json(report: "ChainReport", *, signed: bool) -> str:
     )
 
 
-def _refuse(file: Path, error: "MeshOsError", as_json: bool, code: int) -> int:
+def _refuse(file: Path, error: "MeshOsError", as_json: bool, code: ExitCode) -> int:
     if not as_json:
-        return _complain(f"{file}: {type(error).__name__}: {error}", code)
+        return complain(f"{file}: {type(error).__name__}: {error}", code)
     import json
 
     where = {name: getattr(error, name) for name in ("sequence", "offset") if hasattr(error, name)}
@@ -269,11 +269,6 @@ def _refuse(file: Path, error: "MeshOsError", as_json: bool, code: int) -> int:
 
 
 # ---------------------------------------------------------------- output
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"meshos: {message}", file=sys.stderr)
-    return code
 
 
 def _drop_output() -> None:

@@ -41,7 +41,7 @@ _SAYS = {
     ExitCode.POLICY: "the node's operators may not do that, too few of them signed, or not in time",
     ExitCode.UNREACHABLE: "the node cannot be reached, or ended before it answered; a command may have taken effect",
     ExitCode.TIMEOUT: "there was no verdict in time; the command may still take effect",
-    ExitCode.DECLINED: "the confirmation was not given",
+    ExitCode.DECLINED: "the confirmation or a passphrase was not given",
     ExitCode.SIGNATURE: "a signature does not fit what it is under",
     ExitCode.REJECTED: "the node rejected the command for another reason",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",

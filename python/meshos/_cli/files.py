@@ -45,11 +45,15 @@ def write(file: Path, envelope: IceEnvelope, *, armoured: bool, replace: bool) -
     from meshos._place import place
 
     replace = replace and _is_there(file)
+    mode = 0o666
     if replace:
         read(file)
+        # What a link leads to is replaced, and is no more open than it was.
+        file = file.resolve()
+        mode &= file.stat().st_mode
     data = envelope.to_text().encode() if armoured else envelope.to_bytes()
     try:
-        place(str(file), data, 0o666, replace=replace)
+        place(str(file), data, mode, replace=replace)
     except FileExistsError:
         message = f"{file}: is there already; --force replaces an envelope"
         raise Failure(ExitCode.UNREADABLE, "exists", message) from None

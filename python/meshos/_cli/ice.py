@@ -202,7 +202,12 @@ def _sign(options: argparse.Namespace) -> ExitCode:
     key = load(options.key, options.passphrase_file)
     who = handle(key.operator_id)
     confirm(target(envelope.action), f"sign this as operator {who}", yes=options.yes)
-    signed = envelope.with_signatures([key.sign(envelope)])
+    # Others may have signed the same file meanwhile; what is signed is what was shown.
+    now = files.read(options.file).envelope
+    if now.signing_bytes() != envelope.signing_bytes():
+        message = f"{options.file}: holds another envelope than was shown"
+        raise Failure(ExitCode.UNREADABLE, "different_envelopes", message)
+    signed = now.with_signatures([key.sign(envelope)])
     out = options.file if options.out is None else options.out
     files.write(out, signed, armoured=armoured, replace=options.out is None or options.force)
     if options.json:

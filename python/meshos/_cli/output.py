@@ -25,8 +25,7 @@ class Failure(Exception):
 def plain(text: str) -> str:
     """Return foreign text with everything escaped that a terminal would obey, or that hides or turns text around."""
     return "".join(
-        each if each.isprintable() and each != "\\" else each.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for each in text
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode("ascii") for each in text
     )
 
 
