@@ -18,7 +18,9 @@ from nacl.signing import SigningKey
 import envelopes
 import journals
 import reference
+import trails
 from meshos import DaemonRuntime, Mesh
+from meshos.audit import read_records, verify_records
 from meshos.chain import CausalChainBuilder, CausalEvent, CausalLink, Certificate, Checkpoint, ForkRecord, verify_chain
 from meshos.daemon import DaemonBindings, DaemonHost, MeshDaemon
 from meshos.errors import ChainError, EnvelopeDecodeError
@@ -102,19 +104,29 @@ def kept() -> dict[str, bytes]:
 def files() -> dict[str, bytes]:
     """Every format once."""
     made = chain()
-    return {
-        "link": made.events[1][0],
-        "certificate": certificates()[1],
-        "checkpoint": checkpoints()[1],
-        "fork_record": reference.fork_record(ID, CHILD, 3, made.digests[3], 2, ENTITY),
-        "cursors": snapshot().sections()[2],
-        "bindings": snapshot().sections()[4],
-        "snapshot": snapshot().encode(),
-        "chain_export": reference.export(ID, certificates(), checkpoints(), made.events),
-        "admin_envelope": ADMIN.encode(),
-        "ice_envelope": ICE.encode(),
-        "blast_radius": ICE.blast.encode(),
-    } | kept()
+    return (
+        {
+            "link": made.events[1][0],
+            "certificate": certificates()[1],
+            "checkpoint": checkpoints()[1],
+            "fork_record": reference.fork_record(ID, CHILD, 3, made.digests[3], 2, ENTITY),
+            "cursors": snapshot().sections()[2],
+            "bindings": snapshot().sections()[4],
+            "snapshot": snapshot().encode(),
+            "chain_export": reference.export(ID, certificates(), checkpoints(), made.events),
+            "admin_envelope": ADMIN.encode(),
+            "ice_envelope": ICE.encode(),
+            "blast_radius": ICE.blast.encode(),
+        }
+        | kept()
+        | recorded()
+    )
+
+
+def recorded() -> dict[str, bytes]:
+    """Every file of records once."""
+    freeze = envelopes.action_bytes({"kind": "freeze_cluster", "ttl_ms": 300_000})
+    return trails.golden(envelopes.event_bytes(ADMIN.event), freeze, SigningKey(b"\x01" * 32))
 
 
 def values() -> dict[str, str]:
@@ -215,7 +227,18 @@ def test_released_export_is_verified() -> None:
     assert [span.node for span in report.owners] == [reference.entity_id(NODE_1), reference.entity_id(NODE_2)]
 
 
-CUT = [name for name in files() if name not in ("link", "cursors", "blast_radius") and name not in kept()]
+CUT = [name for name in files() if name not in ("link", "cursors", "blast_radius") and name not in kept() | recorded()]
+
+
+@pytest.mark.parametrize("name", recorded())
+def test_released_file_of_records_is_checked(name: str) -> None:
+    data = (DATA / f"{name}_v1.bin").read_bytes()
+    signer = Identity.from_seed(b"\x01" * 32).entity_id
+
+    report = verify_records(DATA / f"{name}_v1.bin", signer=signer)
+
+    assert trails.checked(data, signer) == (report.records, report.head_digest, report.signed_through)
+    assert report.records == report.signed_through == len(read_records(DATA / f"{name}_v1.bin")) > 1
 
 
 @pytest.mark.parametrize("name", CUT)

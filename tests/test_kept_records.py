@@ -37,14 +37,16 @@ from meshos.errors import (
     SignatureInvalid,
     VerifyError,
 )
-from meshos.events import Cordon, LogLevel, LogLine, SignedAdminCommit, UnsignedAdminEvent
+from meshos.events import Cordon, LogLevel, LogLine, SignedAdminCommit, Uncordon, UnsignedAdminEvent
 from meshos.identity import Identity
 from meshos.operator import (
     AdminEnvelope,
     AdminVerifier,
     AuditQuery,
     DeckClient,
+    FlushAvoidLists,
     FreezeCluster,
+    Global,
     IceAction,
     IceEnvelope,
     OperatorKey,
@@ -202,6 +204,8 @@ def test_an_envelope_is_not_obeyed_again_after_a_restart(file: Path) -> None:
     envelope = order(5)
     with start(appender=FileAdminAuditAppender(file)) as first:
         commit(first, envelope)
+        assert cordoned(first) == {5}
+        DeckClient.from_runtime(first, ALICE).admin.commit(Uncordon(5), reason="repaired")
     with start(appender=FileAdminAuditAppender(file)) as second:
         with pytest.raises(Replayed):
             commit(second, envelope)
@@ -210,6 +214,7 @@ def test_an_envelope_is_not_obeyed_again_after_a_restart(file: Path) -> None:
         assert cordoned(second) == {6}
     assert [(record.seq, record.verdict.value) for record in read_audits(file)] == [
         (1, "accepted"),
+        (2, "accepted"),
         (1, "rejected"),
         (2, "accepted"),
     ]
@@ -230,7 +235,7 @@ def test_cooldowns_go_on_after_a_restart(file: Path) -> None:
 
 @pytest.mark.parametrize("ahead", [timedelta(0), DAY, -timedelta(minutes=1)])
 def test_a_clock_that_was_set_back_brings_nothing_back(file: Path, ahead: timedelta) -> None:
-    """The earlier run had a clock that was so far ahead of the present one, and obeyed an envelope and a freeze."""
+    """The earlier run had a clock that was so far ahead of the present one, and obeyed an envelope and a flush."""
     envelope = order(5)
     now = datetime.now(UTC)
     then_ms = (now + ahead - EPOCH) // MS
@@ -252,7 +257,7 @@ def test_a_clock_that_was_set_back_brings_nothing_back(file: Path, ahead: timede
         trails.audit(
             2,
             then_ms,
-            order=envelopes.action_bytes({"kind": "freeze_cluster", "ttl_ms": 1000}),
+            order=envelopes.action_bytes({"kind": "flush_avoid_lists", "scope": "global"}),
             is_ice=True,
             envelope_id=bytes(16),
             issued_at_ms=then_ms,
@@ -267,7 +272,7 @@ def test_a_clock_that_was_set_back_brings_nothing_back(file: Path, ahead: timede
         with pytest.raises(Replayed):
             commit(runtime, envelope)
         with pytest.raises(CooldownActive) as caught:
-            deck.ice.commit(agreed(deck, FREEZE))
+            deck.ice.commit(agreed(deck, FlushAvoidLists(Global())))
         # It is left alone no longer than after an action, also when that was in what is now the future.
         assert now < caught.value.retry_at <= datetime.now(UTC) + timedelta(seconds=300)
         commit(runtime, order(6))

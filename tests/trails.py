@@ -189,3 +189,81 @@ def checked(data: bytes, signer: bytes | None = None) -> tuple[int, bytes, int]:
         assert frame.data[-32:] == digest, frame.offset
         records += frame.is_record
     return records, digest, signed
+
+
+def golden(drain: bytes, freeze: bytes, key: SigningKey) -> dict[str, bytes]:
+    """A file of each kind; the orders are as in an envelope."""
+    at, file_id = 1_700_000_000_000, b"\x55" * 16
+    who, why = (7, 2**64 - 1), "naïve \N{SKULL AND CROSSBONES}"
+    of_drain, none = (bytes(range(16)), at), (None, None)
+
+    def ordered(
+        seq: int, order: bytes, verdict: str, refused: str | None, made: tuple[bytes | None, int | None], times: int = 1
+    ) -> bytes:
+        return audit(
+            seq,
+            at + seq,
+            order=order,
+            is_ice=order is freeze,
+            verdict=verdict,
+            rejected_kind=refused,
+            operators=who,
+            reason=why,
+            envelope_id=made[0],
+            issued_at_ms=made[1],
+            times=times,
+        )
+
+    def failed(
+        seq: int, part: str, name: str, ids: tuple[int | None, int | None, bytes | None], trace: str | None
+    ) -> bytes:
+        return failure(
+            seq,
+            at + seq,
+            part=part,
+            name=name,
+            target=ids[0],
+            action_id=ids[1],
+            envelope_id=ids[2],
+            reason="raised",
+            traceback=trace,
+        )
+
+    def became(seq: int, name: str, disposition: str, retry_after_ms: int | None) -> bytes:
+        return action(
+            seq,
+            at + seq,
+            action_id=11,
+            name=name,
+            disposition=disposition,
+            reason="not yet",
+            retry_after_ms=retry_after_ms,
+        )
+
+    bodies = {
+        "audit": [
+            ordered(1, drain, "accepted", None, of_drain),
+            ordered(2, freeze, "rejected", "signature_invalid", none, 3),
+            ordered(3, drain, "unverified", None, none),
+        ],
+        "log": [
+            log(1, at + 1, level="warn", node=1, daemon=None, message="line 1"),
+            log(2, at + 2, level="trace", node=1, daemon=9, message=""),
+        ],
+        "failure": [
+            failed(1, "probe", "Pings", (3, None, b"\x08" * 16), "File …\n"),
+            failed(2, "loop", "", (None, 11, None), None),
+        ],
+        "action": [
+            became(1, "start_daemon", "failed", 20),
+            became(2, "commit_maintenance_transition", "dispatched", None),
+        ],
+    }
+    files = {}
+    for kind, records in bodies.items():
+        trail = Trail(kind, file_id, at)
+        for body in (run(42, at), *records):
+            trail.add(body)
+        trail.sign(key, at + 9)
+        files[f"{kind}_records"] = trail.data
+    return files

@@ -9,6 +9,7 @@ use meshos_core::testing::envelopes::Trial;
 use meshos_core::testing::fuzz::FUZZERS;
 use meshos_core::testing::random::SplitMix64;
 use meshos_core::testing::samples;
+use meshos_core::testing::trails;
 
 const ROUNDS: usize = 5_000;
 
@@ -69,6 +70,8 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let mut writes = Vec::new();
     put_all(samples::journalled().iter(), &mut writes);
     seeds.insert("writes", vec![writes]);
+    let records = trails::files().into_iter().map(|(_, bytes)| bytes);
+    seeds.insert("records", records.collect());
     seeds.insert("channel_name", vec![b"sensors/lidar-3/_.x".to_vec(), b"a".to_vec()]);
     seeds.insert(
         "capability",

@@ -18,6 +18,8 @@ use meshos_core::segment::{self, Position};
 use meshos_core::snapshot;
 use meshos_core::testing::envelopes;
 use meshos_core::testing::samples::{self, History, STATE};
+use meshos_core::testing::trails;
+use meshos_core::trail;
 
 fn file(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -74,6 +76,10 @@ fn version_1_of_every_format_is_read() {
     })
     .expect("a released format");
     assert_eq!((commits.len(), &commits[0]), (2, &samples::journalled()));
+    for (name, bytes) in trails::files() {
+        let proven = trail::read(&file(&format!("{name}_v1.bin")), None, false, drop).expect("a released format");
+        assert_eq!((proven.bytes, proven.head.at), (bytes.len() as u64, envelopes::ISSUED));
+    }
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

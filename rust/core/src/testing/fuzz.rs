@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use super::envelopes::Trial;
+pub use super::trails::records;
 use crate::armour as text;
 use crate::bindings::DaemonBindings;
 use crate::blast::BlastRadius;
@@ -52,6 +53,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("snapshot_row", snapshot_row),
     ("segment", segment),
     ("writes", writes),
+    ("records", records),
 ];
 
 /// [`CausalLink::decode`].

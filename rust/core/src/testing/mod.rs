@@ -6,3 +6,4 @@ pub mod fuzz;
 pub mod random;
 pub mod samples;
 pub mod store;
+pub mod trails;

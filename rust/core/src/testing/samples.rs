@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::envelopes;
+use super::{envelopes, trails};
 use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
@@ -208,7 +208,7 @@ pub fn bindings() -> DaemonBindings {
 #[must_use]
 pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
     let history = History::new();
-    vec![
+    let mut all = vec![
         ("link", history.links[1].to_bytes().to_vec()),
         ("certificate", history.certificates[1].to_bytes()),
         ("checkpoint", history.checkpoints[1].to_bytes()),
@@ -224,7 +224,9 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("outputs", rows(Table::Outputs)),
         ("snapshot_row", snapshot_row().to_bytes()),
         ("segment", segment()),
-    ]
+    ];
+    all.extend(trails::files());
+    all
 }
 
 /// A journal of the entity of the history: its first three outputs, of two events, and one that was passed over.
