@@ -25,6 +25,9 @@ use crate::segment;
 /// Bytes of one batch at most.
 pub const BATCH_BYTES_MAX: usize = 1 << 30;
 
+/// A page ends after so many bytes.
+pub const PAGE_BYTES: usize = 16 << 20;
+
 /// Changes that are kept together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -81,7 +84,8 @@ pub trait Store: Send {
     /// [`StoreError`]: it cannot be read.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// The first rows of a range, ascending, at most so many. Fewer than asked for: there are no more.
+    /// The first rows of a range, ascending, at most so many and about [`PAGE_BYTES`], but at least one. Only an empty page
+    /// says that there are no more.
     ///
     /// # Errors
     /// [`StoreError`]: they cannot be read.

@@ -107,8 +107,8 @@ fn each_row(
             }
         }
         match page.last() {
-            Some((key, _)) if page.len() == PAGE => range = range.after(key),
-            _ => return Ok(()),
+            Some((key, _)) => range = range.after(key),
+            None => return Ok(()),
         }
     }
 }
@@ -197,7 +197,7 @@ pub fn resume<D: Daemon>(
             }
             from = steps.after.step + 1;
         }
-        if page.len() < PAGE {
+        if page.is_empty() {
             break;
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use crate::digest::{self, Digest};
 use crate::rows::{KeyRange, Table, Write};
-use crate::store::{Batch, Done, Row, Store, StoreError, StoreStats};
+use crate::store::{Batch, Done, PAGE_BYTES, Row, Store, StoreError, StoreStats};
 
 /// Rows in memory, in the order of their keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,10 +36,15 @@ impl Rows {
             .map(|((_, key), value)| (key.as_slice(), value.as_slice()))
     }
 
-    /// The first rows of a range, at most so many.
+    /// The first rows of a range, as [`Store::page`] gives them.
     #[must_use]
     pub fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Vec<Row> {
-        let rows = self.range(table, range).take(rows_max);
+        let mut bytes = 0;
+        let rows = self.range(table, range).take(rows_max).take_while(|(key, value)| {
+            let fits = bytes < PAGE_BYTES;
+            bytes += key.len() + value.len();
+            fits
+        });
         rows.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
     }
 }

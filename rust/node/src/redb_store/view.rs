@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::segment::Position;
-use meshos_core::store::{Row, StoreError};
+use meshos_core::store::{PAGE_BYTES, Row, StoreError};
 
 use crate::redb_store::tree::Tree;
 use crate::sync::RwLock;
@@ -39,19 +39,12 @@ impl Overlay {
         self.0.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
     }
 
-    fn after<'a>(
+    fn range<'a>(
         &'a self,
-        from: &[u8],
-        until: &'a Bound<Vec<u8>>,
-    ) -> impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)> {
-        let from = Bound::Included(from.to_vec());
-        self.0
-            .range((from, Bound::Unbounded))
-            .take_while(move |(key, _)| match until {
-                Bound::Excluded(until) => *key < until,
-                Bound::Included(until) => *key <= until,
-                Bound::Unbounded => true,
-            })
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
+        let changed = self.0.range::<[u8], _>(bounds);
+        changed.map(|(key, value)| (key.as_slice(), value.as_deref()))
     }
 }
 
@@ -133,63 +126,119 @@ impl View {
         tree.get(&key)
     }
 
-    /// The first rows of a range, at most so many.
+    /// The first rows of a range, as [`Store::page`](meshos_core::store::Store::page) gives them.
     ///
     /// # Errors
     /// [`StoreError`]: the tree cannot be read.
     pub fn page(&self, tree: &Tree, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
-        if range.is_empty() || rows_max == 0 {
-            return Ok(Vec::new());
+        let mut page = Page::of(rows_max);
+        if range.is_empty() {
+            return Ok(page.rows);
         }
         let until = match &range.until {
-            Some(until) => Bound::Excluded(tree_key(table, until)),
-            None => Bound::Excluded(vec![table.code() + 1]),
-        };
-        let Bound::Excluded(end) = &until else {
-            unreachable!("a range of one table ends before the next")
+            Some(until) => tree_key(table, until),
+            None => vec![table.code() + 1],
         };
         let mut from = tree_key(table, &range.from);
-        let mut rows = Vec::new();
-        // The tree is read first, and in one look; rows that leave the overlays meanwhile are in what it shows the next
-        // time, so both are looked at under one lock.
+        // Rows that leave the layers are in what the tree shows from then on, so both are looked at under one lock.
         let layers = self.0.read();
-        while rows.len() < rows_max {
-            let wanted = rows_max - rows.len();
-            let mut below = Vec::new();
-            tree.each(&from, &mut |key, value| {
-                if key >= end.as_slice() {
-                    return false;
-                }
-                below.push((key.to_vec(), value.to_vec()));
-                below.len() < wanted
-            })?;
-            // Beyond the last row that the tree showed it may have more.
-            let is_last = below.len() < wanted;
-            let through = match below.last() {
-                Some((key, _)) if !is_last => Bound::Included(key.clone()),
-                _ => until.clone(),
+        loop {
+            let below = chunk(tree, &from, &until, page.room())?;
+            // Behind the last row that the tree showed it may have more.
+            let through = match below.rows.last() {
+                Some((key, _)) if !below.is_all => Bound::Included(key.as_slice()),
+                _ => Bound::Excluded(until.as_slice()),
             };
-            let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
-                below.into_iter().map(|(key, value)| (key, Some(value))).collect();
+            let last = below.rows.last().map(|(key, _)| key.clone());
+            let bounds = (Bound::Included(from.as_slice()), through);
             let frozen = layers.frozen.as_ref().map(|frozen| &*frozen.rows);
-            for overlay in [frozen, Some(&layers.active)].into_iter().flatten() {
-                for (key, value) in overlay.after(&from, &through) {
-                    merged.insert(key.clone(), value.clone());
+            let tree_rows = below
+                .rows
+                .iter()
+                .map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
+            page.merge([
+                Box::new(layers.active.range(bounds)),
+                Box::new(frozen.into_iter().flat_map(|frozen| frozen.range(bounds))),
+                Box::new(tree_rows),
+            ]);
+            match last {
+                Some(mut last) if !below.is_all && !page.is_full() => {
+                    last.push(0);
+                    from = last;
                 }
-            }
-            let next = merged.last_key_value().map(|(key, _)| key.clone());
-            let alive = merged
-                .into_iter()
-                .filter_map(|(key, value)| Some((key[1..].to_vec(), value?)));
-            rows.extend(alive.take(wanted));
-            match (is_last, next) {
-                (false, Some(mut next)) => {
-                    next.push(0);
-                    from = next;
-                }
-                _ => break,
+                _ => return Ok(page.rows),
             }
         }
-        Ok(rows)
+    }
+}
+
+type Rows<'a> = Box<dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a>;
+
+/// Rows of the tree, and whether there are no more of the range.
+struct Chunk {
+    rows: Vec<(Vec<u8>, Vec<u8>)>,
+    is_all: bool,
+}
+
+fn chunk(tree: &Tree, from: &[u8], until: &[u8], rows_max: usize) -> Result<Chunk, StoreError> {
+    let (mut rows, mut bytes, mut is_all) = (Vec::new(), 0, true);
+    tree.each(from, &mut |key, value| {
+        if key >= until {
+            return false;
+        }
+        bytes += key.len() + value.len();
+        rows.push((key.to_vec(), value.to_vec()));
+        is_all = rows.len() < rows_max && bytes < PAGE_BYTES;
+        is_all
+    })?;
+    Ok(Chunk { rows, is_all })
+}
+
+/// A page that is being filled.
+struct Page {
+    rows: Vec<Row>,
+    bytes: usize,
+    rows_max: usize,
+}
+
+impl Page {
+    const fn of(rows_max: usize) -> Self {
+        Self {
+            rows: Vec::new(),
+            bytes: 0,
+            rows_max,
+        }
+    }
+
+    /// Rows that may still come; at least 1, so that a look at the tree shows something.
+    fn room(&self) -> usize {
+        (self.rows_max - self.rows.len()).max(1)
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() >= self.rows_max || self.bytes >= PAGE_BYTES
+    }
+
+    /// Adds rows until it is full. Where several layers have a row, the first of them counts.
+    fn merge(&mut self, layers: [Rows<'_>; 3]) {
+        let mut layers = layers.map(Iterator::peekable);
+        while !self.is_full() {
+            let first = layers
+                .iter_mut()
+                .filter_map(|layer| layer.peek().map(|(key, _)| *key))
+                .min();
+            let Some(first) = first else { return };
+            let mut found = None;
+            for layer in &mut layers {
+                if let Some((_, value)) = layer.next_if(|(key, _)| *key == first) {
+                    found = found.or(Some(value));
+                }
+            }
+            if let Some(Some(value)) = found {
+                self.bytes += first.len() + value.len();
+                // Without the number of the table.
+                self.rows.push((first[1..].to_vec(), value.to_vec()));
+            }
+        }
     }
 }
