@@ -430,8 +430,9 @@ def test_an_announced_length_costs_nothing(opened: OperatorSocket) -> None:
             for stream in streams:
                 stream.sendall(struct.pack("<I", BYTES_MAX) + b"{")
             # An answer on another connection comes when those bytes were taken, or soon will be.
-            for _ in range(20):
-                asked(opened, "status")
+            with NodeClient(opened.path) as client:
+                for _ in range(20):
+                    client.ask("status")
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -724,7 +725,7 @@ os.waitpid(child, 0)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork, and a second name for a socket")
 def test_a_child_process_lets_go_of_the_socket(path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKED, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)

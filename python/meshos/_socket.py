@@ -247,11 +247,14 @@ class _Server:
 
         thread = Thread(target=self._talk, args=(stream,), name="meshos-operator", daemon=True)
         with self._lock:
-            takes = not self.closed and len(self._connections) < self._connections_max
-            if takes:
+            closed, takes = self.closed, len(self._connections) < self._connections_max
+            if takes and not closed:
                 self._connections[stream] = thread
-            else:
+            elif not closed:
                 self.refused += 1
+        if closed:
+            stream.close()
+            return
         if takes:
             try:
                 thread.start()
