@@ -25,12 +25,13 @@ PEER_ARGS ?=
 PEER_PACKAGES := net-mesh==0.45.1 net-mesh-sdk==0.45.1
 
 FUZZ_SECONDS ?= 60
+FUZZ_ENVELOPES ?= 10000000
 
 # Folders are in the list too: the time of a folder changes when a file in it is added or removed.
 SOURCES := $(shell find Cargo.toml Cargo.lock pyproject.toml rust python stubs \
 	\( -name target -o -name tests -o -name benches -o -name fuzz -o -name __pycache__ \) -prune -o ! -type l -print 2>/dev/null)
 
-.PHONY: help toolchain build demo test check bench bench-peer fmt docs fuzz clean $(CHECKS)
+.PHONY: help toolchain build demo test check bench bench-peer fmt docs fuzz fuzz-envelopes clean $(CHECKS)
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /\t/' | awk -F '\t' '{ printf "  %-15s %s\n", $$1, $$2 }'
@@ -81,7 +82,7 @@ check: build ## Run everything that CI runs
 	echo "make check: all parts passed"
 
 bench: build ## Measure core, node and behaviour loop; ends with a line a figure of the loop
-	$(RUN) benchmarks/loop_lines.py 'cargo bench --workspace --exclude meshos-py --benches' '$(RUN) benchmarks/loop.py'
+	$(RUN) benchmarks/loop_lines.py 'cargo bench --workspace --exclude meshos-py --features meshos-core/testing --benches' '$(RUN) benchmarks/loop.py'
 
 bench-peer: build .venv-peer/.installed ## Measure beside the nearest package, interleaved, and print the ratios
 	@mkdir -p benchmarks/results
@@ -104,7 +105,11 @@ fmt: .venv/.tools ## Format Rust and Python, and repair what the linter can repa
 
 docs: check-docs ## Build the Rust documentation and check the links between pages
 
-fuzz: ## Fuzz every decoder for FUZZ_SECONDS (60) each; needs cargo-fuzz and a nightly compiler
+fuzz-envelopes: | toolchain ## Change FUZZ_ENVELOPES (10,000,000) envelopes as what they are: nothing forged is obeyed
+	FUZZ_ENVELOPES=$(FUZZ_ENVELOPES) cargo test --package meshos-core --features testing --release --locked --quiet \
+		--test fuzz no_changed_envelope_is_obeyed
+
+fuzz: fuzz-envelopes ## fuzz-envelopes, then fuzz every decoder for FUZZ_SECONDS (60) each; needs cargo-fuzz and a nightly compiler
 	$(if $(shell cargo fuzz --version 2>/dev/null),,$(error cargo-fuzz is not installed: `cargo install cargo-fuzz`))
 	cd rust/core && for name in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run $$name -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \

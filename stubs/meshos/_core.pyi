@@ -3676,7 +3676,8 @@ def replay_records(file: str | PathLike[str], *, at: datetime | None = None) -> 
     it obeyed.
 
     Args:
-        file: What a `FileAdminAuditAppender` has written; it may still be open.
+        file: What a `FileAdminAuditAppender` has written. It may still be open; an entry that is written at this moment
+            counts as one that was cut.
         at: Only what was recorded until then, and what holds then; `None`: all, and what held at the last record.
 
     Raises:

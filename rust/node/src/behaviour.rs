@@ -680,10 +680,16 @@ impl Runner {
         self.give_up();
         let asked = self.ask(&batch, began);
         self.close_ears(&batch);
+        let (holding, late) = (self.shared.ears.holding(), started(&batch));
         let now = self.shared.parts.clock.now();
         let step = self.behaviour.step(now, asked.into_iter().chain(batch.drain()));
         (self.more, self.next) = (step.more || batch.more, step.next);
         self.repairs += step.sweep_repairs;
+        for daemon in late {
+            for control in holding.controls() {
+                self.shared.parts.keeper.control(daemon, control);
+            }
+        }
         self.have_done(step);
         // Before anybody is told that it is folded, whoever asks sees what it did.
         self.publish(now, began);
@@ -1163,6 +1169,19 @@ impl Runner {
         });
         shared.bell.notify_all();
     }
+}
+
+/// The daemons that came, or came back: they have heard of nothing yet.
+fn started(batch: &Batch) -> Vec<Origin> {
+    let started = batch.signals().filter_map(|signal| match signal {
+        Signal::Registry {
+            daemon,
+            signal: DaemonSignal::Started,
+            ..
+        } => Some(daemon.id),
+        _ => None,
+    });
+    started.collect()
 }
 
 /// The daemons that a loop watches over: others may be another's.

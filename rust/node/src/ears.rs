@@ -3,6 +3,7 @@
 //! Invariants
 //! * An ear holds the newest control of each sort: it is bounded by construction, and nothing newer is lost.
 //! * A shutdown is heard first, and no back-pressure pushes it out.
+//! * Who begins to listen late hears what holds: a drain that goes on, and back-pressure.
 //! * An ear ends with its daemon, and then has nothing more to say than what it holds.
 //! * Who waits is called on a lane, and can be taken back: nothing is left of a wait that was given up.
 
@@ -130,9 +131,33 @@ impl Ear {
     }
 }
 
+/// What was told to all daemons and holds on.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Holding {
+    drain: Option<DaemonControl>,
+    pressure: Option<DaemonControl>,
+}
+
+impl Holding {
+    fn note(&mut self, control: DaemonControl) {
+        match control {
+            DaemonControl::DrainStart { .. } => self.drain = Some(control),
+            DaemonControl::DrainFinish | DaemonControl::Resume => self.drain = None,
+            DaemonControl::BackpressureOn { .. } => self.pressure = Some(control),
+            DaemonControl::BackpressureOff => self.pressure = None,
+            DaemonControl::Shutdown { .. } => {}
+        }
+    }
+
+    /// The controls that say so.
+    pub fn controls(self) -> impl Iterator<Item = DaemonControl> {
+        [self.drain, self.pressure].into_iter().flatten()
+    }
+}
+
 /// The ears of one loop.
 pub struct Ears {
-    ears: Mutex<Vec<Weak<Ear>>>,
+    ears: Mutex<(Vec<Weak<Ear>>, Holding)>,
     lanes: Lanes,
 }
 
@@ -141,7 +166,13 @@ impl Ears {
     #[must_use]
     pub const fn new(lanes: Lanes) -> Self {
         Self {
-            ears: Mutex::new(Vec::new()),
+            ears: Mutex::new((
+                Vec::new(),
+                Holding {
+                    drain: None,
+                    pressure: None,
+                },
+            )),
             lanes,
         }
     }
@@ -155,14 +186,28 @@ impl Ears {
             bell: Condvar::new(),
             lanes: self.lanes.clone(),
         });
-        let mut ears = self.ears.lock();
+        let mut known = self.ears.lock();
+        let (ears, holding) = &mut *known;
+        holding.controls().for_each(|control| ear.state.lock().put(control));
         ears.retain(|ear| ear.strong_count() > 0);
         ears.push(Arc::downgrade(&ear));
+        drop(known);
         ear
     }
 
-    fn each(&self, of: Option<Origin>, tell: impl Fn(&Ear)) {
-        let ears: Vec<_> = self.ears.lock().iter().filter_map(Weak::upgrade).collect();
+    /// What was told to all and holds on.
+    #[must_use]
+    pub fn holding(&self) -> Holding {
+        self.ears.lock().1
+    }
+
+    fn each(&self, of: Option<Origin>, note: Option<DaemonControl>, tell: impl Fn(&Ear)) {
+        let mut known = self.ears.lock();
+        if let Some(control) = note {
+            known.1.note(control);
+        }
+        let ears: Vec<_> = known.0.iter().filter_map(Weak::upgrade).collect();
+        drop(known);
         for ear in ears {
             if of.is_none_or(|origin| ear.origin == origin) {
                 tell(&ear);
@@ -172,17 +217,18 @@ impl Ears {
 
     /// Tells the ears of one daemon, or all.
     pub fn tell(&self, of: Option<Origin>, control: DaemonControl) {
-        self.each(of, |ear| ear.ring(|state| state.put(control)));
+        let to_all = of.is_none().then_some(control);
+        self.each(of, to_all, |ear| ear.ring(|state| state.put(control)));
     }
 
     /// Ends the ears of one daemon, or all.
     pub fn close(&self, of: Option<Origin>) {
-        self.each(of, Ear::close);
+        self.each(of, None, Ear::close);
     }
 
     /// Whether nobody listens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ears.lock().is_empty()
+        self.ears.lock().0.is_empty()
     }
 }

@@ -162,6 +162,8 @@ impl Batch {
 const fn lane_of(signal: &Signal) -> Lane {
     match signal {
         Signal::Command(_) => Lane::Commands,
+        // What is refused already is only counted, and may come in floods.
+        Signal::Sealed(sealed) if sealed.refused.is_none() => Lane::Commands,
         Signal::Event(MeshOsEvent::RttSample { .. } | MeshOsEvent::NodeHealthUpdate { .. }) => Lane::Telemetry,
         _ => Lane::Events,
     }
@@ -626,6 +628,38 @@ mod tests {
         assert_eq!(seen, (0..BATCH_MAX as u64 + 11).map(rtt).collect::<Vec<_>>());
         assert_eq!(intake.wait_folded(ticket, Deadline::now(), &mut || false), Ok(()));
         assert_eq!((intake.depth(), intake.refused()), (0, 0));
+    }
+
+    fn sealed(refused: Option<meshos_core::refusal::Refused>) -> Signal {
+        Signal::Sealed(Box::new(meshos_core::signal::Sealed {
+            command: Command {
+                order: Order::Admin(AdminEvent::ExitMaintenance { node: NodeId::new(1) }),
+                verdict: Verdict::Accepted,
+                operators: Vec::new(),
+                reason: String::new(),
+                envelope_id: Some([1; 16]),
+                issued_at: None,
+            },
+            envelope_id: [1; 16],
+            issued_at: meshos_core::time::UnixMs::new(1),
+            blast: None,
+            refused,
+        }))
+    }
+
+    #[test]
+    fn a_signed_command_waits_behind_no_event_and_a_forged_one_behind_all() {
+        let intake = Intake::new(2);
+        put(&intake, forget(1));
+        put(&intake, forget(2));
+        let forged = sealed(Some(meshos_core::refusal::Refused::Unsigned));
+        let refused = intake.publish(forged.clone(), Deadline::now(), &mut || false);
+        assert_eq!(refused, Err(Refused::Full));
+        put(&intake, sealed(None));
+        assert_eq!(taken(&intake, far()), [sealed(None), forget(1), forget(2)]);
+        put(&intake, forget(3));
+        put(&intake, forged.clone());
+        assert_eq!(taken(&intake, far()), [forget(3), forged]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Envelopes, previews, and who is obeyed.
 
+mod agreement;
 mod armour;
 mod envelope;
 mod folding;
