@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from nacl.signing import SigningKey
@@ -32,6 +35,7 @@ from meshos.errors import (
     ConfigError,
     CooldownActive,
     InvalidArgument,
+    LoopClosed,
     Overloaded,
     Replayed,
     SignatureInvalid,
@@ -57,9 +61,6 @@ from meshos.operator import (
     Verdict,
 )
 from meshos.stream import Gap
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ALICE, BOB = (OperatorKey(SigningKey(bytes([number]) * 32)) for number in (1, 2))
 CLUSTER = b"test-cluster"
@@ -318,10 +319,12 @@ class Gated(AdminAuditChainAppender):
 
     def __init__(self) -> None:
         self.inside, self.go_on = threading.Event(), threading.Event()
+        self.kept: list[AdminAuditRecord] = []
 
     def append(self, record: AdminAuditRecord, /) -> None:
         self.inside.set()
         assert self.go_on.wait(PATIENCE)
+        self.kept.append(record)
 
 
 def test_a_command_takes_effect_after_its_record_was_kept() -> None:
@@ -337,6 +340,86 @@ def test_a_command_takes_effect_after_its_record_was_kept() -> None:
         appender.go_on.set()
         committer.join(PATIENCE)
         assert cordoned(runtime) == {5}
+
+
+def test_a_record_that_is_kept_too_late_is_taken_back() -> None:
+    appender = Gated()
+    envelope = order(5)
+    with start(REQUIRED, appender) as runtime:
+        with pytest.raises(AuditRequired) as caught:
+            commit(runtime, envelope)
+        assert not cordoned(runtime)
+        with pytest.raises(Replayed):
+            commit(runtime, envelope)
+        appender.go_on.set()
+
+    # Whoever reads what was kept is told, under the same number, that it had no effect.
+    of_command = [record for record in appender.kept if record.seq == caught.value.audit_seq]
+    assert [(record.verdict, record.rejected_kind) for record in of_command] == [
+        (Verdict.ACCEPTED, None),
+        (Verdict.REJECTED, "audit_required"),
+    ]
+
+
+def test_a_shutdown_waits_for_the_record_of_a_command() -> None:
+    appender = Gated()
+    runtime = start(REQUIRED, appender)
+    outcomes: list[int] = []
+    committer = threading.Thread(target=lambda: outcomes.append(commit(runtime, order(5))))
+    committer.start()
+    assert appender.inside.wait(PATIENCE)
+    ender = threading.Thread(target=lambda: runtime.shutdown_with_timeout(SOON))
+    ender.start()
+
+    def has_begun() -> bool:
+        try:
+            runtime.handle().publish(WANTED)
+        except LoopClosed:
+            return True
+        return False
+
+    eventually(has_begun)
+    assert not outcomes
+    appender.go_on.set()
+    ender.join(PATIENCE)
+    committer.join(PATIENCE)
+    assert outcomes == [1]
+    assert cordoned(runtime) == {5}
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+from test_kept_records import *
+
+file = sys.argv[1]
+with MeshOsRuntime.start(
+    REQUIRED, LoggingDispatcher(), admin_verifier=verifier(), admin_audit_appender=FileAdminAuditAppender(file),
+) as runtime:
+    commit(runtime, order(5))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (Path(file).stat().st_size, limits[1]))
+    try:
+        commit(runtime, order(6))
+    except AuditRequired as error:
+        refused_as = error.audit_seq
+    else:
+        raise AssertionError("the disk is full")
+    assert cordoned(runtime) == {5}
+    assert [record.seq for record in runtime.audits() if record.chain_pending] == [refused_as] == [2]
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    commit(runtime, order(7))
+    assert cordoned(runtime) == {5, 7}
+assert [record.seq for record in read_audits(file)] == [1, 3]
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits are of Unix")
+def test_a_full_disk_refuses_commands_until_there_is_space_again(file: Path) -> None:
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", FULL, str(file), here]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_any_number_of_commands_may_wait_for_their_records(file: Path) -> None:

@@ -226,3 +226,43 @@ impl Verifier {
         self.kept.lock().absorb(ledger);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_in_whose_name_many_are_forged_is_looked_at_now_and_then() {
+        let mut forged = Forged::default();
+        let start = Instant::now();
+        for _ in 0..FORGED_MAX {
+            assert!(forged.allows(&[7], start));
+            forged.count(&[7], start);
+        }
+        assert!(!forged.allows(&[7], start));
+        assert!(!forged.allows(&[7, 8], start), "one of a bundle is enough");
+        assert!(forged.allows(&[8], start), "another operator is not held up");
+        assert!(forged.allows(&[], start), "nobody is known: that costs nothing");
+        assert!(!forged.allows(&[7], start + FORGED_EVERY - Duration::from_millis(1)));
+        for turn in 1..=3 {
+            let now = start + FORGED_EVERY * turn;
+            assert!(forged.allows(&[7], now), "{turn}");
+            forged.count(&[7], now);
+            assert!(!forged.allows(&[7], now), "{turn}");
+        }
+    }
+
+    #[test]
+    fn after_a_calm_as_many_as_at_first_are_looked_at() {
+        let mut forged = Forged::default();
+        let start = Instant::now();
+        for calm in [Duration::ZERO, Duration::from_secs(60), Duration::from_secs(24 * 3600)] {
+            let now = start + calm;
+            for _ in 0..FORGED_MAX {
+                assert!(forged.allows(&[7], now));
+                forged.count(&[7], now);
+            }
+            assert!(!forged.allows(&[7], now), "{calm:?}");
+        }
+    }
+}

@@ -268,3 +268,111 @@ fn a_record_of_a_ring_is_changed_by_its_number() {
     ring.push(Number(9));
     assert_eq!(ring.iter().copied().collect::<Vec<_>>(), [Number(9)]);
 }
+
+/// Settles what was appended, a few at a time; cannot settle a group with a multiple of `refuses` in it.
+#[derive(Default)]
+struct Grouped {
+    groups: Mutex<Vec<Vec<u64>>>,
+    group: Mutex<Vec<u64>>,
+    refuses: Option<u64>,
+}
+
+impl Appender<Number> for Grouped {
+    fn append(&self, record: &Number) -> Result<(), CallFailed> {
+        self.group.lock().expect("no panic").push(record.0);
+        Ok(())
+    }
+
+    fn together(&self) -> usize {
+        4
+    }
+
+    fn settle(&self) -> Result<(), CallFailed> {
+        let group = std::mem::take(&mut *self.group.lock().expect("no panic"));
+        let refused = |seq: &u64| self.refuses.is_some_and(|refuses| seq.is_multiple_of(refuses));
+        let failed = group.iter().any(refused);
+        self.groups.lock().expect("no panic").push(group);
+        if failed { Err(CallFailed::new("no")) } else { Ok(()) }
+    }
+
+    fn name(&self) -> &'static str {
+        "Grouped"
+    }
+}
+
+fn grouped(refuses: Option<u64>, lanes: &Lanes) -> (Arc<Grouped>, Writer<Number>, Losses) {
+    let appender = Arc::new(Grouped {
+        refuses,
+        ..Grouped::default()
+    });
+    let losses = Losses::default();
+    let told = Arc::clone(&losses);
+    let lost: LostSink = Arc::new(move |seq, why| told.lock().expect("no panic").push((seq, why)));
+    let callback = Callback::new("Grouped", Part::Appender);
+    let given = Arc::clone(&appender) as Arc<dyn Appender<Number>>;
+    (
+        appender,
+        Writer::new(given, callback, lanes.clone(), BUDGET, lost),
+        losses,
+    )
+}
+
+#[test]
+fn records_that_are_settled_together_count_as_kept_after_that() {
+    let lanes = lanes();
+    let (appender, writer, losses) = grouped(None, &lanes);
+    (1..=103).for_each(|seq| assert!(writer.push(Number(seq))));
+    assert!(writer.flush(soon()));
+    let groups = appender.groups.lock().expect("no panic").clone();
+    assert!(groups.iter().all(|group| (1..=4).contains(&group.len())), "{groups:?}");
+    assert_eq!(groups.concat(), (1..=103).collect::<Vec<_>>());
+    assert!(losses.lock().expect("no panic").is_empty());
+    assert!(writer.close(soon()));
+}
+
+#[test]
+fn what_was_not_settled_is_lost_with_all_that_it_was_together_with() {
+    let lanes = lanes();
+    let (appender, writer, losses) = grouped(Some(10), &lanes);
+    (1..=20).for_each(|seq| assert!(writer.push(Number(seq))));
+    assert!(writer.flush(soon()));
+    let groups = appender.groups.lock().expect("no panic").clone();
+    let unsettled = groups
+        .into_iter()
+        .filter(|group| group.iter().any(|seq| seq.is_multiple_of(10)));
+    let failed = || Lost::Failed(CallFailed::new("no"));
+    let expected: Vec<_> = unsettled.flatten().map(|seq| (seq, failed())).collect();
+    assert!(expected.len() >= 2);
+    assert_eq!(*losses.lock().expect("no panic"), expected);
+}
+
+#[test]
+fn somebody_is_told_once_what_was_pushed_before_is_settled() {
+    let (kept, inside, go_on) = blocked();
+    let lanes = lanes();
+    let (writer, _) = writer(&kept, &lanes);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = |name: &'static str| {
+        let (told, kept) = (Arc::clone(&told), Arc::clone(&kept));
+        move || {
+            let seen = kept.numbers.lock().expect("no panic").clone();
+            told.lock().expect("no panic").push((name, seen));
+        }
+    };
+    writer.after(tell("before anything"));
+    assert!(writer.push(Number(1)));
+    writer.after(tell("one"));
+    inside.wait();
+    assert!(writer.push(Number(2)));
+    writer.after(tell("two"));
+    assert_eq!(*told.lock().expect("no panic"), [("before anything", vec![])]);
+    go_on.wait();
+    assert!(writer.close(soon()));
+    writer.after(tell("at the end"));
+    let told = told.lock().expect("no panic").clone();
+    assert_eq!(
+        told.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+        ["before anything", "one", "two", "at the end"]
+    );
+    assert!(told[1].1.contains(&1) && told[2].1.contains(&2));
+}

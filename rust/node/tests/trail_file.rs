@@ -10,12 +10,12 @@ use meshos_core::digest::Digest;
 use meshos_core::id::{EntityId, NodeId};
 use meshos_core::status::{AuditRecord, FailureRecord};
 use meshos_core::time::UnixMs;
-use meshos_core::trail::{Kind, Proven, TrailError};
+use meshos_core::trail::{Kind, Proven, TEXT_BYTES_MAX, TrailError};
 use meshos_node::appender::Appender;
 use meshos_node::keys;
 use meshos_node::slot::SharedKey;
 use meshos_node::sync::Mutex;
-use meshos_node::trail_file::{OpenError, TrailFile, VerifyError, verify};
+use meshos_node::trail_file::{ClaimError, OpenError, TrailFile, VerifyError, verify};
 
 /// A folder that goes away with the test.
 struct Folder(PathBuf);
@@ -192,4 +192,57 @@ fn a_million_bytes_of_failures_are_kept_quickly() {
     Appender::<Arc<FailureRecord>>::close(&trail).unwrap();
     assert_eq!(records(&folder), 2000);
     assert!(began.elapsed().as_secs() < 60);
+}
+
+#[test]
+fn a_file_keeps_the_records_of_one_loop() {
+    let folder = Folder::new("claim");
+    let trail = Arc::new(open(&folder).unwrap());
+    let first = trail.claim().unwrap();
+    assert_eq!(trail.claim().err(), Some(ClaimError::Taken));
+    drop(first);
+    // The loop did not start.
+    let second = trail.claim().unwrap();
+    second.keep();
+    assert_eq!(trail.claim().err(), Some(ClaimError::Taken));
+    trail.finish().unwrap();
+    assert_eq!(trail.claim().err(), Some(ClaimError::Closed));
+}
+
+#[test]
+fn what_has_no_encoding_leaves_the_file_as_it_was() {
+    let folder = Folder::new("unwritable");
+    let trail = open(&folder).unwrap();
+    trail.append(&record(1)).unwrap();
+    let mut long = record(2);
+    long.command.reason = "x".repeat(TEXT_BYTES_MAX + 1);
+    assert!(trail.append(&long).is_err());
+    trail.append(&record(3)).unwrap();
+    assert_eq!(records(&folder), 2);
+}
+
+#[test]
+fn a_long_failure_is_cut_and_kept() {
+    let folder = Folder::new("long");
+    let trail = opened(&folder, Kind::Failure, None).unwrap();
+    let long: Arc<str> = Arc::from("ü".repeat(TEXT_BYTES_MAX));
+    trail
+        .append(&Arc::new(FailureRecord {
+            seq: 1,
+            at: UnixMs::new(1),
+            failure: meshos_core::status::Failure {
+                source: meshos_core::status::FailureSource {
+                    part: meshos_core::status::Part::Loop,
+                    name: Arc::clone(&long),
+                    target: None,
+                    action_id: None,
+                    envelope_id: None,
+                },
+                reason: Arc::clone(&long),
+                traceback: Some(long),
+            },
+            chain_pending: false,
+        }))
+        .unwrap();
+    assert_eq!(records(&folder), 1);
 }
