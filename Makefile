@@ -27,11 +27,15 @@ PEER_PACKAGES := net-mesh==0.45.1 net-mesh-sdk==0.45.1
 FUZZ_SECONDS ?= 60
 FUZZ_ENVELOPES ?= 10000000
 
+# How many seeds `make sim` tries, and how often it kills a process.
+SEEDS ?= 10000
+KILLS ?= 100
+
 # Folders are in the list too: the time of a folder changes when a file in it is added or removed.
 SOURCES := $(shell find Cargo.toml Cargo.lock pyproject.toml rust python stubs \
 	\( -name target -o -name tests -o -name benches -o -name fuzz -o -name __pycache__ \) -prune -o ! -type l -print 2>/dev/null)
 
-.PHONY: help toolchain build demo test check bench bench-peer fmt docs fuzz fuzz-envelopes clean $(CHECKS)
+.PHONY: help toolchain build demo test check sim bench bench-peer fmt docs fuzz fuzz-envelopes clean $(CHECKS)
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /\t/' | awk -F '\t' '{ printf "  %-15s %s\n", $$1, $$2 }'
@@ -80,6 +84,10 @@ check: build ## Run everything that CI runs
 	echo "== times"; printf '%s' "$$times" | tr '|' '\n'; \
 	if [ -n "$$failed" ]; then echo "make check: not passed:$$failed" >&2; exit 1; fi; \
 	echo "make check: all parts passed"
+
+sim: | toolchain ## Simulate stores on bad disks with SEEDS (10000) seeds, and kill a process KILLS (100) times
+	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test durability store
+	KILLS=$(KILLS) cargo test --release --package meshos-node --locked --test store killed
 
 bench: build ## Measure core, node and behaviour loop; ends with a line a figure of the loop
 	$(RUN) benchmarks/loop_lines.py 'cargo bench --workspace --exclude meshos-py --features meshos-core/testing --benches' '$(RUN) benchmarks/loop.py'

@@ -8,6 +8,7 @@
 //!   it holds; until then its batches are refused.
 //! * A reader sees what is kept, and nothing else.
 
+pub mod check;
 pub mod head;
 pub mod memory;
 
@@ -195,6 +196,34 @@ pub enum Damage {
     /// The journal of a daemon.
     #[error(transparent)]
     Journal(#[from] journal::Damage),
+    /// A row that cannot be read.
+    #[error("{table:?} of {entity}, {number}: {error}")]
+    Row {
+        /// Its table.
+        table: Table,
+        /// Whose it is.
+        entity: EntityId,
+        /// The last number of its key.
+        number: u64,
+        /// Where in it, and why.
+        error: DecodeError,
+    },
+    /// A row does not fit the others.
+    #[error("{table:?} of {entity}, {number}: it does not fit the rows beside it")]
+    Apart {
+        /// Its table.
+        table: Table,
+        /// Whose it is.
+        entity: EntityId,
+        /// The last number of its key.
+        number: u64,
+    },
+    /// A row has a key that none of its table has.
+    #[error("{table:?}: a key that is none")]
+    BadKey {
+        /// Its table.
+        table: Table,
+    },
 }
 
 /// Why a store did not do what it was asked for.

@@ -27,6 +27,7 @@ use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::segment;
+use meshos_core::store::check::{Checked, check};
 use meshos_core::store::{Batch, Damage, Done, Opened, Row, Step, Store, StoreError, StoreStats};
 
 use crate::redb_store::disk::{Disk, Hook};
@@ -224,25 +225,13 @@ impl RedbStore {
         answer.wait()
     }
 
-    /// Checks everything that is kept: every page of the tree, and every snapshot that a row names.
+    /// Checks everything that is kept: every page of the tree, every row, and every snapshot that a row names.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] with the place.
-    pub fn verify(&self) -> Result<(), StoreError> {
+    /// [`StoreError::Damaged`] with the first bad place.
+    pub fn verify(&self) -> Result<Checked, StoreError> {
         self.shared().tree.verify()?;
-        let mut range = KeyRange::all();
-        loop {
-            let rows = self.page(Table::Snapshots, &range, 256)?;
-            for (_, value) in &rows {
-                if let Ok(row) = meshos_core::journal::SnapshotRow::decode(value) {
-                    self.fetch(&row.name, u64::MAX)?;
-                }
-            }
-            match rows.last() {
-                Some((key, _)) => range = range.after(key),
-                None => return Ok(()),
-            }
-        }
+        check(self)
     }
 
     /// Commits what waits, takes everything into the tree, and lets other processes have the store. Later calls, and

@@ -25,6 +25,23 @@ pub struct Faults {
     pub snapshot_rots: u16,
 }
 
+/// A mistake that a store could have. A simulation that does not find it proves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// It acknowledges a batch before it is kept.
+    AcknowledgesEarly,
+    /// It acknowledges a commit that is written and not synced.
+    SkipsSyncs,
+    /// After a failure it goes on in the same term, with what was submitted behind the failure.
+    KeepsTerm,
+    /// After a failed sync it goes on in the same file.
+    GoesOnInFile,
+    /// It shows rows to readers before they are kept.
+    ShowsEarly,
+    /// It removes a file of the log before the tree has its rows.
+    RemovesEarly,
+}
+
 #[derive(Debug, Clone)]
 struct File {
     bytes: Vec<u8>,
@@ -35,6 +52,7 @@ struct File {
 pub struct FaultyStore {
     id: StoreId,
     faults: Faults,
+    mutant: Option<Mutant>,
     random: SplitMix64,
     term: u64,
     failures: u64,
@@ -60,6 +78,7 @@ impl FaultyStore {
         Self {
             id,
             faults,
+            mutant: None,
             random: SplitMix64::new(seed),
             term: 1,
             failures: 0,
@@ -73,6 +92,17 @@ impl FaultyStore {
             queue: Vec::new(),
             snapshots: BTreeMap::new(),
         }
+    }
+
+    /// The same store with a mistake in it.
+    #[must_use]
+    pub const fn with(mut self, mutant: Mutant) -> Self {
+        self.mutant = Some(mutant);
+        self
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
     }
 
     fn happens(&mut self, in_1000: u16) -> bool {
@@ -99,9 +129,14 @@ impl FaultyStore {
     }
 
     fn fail(&mut self, error: StoreError, done: Vec<Done>) {
-        self.term += 1;
         self.failures += 1;
-        self.head = None;
+        if !self.is(Mutant::GoesOnInFile) {
+            self.head = None;
+        }
+        if self.is(Mutant::KeepsTerm) {
+            return done.into_iter().for_each(|done| done(Err(error)));
+        }
+        self.term += 1;
         let term = self.term;
         let behind = std::mem::take(&mut self.queue);
         done.into_iter().for_each(|done| done(Err(error)));
@@ -140,7 +175,9 @@ impl FaultyStore {
                 code: None,
             });
         }
-        file.synced = file.bytes.len();
+        if self.mutant != Some(Mutant::SkipsSyncs) {
+            file.synced = file.bytes.len();
+        }
         self.position = after;
         writes.into_iter().for_each(|write| self.rows.apply(write));
         if self.random.below(8) == 0 {
@@ -177,7 +214,9 @@ impl FaultyStore {
         let Some(head) = self.head.take() else { return };
         if self.begin_file().is_ok() {
             let newest = self.next_ordinal - 1;
-            self.tree = (self.rows.clone(), self.position, newest);
+            if !self.is(Mutant::RemovesEarly) {
+                self.tree = (self.rows.clone(), self.position, newest);
+            }
             self.files.retain(|ordinal, _| *ordinal > head.ordinal);
         }
     }
@@ -249,7 +288,16 @@ impl Store for FaultyStore {
 
     fn submit(&mut self, batch: Batch, done: Done) {
         match batch.check(self.term) {
-            Ok(()) => self.queue.push((batch.writes, done)),
+            Ok(()) if self.is(Mutant::AcknowledgesEarly) => {
+                self.queue.push((batch.writes, Box::new(drop)));
+                done(Ok(self.position.number + 1));
+            }
+            Ok(()) => {
+                if self.is(Mutant::ShowsEarly) {
+                    batch.writes.iter().for_each(|write| self.rows.apply(write.clone()));
+                }
+                self.queue.push((batch.writes, done));
+            }
             Err(error) => done(Err(error)),
         }
     }

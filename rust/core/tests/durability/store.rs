@@ -1,13 +1,14 @@
 //! A store on a bad disk against a short model. `SIM_SEEDS` sets how many seeds are tried.
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::sync::mpsc;
 
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::store::{Batch, Store, StoreError};
 use meshos_core::testing::random::SplitMix64;
-use meshos_core::testing::store::{Faults, FaultyStore};
+use meshos_core::testing::store::{Faults, FaultyStore, Mutant};
 
 const SEEDS: u64 = 300;
 
@@ -135,22 +136,47 @@ impl Run {
     }
 }
 
+/// A run of a store that is used, fails and crashes.
+fn simulate(seed: u64, mutant: Option<Mutant>) {
+    let mut run = Run::new(seed);
+    if let Some(mutant) = mutant {
+        run.store = run.store.with(mutant);
+    }
+    for _ in 0..200 {
+        match run.random.below(10) {
+            0..=4 => run.submit(),
+            5..=8 => run.store.turn(),
+            _ if run.random.below(4) == 0 => run = run.crash(),
+            _ => {}
+        }
+        run.listen();
+    }
+    let kept = run.acknowledged.len();
+    run = run.crash();
+    assert!(run.acknowledged.len() >= kept, "seed {seed}");
+}
+
 #[test]
 fn what_was_acknowledged_survives_any_crash_and_nothing_else_appears() {
     for seed in 0..seeds() {
-        let mut run = Run::new(seed);
-        for _ in 0..200 {
-            match run.random.below(10) {
-                0..=4 => run.submit(),
-                5..=8 => run.store.turn(),
-                _ if run.random.below(4) == 0 => run = run.crash(),
-                _ => {}
-            }
-            run.listen();
-        }
-        let kept = run.acknowledged.len();
-        run = run.crash();
-        assert!(run.acknowledged.len() >= kept, "seed {seed}");
+        let found = catch_unwind(|| simulate(seed, None));
+        assert!(found.is_ok(), "seed {seed}: see above");
+    }
+}
+
+#[test]
+fn a_store_with_a_mistake_is_found() {
+    let mutants = [
+        Mutant::AcknowledgesEarly,
+        Mutant::SkipsSyncs,
+        Mutant::KeepsTerm,
+        Mutant::GoesOnInFile,
+        Mutant::ShowsEarly,
+        Mutant::RemovesEarly,
+    ];
+    let found = mutants.map(|mutant| (0..100).any(|seed| catch_unwind(|| simulate(seed, Some(mutant))).is_err()));
+    for (mutant, found) in mutants.iter().zip(found) {
+        assert!(found, "{mutant:?} is not found");
     }
 }
 
