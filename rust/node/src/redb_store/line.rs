@@ -6,6 +6,7 @@
 //!   failure is committed after it.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use meshos_core::rows::Write;
@@ -37,6 +38,27 @@ struct State {
     term: u64,
     failures: u64,
     closed: bool,
+}
+
+/// What waited behind a failure.
+pub struct Behind {
+    term: u64,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Behind {
+    /// Tells them.
+    pub fn tell(self) {
+        let error = StoreError::Superseded { term: self.term };
+        for waiting in self.waiting {
+            tell(waiting.done, Err(error));
+        }
+    }
+}
+
+/// Tells one. Who is told is not ours: that it panics must not end who commits.
+pub fn tell(done: Done, outcome: Result<u64, StoreError>) {
+    let _ = catch_unwind(AssertUnwindSafe(|| done(outcome)));
 }
 
 /// What waits to be committed.
@@ -91,7 +113,7 @@ impl Line {
                 // It is lost, and what its maker submits next must not be kept without it.
                 let behind = Self::fail_all(&mut state);
                 drop(state);
-                Self::tell(behind);
+                behind.tell();
                 return Err((StoreError::Full, done));
             }
             state = self.room.wait_until(state, deadline.slice());
@@ -145,23 +167,21 @@ impl Line {
         }
     }
 
-    /// Begins the next term; everything that waits fails.
-    pub fn fail(&self) {
+    /// Begins the next term. Everything that waits fails: those are told by whoever calls this, after those before them.
+    #[must_use]
+    pub fn fail(&self) -> Behind {
         let behind = Self::fail_all(&mut self.state.lock());
         self.room.notify_all();
-        Self::tell(behind);
+        behind
     }
 
-    fn fail_all(state: &mut State) -> (u64, VecDeque<Waiting>) {
+    fn fail_all(state: &mut State) -> Behind {
         state.term += 1;
         state.failures += 1;
         state.bytes = 0;
-        (state.term, std::mem::take(&mut state.queue))
-    }
-
-    fn tell((term, behind): (u64, VecDeque<Waiting>)) {
-        for waiting in behind {
-            (waiting.done)(Err(StoreError::Superseded { term }));
+        Behind {
+            term: state.term,
+            waiting: std::mem::take(&mut state.queue),
         }
     }
 

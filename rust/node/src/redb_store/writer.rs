@@ -5,14 +5,13 @@
 //! * After a failure the file is left as it is, and the next commit begins another.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use meshos_core::rows::Write;
 use meshos_core::segment::{self, Head, Position};
 use meshos_core::store::StoreError;
 
-use crate::redb_store::Shared;
+use crate::redb_store::{Shared, line};
 
 /// A file of the log is closed when it has so many bytes.
 pub const SEGMENT_BYTES: u64 = 8 << 20;
@@ -100,18 +99,21 @@ impl Writer {
             done.push(waiting.done);
         }
         let committed = self.commit(shared, &writes);
-        match &committed {
-            Ok(_) => shared.view.apply(writes.into_iter()),
-            Err(_) => self.segment = None,
-        }
-        for done in done {
-            // Who is told is not ours; that it panics must not end who commits.
-            let _ = catch_unwind(AssertUnwindSafe(|| done(committed)));
-        }
-        if committed.is_err() {
-            shared.line.fail();
-        } else {
-            self.close_full(shared);
+        // Who hears of a failure finds the next term.
+        let behind = match committed {
+            Ok(_) => {
+                shared.view.apply(writes.into_iter());
+                None
+            }
+            Err(_) => {
+                self.segment = None;
+                Some(shared.line.fail())
+            }
+        };
+        done.into_iter().for_each(|done| line::tell(done, committed));
+        match behind {
+            Some(behind) => behind.tell(),
+            None => self.close_full(shared),
         }
         true
     }

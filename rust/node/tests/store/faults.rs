@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use meshos_core::store::{Step, Store, StoreError};
+use meshos_core::store::{Batch, Step, Store, StoreError};
 use meshos_node::redb_store::{Options, RedbStore};
 
 use crate::{Scratch, numbers, open, open_with, row, submit_all};
@@ -149,4 +149,22 @@ fn a_store_that_cannot_be_made_is_not_there() {
     let (store, opened) = open(&scratch.path());
     assert!(opened.is_new);
     assert_eq!(numbers(&store), []);
+}
+
+#[test]
+fn who_hears_of_a_failure_finds_the_next_term() {
+    let scratch = Scratch::new();
+    let (mut store, how) = failing(&scratch);
+    how.store(NO_SYNC, Ordering::SeqCst);
+    for _ in 0..50 {
+        let (term, other) = (store.term(), store.clone());
+        let (told, heard) = std::sync::mpsc::channel();
+        let batch = Batch {
+            term,
+            writes: vec![row(1, 10)],
+        };
+        let done = move |outcome: Result<u64, StoreError>| told.send((outcome.is_err(), other.term())).expect("heard");
+        store.submit(batch, Box::new(done));
+        assert_eq!(heard.recv(), Ok((true, term + 1)));
+    }
 }
