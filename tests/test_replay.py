@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import envelopes
 import replays
+import trails
 from daemons import eventually
 from loops import TICK, TIMEOUT, Recorder, seen
 from meshos import DaemonIntent, DaemonRef, MeshOsConfig, MeshOsRuntime
@@ -53,6 +55,7 @@ from meshos.operator import (
     Verdict,
 )
 from meshos.status import Active, EnteringMaintenance, ExitingMaintenance, MaintenancePhase
+from pages import ROOT
 from signing import ALICE, Deck, verifier
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
 MINUTE = timedelta(minutes=1)
 MS = timedelta(milliseconds=1)
 DAY = timedelta(days=1)
+DATA = ROOT / "tests" / "data"
 
 
 @pytest.fixture
@@ -241,6 +245,72 @@ def test_a_moment_in_the_past(file: Path) -> None:
         digests[0],
         replay_records(file, at=moments[0] - MS).digest,
     )
+
+
+# ---------------------------------------------------------------- the bytes of the state, which never change
+
+AT_MS = 1_700_000_000_000
+GOLDEN = "20f3aed41d0c2770978cb774bb22235c7e24f5051d8cc0f1723bab93e655309c"
+EVERY_KIND = "9f4ab605beb0b4c682fb37ba2d0b02ccd58382e41225744745b01b8abb00d918"
+"""Digests that were computed once, by `replays.py`."""
+
+
+def written(orders: list[tuple[bool, envelopes.Fields]]) -> bytes:
+    """A file of another program, with two runs of which the second has a clock that was set back."""
+    trail = trails.Trail("audit", bytes(16), AT_MS)
+    trail.add(trails.run(1, AT_MS))
+    for seq, (is_ice, fields) in enumerate(orders, start=1):
+        order = envelopes.action_bytes(fields) if is_ice else envelopes.event_bytes(fields)
+        trail.add(
+            trails.audit(
+                seq,
+                AT_MS + seq,
+                order=order,
+                is_ice=is_ice,
+                verdict="accepted",
+                rejected_kind=None,
+                operators=(7, 8),
+                reason="test",
+                envelope_id=bytes([seq]) * 16,
+                issued_at_ms=AT_MS - seq,
+                times=1,
+            )
+        )
+    trail.add(trails.run(2, AT_MS - 3_600_000))
+    return trail.data
+
+
+def test_known_states_have_known_digests(file: Path) -> None:
+    golden = DATA / "audit_records_v1.bin"
+    assert replay_records(golden).digest.hex() == replays.digest(golden.read_bytes()).hex() == GOLDEN
+    node: envelopes.Fields = {"node": 7}
+    plain = (
+        "exit_maintenance",
+        "cordon",
+        "uncordon",
+        "restart_all_daemons",
+        "clear_avoid_list",
+        "invalidate_placement",
+    )
+    orders: list[tuple[bool, envelopes.Fields]] = [(False, {"kind": kind, **node}) for kind in plain]
+    orders += [
+        (False, {"kind": "enter_maintenance", "node": 8, "drain_ms": None}),
+        (False, {"kind": "enter_maintenance", "node": 9, "drain_ms": 60_000}),
+        (False, {"kind": "drain", "node": 10, "drain_ms": 60_000}),
+        (False, {"kind": "drop_replicas", "node": 7, "chains": [1, 2]}),
+        (False, {"kind": "cordon", "node": 2**64 - 1}),
+        (True, {"kind": "thaw_cluster"}),
+        (True, {"kind": "freeze_cluster", "ttl_ms": 300_000}),
+        (True, {"kind": "flush_avoid_lists", "scope": "global"}),
+        (True, {"kind": "flush_avoid_lists", "scope": "on_peer", "peer": 5}),
+        (True, {"kind": "force_evict_replica", "chain": 100, "victim": 7}),
+        (True, {"kind": "force_cutover", "chain": 100, "target": 42}),
+        (True, {"kind": "force_cutover", "chain": 101, "target": 43}),
+        (True, {"kind": "force_restart_daemon", "daemon": 7, "name": "ab"}),
+        (True, {"kind": "kill_migration", "migration": 999}),
+    ]
+    file.write_bytes(written(orders))
+    assert replay_records(file).digest.hex() == replays.digest(file.read_bytes()).hex() == EVERY_KIND
 
 
 # ---------------------------------------------------------------- the next run

@@ -15,7 +15,7 @@ use meshos_core::simulate::{Seen, simulate};
 use meshos_core::status::AuditRecord;
 use meshos_core::testing::random::SplitMix64;
 use meshos_core::time::UnixMs;
-use meshos_core::trail::Entry;
+use meshos_core::trail::{Entry, HEAD_SIZE, Reading};
 
 use crate::ISSUED;
 use crate::folding::{HERE, policy};
@@ -446,4 +446,21 @@ fn a_replay_may_end_before_the_last_record() {
     let now = replayed(&entries, None);
     assert_eq!((now.obeyed, now.last_at), (2, Some(later)));
     assert_eq!(now.state.freeze_until(later), None);
+}
+
+/// The same digest as in `tests/test_replay.py`, where another program comes to it.
+#[test]
+fn a_known_audit_has_a_known_digest() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/audit_records_v1.bin");
+    let bytes = std::fs::read(path).expect("it is part of the project");
+    let mut reading = Reading::begin(&bytes, None).expect("a released format");
+    let (mut replay, mut at) = (Replay::default(), HEAD_SIZE);
+    while let Some((entry, taken)) = reading.next(&bytes[at..]).expect("whole") {
+        replay.take(&entry);
+        at += taken;
+    }
+    assert_eq!(
+        replay.finish().state.digest().to_string(),
+        "20f3aed41d0c2770978cb774bb22235c7e24f5051d8cc0f1723bab93e655309c"
+    );
 }
