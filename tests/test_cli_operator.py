@@ -637,6 +637,15 @@ def test_force_replaces_only_its_own_kind(world: World) -> None:
     assert {entry.suffix for entry in world.folder.iterdir()} == {".key", ".env", ".txt", ".chain"}
 
 
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(world: World) -> None:
+    key, envelope = world.file("alice.key"), world.propose()
+    nowhere = key / "x"
+    assert world("key", "new", nowhere, "--no-passphrase", "--force") is ExitCode.UNREADABLE
+    sign = ("ice", "sign", envelope, "--key", key, "--yes", "--out", nowhere, "--force")
+    assert world(*sign) is ExitCode.UNREADABLE
+    assert str(nowhere) in world.err
+
+
 @pytest.mark.parametrize("what", ["open", "nonsense", "cut", "missing", "folder"])
 def test_a_bad_key_file_shows_nothing_of_what_is_in_it(what: str, world: World) -> None:
     secret = bytes([1]) * 32
