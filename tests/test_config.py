@@ -11,6 +11,7 @@ DEFAULTS: dict[str, object] = {
     "max_log_entries": 10_000,
     "delivery": "once",
     "on_error": "raise",
+    "durability": "none",
     "outputs_max": 10_000,
     "outputs_bytes_max": 67_108_864,
 }
@@ -19,6 +20,7 @@ OTHERS: dict[str, object] = {
     "max_log_entries": 1,
     "delivery": "at_least_once",
     "on_error": "restore",
+    "durability": "journal",
     "outputs_max": 0,
     "outputs_bytes_max": 0,
 }
@@ -71,7 +73,7 @@ def test_what_is_no_int_is_a_type_error(name: str, value: object) -> None:
         config(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["delivery", "on_error"])
+@pytest.mark.parametrize("name", ["delivery", "on_error", "durability"])
 def test_words_are_those_of_the_type(name: str) -> None:
     for value in ("", "Once", "raise ", "\ud800", "keep"):
         with pytest.raises(ConfigError, match="must be") as raised:
@@ -83,8 +85,8 @@ def test_words_are_those_of_the_type(name: str) -> None:
 
 
 def test_unknown_options_are_type_errors() -> None:
-    with pytest.raises(TypeError, match="durability"):
-        config(durability="journal")
+    with pytest.raises(TypeError, match="retention"):
+        config(retention=5)
 
 
 def test_options_are_given_by_keyword_only() -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from meshos import scheduler as scheduler
     from meshos import snapshot as snapshot
     from meshos import status as status
+    from meshos import store as store
     from meshos import stream as stream
     from meshos._core import __version__ as __version__
     from meshos.chain import CausalEvent as CausalEvent
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from meshos.errors import MeshOsError as MeshOsError
     from meshos.errors import ProcessFailed as ProcessFailed
     from meshos.errors import SendTimeout as SendTimeout
+    from meshos.errors import StoreError as StoreError
     from meshos.errors import WaitTimeout as WaitTimeout
     from meshos.events import DaemonIntent as DaemonIntent
     from meshos.identity import EntityId as EntityId
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from meshos.runtime import MeshOsRuntime as MeshOsRuntime
     from meshos.runtime import MeshOsRuntimeBuilder as MeshOsRuntimeBuilder
     from meshos.snapshot import StateSnapshot as StateSnapshot
+    from meshos.store import Store as Store
 
 __all__ = [
     "BackoffConfig",
@@ -101,6 +104,8 @@ __all__ = [
     "SendTimeout",
     "Shutdown",
     "StateSnapshot",
+    "Store",
+    "StoreError",
     "WaitTimeout",
     "__version__",
     "verify_chain",
@@ -141,6 +146,8 @@ _HOME = {
     "SendTimeout": "errors",
     "Shutdown": "control",
     "StateSnapshot": "snapshot",
+    "Store": "store",
+    "StoreError": "errors",
     "WaitTimeout": "errors",
     "__version__": "_core",
     "verify_chain": "chain",
@@ -168,6 +175,7 @@ _MODULES = frozenset(
         "scheduler",
         "snapshot",
         "status",
+        "store",
         "stream",
     )
 )

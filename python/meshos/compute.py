@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meshos.daemon import DaemonHandle, DaemonHostConfig, MeshDaemon
     from meshos.identity import Identity, OriginHash
     from meshos.snapshot import StateSnapshot
+    from meshos.store import RecoveryReport
 
 _D = TypeVar("_D", bound="MeshDaemon")
 _R = TypeVar("_R")
@@ -55,11 +56,53 @@ class DaemonRuntime(RuntimeCore):
 
         await on_lane("DaemonRuntime.shutdown_async", self.shutdown, timeout=timeout)
 
-    async def spawn_async(self, kind: str, identity: Identity, config: DaemonHostConfig | None = None) -> DaemonHandle:
+    def recover(self) -> RecoveryReport:
+        """Bring back every stored daemon whose kind is registered and that does not run; call it after `start`.
+
+        A daemon that was stopped with `stop` stays so: `spawn` continues it with `resume=True`. One that cannot be
+        brought back is reported, not raised. Raises `StoreError` when the store cannot be read.
+        """
+        from datetime import timedelta
+        from time import monotonic
+        from types import MappingProxyType
+
+        from meshos.daemon import DaemonRef
+        from meshos.store import DaemonRecovery, RecoveryReport
+
+        began = monotonic()
+        rows, missing = self._recover()
+        daemons: dict[int, DaemonRecovery] = {}
+        for origin, kind, came, error in rows:
+            epoch, snapshot, sequence, replayed, suppressed, cursors, skipped = came or (0, 0, 0, 0, 0, (), 0)
+            daemons[origin] = DaemonRecovery(
+                daemon=DaemonRef(origin, kind),
+                kind=kind,
+                epoch=epoch,
+                snapshot_sequence=snapshot,
+                sequence=sequence,
+                replayed=replayed,
+                suppressed=suppressed,
+                cursors=MappingProxyType(dict(cursors)),
+                snapshots_skipped=skipped,
+                error_kind=None if error is None else str(getattr(error, "kind", type(error).__name__)),
+                error=error,
+            )
+        took = timedelta(seconds=monotonic() - began)
+        return RecoveryReport(daemons=MappingProxyType(daemons), kinds_missing=frozenset(missing), took=took)
+
+    async def recover_async(self) -> RecoveryReport:
+        """Twin of `recover`; factories, `restore` and `process` are called on a lane."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.recover_async", self.recover)
+
+    async def spawn_async(
+        self, kind: str, identity: Identity, config: DaemonHostConfig | None = None, *, resume: bool = False
+    ) -> DaemonHandle:
         """Twin of `spawn`; the factory is called on a lane."""
         from meshos._twins import on_lane
 
-        return await on_lane("DaemonRuntime.spawn_async", self.spawn, kind, identity, config)
+        return await on_lane("DaemonRuntime.spawn_async", self.spawn, kind, identity, config, resume=resume)
 
     async def spawn_with_daemon_async(
         self,

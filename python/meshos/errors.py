@@ -40,6 +40,7 @@ __all__ = [
     "DaemonError",
     "DaemonNotFound",
     "DeliveryUnknown",
+    "DivergenceError",
     "EnvelopeDecodeError",
     "EnvelopeExpired",
     "EnvelopeFromFuture",
@@ -89,6 +90,8 @@ __all__ = [
     "SnapshotIdentityMismatch",
     "StaleDaemon",
     "StaleSnapshot",
+    "StoreError",
+    "StoreErrorKind",
     "UnsignedRejected",
     "VerifyError",
     "WaitTimeout",
@@ -397,7 +400,9 @@ class AlreadyRegistered(DaemonError):
 
 
 class AlreadyStored(DaemonError):
-    """This node knows the identity's chain, and starting over would fork it: spawn it from its newest snapshot.
+    """This node knows the identity's chain, and starting over would fork it.
+
+    If its store has it, `recover` or `resume=True` continues it; otherwise spawn it from its newest snapshot.
 
     Attributes:
         origin_hash: The daemon.
@@ -406,13 +411,35 @@ class AlreadyStored(DaemonError):
     def __init__(self, origin_hash: OriginHash) -> None:
         super().__init__(
             origin_hash,
-            text=f"daemon {origin_hash:016x} has a chain here already; spawn it from its newest snapshot",
+            text=f"daemon {origin_hash:016x} has a chain here: recover it, or spawn it from its newest snapshot",
         )
         self.origin_hash: OriginHash = origin_hash
 
     @property
     def kind(self) -> Literal["already_stored"]:
         return "already_stored"
+
+
+class DivergenceError(DaemonError):
+    """A replay gave other outputs than the journal holds: the daemon is not deterministic, and was not started.
+
+    Attributes:
+        origin_hash: The daemon.
+        sequence: First chain position of the step that differs.
+    """
+
+    def __init__(self, origin_hash: OriginHash, sequence: int) -> None:
+        super().__init__(
+            origin_hash,
+            sequence,
+            text=f"daemon {origin_hash:016x} emitted something else than the first time, from {sequence} on",
+        )
+        self.origin_hash: OriginHash = origin_hash
+        self.sequence: int = sequence
+
+    @property
+    def kind(self) -> Literal["diverged"]:
+        return "diverged"
 
 
 class NotReady(DaemonError):
@@ -826,7 +853,9 @@ class SnapshotDecodeError(ChainError):
 
 # ---------------------------------------------------------------- identity and names
 
-IdentityErrorKind: TypeAlias = Literal["invalid_public_key"] | Literal["invalid_signature"] | Literal["read_only"]
+IdentityErrorKind: TypeAlias = (
+    Literal["invalid_public_key"] | Literal["invalid_signature"] | Literal["read_only"] | Literal["sealed_for_another"]
+)
 
 
 class IdentityError(MeshOsError):
@@ -889,6 +918,40 @@ class EnvelopeDecodeError(MeshOsError):
     @property
     def kind(self) -> Literal["bad_envelope"]:
         return "bad_envelope"
+
+
+StoreErrorKind: TypeAlias = (
+    Literal["missing"]
+    | Literal["not_a_store"]
+    | Literal["newer_version"]
+    | Literal["other_node"]
+    | Literal["locked"]
+    | Literal["read_only"]
+    | Literal["full"]
+    | Literal["sync_failed"]
+    | Literal["io"]
+    | Literal["corrupt"]
+    | Literal["too_large"]
+    | Literal["superseded"]
+    | Literal["closed"]
+)
+
+
+class StoreError(MeshOsError):
+    """A store cannot be opened, read or written; what was to be acknowledged was not. Try again when it has space.
+
+    Attributes:
+        path: The folder; empty where the call does not know it.
+    """
+
+    def __init__(self, kind: StoreErrorKind, path: str, message: str) -> None:
+        super().__init__(kind, path, message, text=f"store {path!r}: {message}" if path else f"the store: {message}")
+        self._kind: StoreErrorKind = kind
+        self.path: str = path
+
+    @property
+    def kind(self) -> StoreErrorKind:
+        return self._kind
 
 
 KeyFileErrorKind: TypeAlias = Literal["unreadable"] | Literal["not_private"] | Literal["passphrase"] | Literal["exists"]

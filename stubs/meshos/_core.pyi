@@ -652,6 +652,7 @@ class DaemonHostConfig:
         max_log_entries: int = 10000,
         delivery: Literal["once", "at_least_once"] = "once",
         on_error: Literal["raise", "restore"] = "raise",
+        durability: Literal["none", "journal"] = "none",
         outputs_max: int = 10000,
         outputs_bytes_max: int = 67108864,
     ) -> Self:
@@ -668,6 +669,9 @@ class DaemonHostConfig:
     @property
     def on_error(self) -> Literal["raise", "restore"]:
         """State after a raise: as user code left it, or rebuilt from the newest snapshot and the inputs since."""
+    @property
+    def durability(self) -> Literal["none", "journal"]:
+        """What of it outlives the process: nothing, or everything, kept before it is acknowledged."""
     @property
     def outputs_max(self) -> int:
         """Outputs kept for export; older ones are dropped, and the export begins after them."""
@@ -896,12 +900,85 @@ class Output:
 # ---------------------------------------------------------------- the node and its runtime
 
 @final
+class StoreStats:
+    """How much a store holds."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls, *, daemons: int, journal_bytes: int, snapshot_bytes: int, file_bytes: int, commits: int
+    ) -> Self: ...
+    @property
+    def daemons(self) -> int:
+        """Daemons that it has."""
+    @property
+    def journal_bytes(self) -> int:
+        """Bytes of commits that are not in the tree yet."""
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of its snapshots."""
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of all its files."""
+    @property
+    def commits(self) -> int:
+        """Commits since it was made."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Store:
+    """One node's memory, durable before anything is acknowledged. One process at a time; close it after what uses it."""
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        create: bool = True,
+        identity: Identity | None = None,
+        sync: Literal["always", "never_for_tests"] = "always",
+    ) -> Self:
+        """Open or make a folder, private to its user; without `identity` it makes and keeps the node's key.
+
+        Raises `StoreError`, `IdentityError` for a public-only identity.
+        """
+    @classmethod
+    def memory(cls) -> Self:
+        """Make a store that forgets at exit: what a mesh has by default."""
+    @property
+    def node_id(self) -> int:
+        """Whose it is."""
+    @property
+    def is_durable(self) -> bool:
+        """Whether what it keeps outlives the process."""
+    @property
+    def path(self) -> str | None:
+        """Its folder; `None` in memory."""
+    def stats(self) -> StoreStats:
+        """Count what it holds; raises `StoreError`."""
+    def verify(self) -> None:
+        """Check every page, and every snapshot that is named; raises `StoreError` with the place."""
+    def close(self) -> None:
+        """Close it; raises `StoreError` of kind "locked" while a runtime uses it. Does nothing the second time."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+@final
 class Mesh:
     """One node, in this process. Its key never leaves the extension; no method signs with it."""
 
     @staticmethod
-    def local(*, identity: Identity | None = None) -> Mesh:
-        """Make a node of its own, with a fresh key or the given one; raises `IdentityError` for a public-only identity."""
+    def local(*, store: Store | None = None, identity: Identity | None = None) -> Mesh:
+        """Make a node of its own, with the key of its store, the given one, or a fresh one.
+
+        Without a store it has one in memory. Raises `IdentityError` for a public-only identity, `InvalidArgument` for
+        another one than the store's.
+        """
+    @property
+    def store(self) -> Store:
+        """What it keeps."""
     @property
     def node_id(self) -> int: ...
     @property
@@ -1084,8 +1161,19 @@ class RuntimeCore:
     def daemon_count(self) -> int: ...
     def daemon_registry(self) -> DaemonRegistry: ...
     def factory_registry(self) -> DaemonFactoryRegistry: ...
-    def spawn(self, kind: str, identity: Identity, config: DaemonHostConfig | None = None) -> DaemonHandle:
-        """Start a daemon without a past, or one without state; raises `AlreadyRegistered`, `AlreadyStored`, `FactoryNotFound`."""
+    def spawn(
+        self, kind: str, identity: Identity, config: DaemonHostConfig | None = None, *, resume: bool = False
+    ) -> DaemonHandle:
+        """Start a daemon without a past, or one without state; with `resume` continue it, if it is stored.
+
+        Raises `AlreadyRegistered`, `AlreadyStored`, `FactoryNotFound`, `StoreError`, `DivergenceError`.
+        """
+    def _recover(
+        self,
+    ) -> tuple[
+        list[tuple[int, str, tuple[int, int, int, int, int, list[tuple[int, int]], int] | None, Exception | None]],
+        list[str],
+    ]: ...
     def spawn_with_daemon(
         self,
         identity: Identity,

@@ -112,6 +112,9 @@ pub struct Shutdown {
     pub stuck: Vec<Origin>,
 }
 
+/// A daemon that a store has, or the row of one that cannot be read.
+pub type Found = (EntityId, Result<StoredDaemon, DecodeError>);
+
 /// Keeps the daemons of one node.
 pub struct Runtime<D: Daemon> {
     node: Arc<Keypair>,
@@ -336,7 +339,7 @@ impl<D: Daemon> Runtime<D> {
     ///
     /// # Errors
     /// [`StoreError`]: the store cannot be read.
-    pub fn stored(&self) -> Result<Vec<(EntityId, Result<StoredDaemon, DecodeError>)>, StoreError> {
+    pub fn stored(&self) -> Result<Vec<Found>, StoreError> {
         let store = (self.stores)();
         let rows = store.page(Table::Daemons, &KeyRange::all(), usize::MAX)?;
         let read = |(key, value): (Vec<u8>, Vec<u8>)| {

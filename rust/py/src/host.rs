@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use meshos_core::config::{DaemonHostConfig, OnError};
+use meshos_core::config::{DaemonHostConfig, Durability, OnError};
 use meshos_core::host::Host;
 use meshos_core::id::NodeId;
 use meshos_node::daemon::Daemon;
@@ -70,6 +70,10 @@ impl PyDaemonHost {
         let py = daemon.py();
         may_wait("DaemonHost")?;
         let config = config_or_default(config)?;
+        if config.durability != Durability::None {
+            let rule = "must be 'none': a host of its own has no store";
+            return Err(errors::ConfigError::new_err(("durability", rule)));
+        }
         let keypair = args::instance::<PyIdentity>(keypair, "keypair", "an Identity")?.get();
         let daemon = PyDaemon::new(daemon, None, None, Loop::new(None))?;
         let host = host(keypair, config, &daemon)?;

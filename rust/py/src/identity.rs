@@ -226,6 +226,17 @@ fn entity_id_node_id(entity_id: &Bound<'_, PyAny>) -> PyResult<u64> {
     Ok(EntityId::from_python(entity_id, "entity_id")?.node_id().get())
 }
 
+/// A copy of the whole key of an identity that may be left out; raises `IdentityError` when it is public only.
+pub fn own_key(identity: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Keypair>> {
+    let Some(identity) = identity.filter(|identity| !identity.is_none()) else {
+        return Ok(None);
+    };
+    let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity or None")?;
+    let seed = identity.get().key.lock().seed();
+    let seed = seed.map_err(|error| errors::identity(&error))?;
+    Ok(Some(Keypair::from_seed(&seed)))
+}
+
 /// Adds class and functions to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyIdentity>()?;

@@ -47,6 +47,7 @@ mod peer;
 mod probes;
 mod receipt;
 mod record;
+mod recover;
 mod recovery;
 mod registry;
 mod replay;
@@ -59,6 +60,7 @@ mod snapshot;
 mod spawn;
 mod stats;
 mod status;
+mod store;
 mod stream;
 mod threads;
 mod trail;
@@ -107,6 +109,7 @@ mod _core {
             scorer::register,
             output::register,
             threads::register,
+            store::register,
             mesh::register,
             factory::register,
             host::register,

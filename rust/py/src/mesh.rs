@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use meshos_core::identity::Keypair;
-use meshos_node::keys;
+use meshos_node::journal::Stores;
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
@@ -13,8 +13,9 @@ use crate::args;
 use crate::daemon::PyDaemon;
 use crate::errors::{self, AlreadyRegistered, LoopClosed};
 use crate::guard::{Born, entry, may_wait};
-use crate::identity::{PyIdentity, entity_id};
+use crate::identity::{entity_id, own_key};
 use crate::runtime;
+use crate::store::PyStore;
 
 #[derive(Default)]
 struct State {
@@ -26,6 +27,7 @@ struct State {
 #[pyclass(frozen, name = "Mesh", module = "meshos.mesh", weakref)]
 pub struct PyMesh {
     node: Arc<Keypair>,
+    store: Py<PyStore>,
     born: Born,
     state: Mutex<State>,
 }
@@ -34,6 +36,11 @@ impl PyMesh {
     /// The node's key.
     pub fn node(&self) -> &Arc<Keypair> {
         &self.node
+    }
+
+    /// Gives handles on the store.
+    pub fn stores(&self) -> Stores {
+        self.store.get().stores()
     }
 
     /// Attaches a runtime; a node has one at a time.
@@ -47,6 +54,8 @@ impl PyMesh {
             return Err(AlreadyRegistered::new_err((self.node.node_id().get(),)));
         }
         state.runtime = Arc::downgrade(runtime);
+        drop(state);
+        self.store.get().used_by(runtime);
         Ok(())
     }
 }
@@ -55,28 +64,33 @@ impl PyMesh {
 impl PyMesh {
     /// Make a node in this process.
     #[staticmethod]
-    #[pyo3(signature = (*, identity = None))]
-    fn local(identity: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(signature = (*, store = None, identity = None))]
+    fn local(py: Python<'_>, store: Option<&Bound<'_, PyAny>>, identity: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         entry("Mesh.local", || {
-            let node = match identity.filter(|identity| !identity.is_none()) {
-                None => keys::generate(),
-                Some(identity) => {
-                    let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity or None")?;
-                    let seed = identity
-                        .get()
-                        .key
-                        .lock()
-                        .seed()
-                        .map_err(|error| errors::identity(&error))?;
-                    Keypair::from_seed(&seed)
+            let given = own_key(identity)?;
+            let store = match store.filter(|store| !store.is_none()) {
+                None => Py::new(py, PyStore::in_memory(given))?,
+                Some(store) => {
+                    let store = args::instance::<PyStore>(store, "store", "a Store or None")?;
+                    if given.is_some_and(|given| given.entity_id() != store.get().node().entity_id()) {
+                        let rule = "must be that of the store, or be left out";
+                        return Err(errors::InvalidArgument::new_err(("identity", rule)));
+                    }
+                    store.clone().unbind()
                 }
             };
             Ok(Self {
-                node: Arc::new(node),
+                node: Arc::clone(store.get().node()),
+                store,
                 born: Born::now(),
                 state: Mutex::default(),
             })
         })
+    }
+
+    #[getter]
+    fn store(&self, py: Python<'_>) -> Py<PyStore> {
+        self.store.clone_ref(py)
     }
 
     #[getter]

@@ -30,6 +30,7 @@ use crate::factory::PyFactories;
 use crate::guard::{self, Born, InUserCode, entry, may_wait};
 use crate::handle::PyDaemonHandle;
 use crate::mesh::PyMesh;
+use crate::recover;
 use crate::registry::{self, PyRegistry};
 use crate::snapshot::PyStateSnapshot;
 use crate::threads;
@@ -150,7 +151,9 @@ impl PyRuntime {
             {
                 return Err(args::wrong_type("loop", "an asyncio event loop or None", chosen));
             }
-            let runtime = Arc::new(Runtime::new(Arc::clone(mesh.get().node()), threads::daemon_lanes(py)?));
+            let node = Arc::clone(mesh.get().node());
+            let runtime = Runtime::with_store(node, threads::daemon_lanes(py)?, mesh.get().stores());
+            let runtime = Arc::new(runtime);
             mesh.get().attach(&runtime)?;
             let registry = Arc::clone(runtime.registry());
             Ok(Self {
@@ -222,15 +225,27 @@ impl PyRuntime {
         self.factories.clone_ref(py)
     }
 
-    #[pyo3(signature = (kind, identity, config = None))]
+    /// Brings back what is stored: for each daemon its handle, kind and what came of it; and kinds without a factory.
+    fn _recover(slf: &Bound<'_, Self>) -> PyResult<(Vec<recover::Row>, Vec<String>)> {
+        entry("DaemonRuntime.recover", || {
+            slf.get().check("DaemonRuntime.recover")?;
+            Self::recover(slf)
+        })
+    }
+
+    #[pyo3(signature = (kind, identity, config = None, *, resume = false))]
     fn spawn(
         slf: &Bound<'_, Self>,
         kind: &Bound<'_, PyAny>,
         identity: &Bound<'_, PyAny>,
         config: Option<&Bound<'_, PyAny>>,
+        resume: bool,
     ) -> PyResult<PyDaemonHandle> {
         entry("DaemonRuntime.spawn", || {
             slf.get().check("DaemonRuntime.spawn")?;
+            if resume && let Some(handle) = Self::resumed(slf, kind, identity)? {
+                return Ok(handle);
+            }
             Self::start_fresh(slf, identity, config, || slf.get().made(slf.py(), kind))
         })
     }

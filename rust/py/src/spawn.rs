@@ -19,7 +19,7 @@ use crate::snapshot::PyStateSnapshot;
 use crate::threads;
 
 impl PyRuntime {
-    fn instance(&self, object: &Bound<'_, PyAny>, factory: Arc<Factory>) -> PyResult<PyDaemon> {
+    pub(crate) fn instance(&self, object: &Bound<'_, PyAny>, factory: Arc<Factory>) -> PyResult<PyDaemon> {
         PyDaemon::new(
             object,
             Some(Arc::clone(&factory.kind)),
@@ -58,7 +58,7 @@ impl PyRuntime {
         self.instance(daemon, factory).map(PyDaemon::with_own_factory)
     }
 
-    fn spawned(slf: &Bound<'_, Self>, slot: Arc<Slot<PyDaemon>>) -> PyResult<PyDaemonHandle> {
+    pub(crate) fn spawned(slf: &Bound<'_, Self>, slot: Arc<Slot<PyDaemon>>) -> PyResult<PyDaemonHandle> {
         let this = slf.get();
         if slot.reports() && this.asking.get().is_none() {
             let pulse = threads::pulse(slf.py())?;

@@ -1,0 +1,257 @@
+//! `Store`: what a node keeps.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use meshos_core::identity::Keypair;
+use meshos_core::rows::{KeyRange, Table};
+use meshos_core::store::memory::MemoryStore;
+use meshos_core::store::{Store, StoreError};
+use meshos_node::journal::{SharedStore, Stores};
+use meshos_node::keys;
+use meshos_node::redb_store::{Options, RedbStore};
+use meshos_node::runtime::Runtime;
+use meshos_node::sync::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::args;
+use crate::daemon::PyDaemon;
+use crate::errors::{self, InvalidArgument};
+use crate::guard::{Born, entry, may_wait};
+use crate::identity::own_key;
+use crate::record::field::read;
+use crate::record::record;
+use crate::runtime;
+
+record! {
+    /// How much a store holds.
+    pub struct PyStoreStats in "meshos.store" as "StoreStats", by keyword {
+        /// Daemons that it has.
+        daemons: u64,
+        /// Bytes of commits that are not in the tree yet.
+        journal_bytes: u64,
+        /// Bytes of its snapshots.
+        snapshot_bytes: u64,
+        /// Bytes of all its files.
+        file_bytes: u64,
+        /// Commits since it was made.
+        commits: u64,
+    }
+}
+
+enum Kind {
+    Memory(SharedStore<MemoryStore>),
+    Folder(RedbStore),
+}
+
+impl Kind {
+    fn handle(&self) -> Box<dyn Store> {
+        match self {
+            Self::Memory(store) => Box::new(store.clone()),
+            Self::Folder(store) => Box::new(store.clone()),
+        }
+    }
+}
+
+/// One node's memory.
+#[pyclass(frozen, name = "Store", module = "meshos.store", weakref)]
+pub struct PyStore {
+    kind: Arc<Kind>,
+    node: Arc<Keypair>,
+    path: String,
+    born: Born,
+    /// The runtime that uses it.
+    user: Mutex<Weak<Runtime<PyDaemon>>>,
+}
+
+impl PyStore {
+    /// A store that forgets at exit, of a node with this key or one of its own.
+    pub fn in_memory(node: Option<Keypair>) -> Self {
+        Self {
+            kind: Arc::new(Kind::Memory(SharedStore::new(MemoryStore::new()))),
+            node: Arc::new(node.unwrap_or_else(keys::generate)),
+            path: String::new(),
+            born: Born::now(),
+            user: Mutex::new(Weak::new()),
+        }
+    }
+
+    /// The key of its node.
+    pub fn node(&self) -> &Arc<Keypair> {
+        &self.node
+    }
+
+    /// Gives handles on it.
+    pub fn stores(&self) -> Stores {
+        let kind = Arc::clone(&self.kind);
+        Arc::new(move || kind.handle())
+    }
+
+    /// Notes which runtime uses it.
+    pub fn used_by(&self, runtime: &Arc<Runtime<PyDaemon>>) {
+        *self.user.lock() = Arc::downgrade(runtime);
+    }
+
+    fn failed(&self, error: &StoreError) -> PyErr {
+        errors::store(error, &self.path)
+    }
+}
+
+#[pymethods]
+impl PyStore {
+    /// Open or make a folder.
+    #[classmethod]
+    #[pyo3(
+        signature = (path, *, create = None, identity = None, sync = None),
+        text_signature = "($type, path, *, create=True, identity=None, sync='always')"
+    )]
+    fn open(
+        class: &Bound<'_, PyType>,
+        path: &Bound<'_, PyAny>,
+        create: Option<&Bound<'_, PyAny>>,
+        identity: Option<&Bound<'_, PyAny>>,
+        sync: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        entry("Store.open", || {
+            may_wait("Store.open")?;
+            let py = class.py();
+            let create = create.map_or(Ok(true), |create| read(create, "create"))?;
+            let syncs = match sync.map(|sync| read::<String>(sync, "sync")).transpose()?.as_deref() {
+                None | Some("always") => true,
+                Some("never_for_tests") => false,
+                Some(_) => {
+                    return Err(InvalidArgument::new_err((
+                        "sync",
+                        "must be 'always' or 'never_for_tests'",
+                    )));
+                }
+            };
+            let given = own_key(identity)?;
+            let options = Options {
+                create,
+                node: given.as_ref().map(Keypair::entity_id),
+                syncs,
+                hook: None,
+            };
+            let shown = args::path(path, "path")?.to_string();
+            let path = PathBuf::from(&shown);
+            let opened = py
+                .detach(|| RedbStore::open(&path, &options))
+                .map_err(|error| errors::store(&error, &shown))?;
+            let Some(node) = given.or(opened.key) else {
+                let found = opened.store.node();
+                let message = format!("it is the store of node {found}, whose identity was given when it was made");
+                return Err(errors::StoreError::new_err(("other_node", shown, message)));
+            };
+            Ok(Self {
+                kind: Arc::new(Kind::Folder(opened.store)),
+                node: Arc::new(node),
+                path: shown,
+                born: Born::now(),
+                user: Mutex::new(Weak::new()),
+            })
+        })
+    }
+
+    /// Make a store that forgets at exit.
+    #[classmethod]
+    fn memory(_class: &Bound<'_, PyType>) -> Self {
+        Self::in_memory(None)
+    }
+
+    #[getter]
+    fn node_id(&self) -> u64 {
+        self.node.node_id().get()
+    }
+
+    #[getter]
+    fn is_durable(&self) -> bool {
+        matches!(*self.kind, Kind::Folder(_))
+    }
+
+    #[getter]
+    fn path(&self) -> Option<&str> {
+        self.is_durable().then_some(&*self.path)
+    }
+
+    fn stats(&self, py: Python<'_>) -> PyResult<PyStoreStats> {
+        entry("Store.stats", || {
+            self.born.check("Store")?;
+            may_wait("Store.stats")?;
+            let kind = &*self.kind;
+            let counted = py.detach(|| {
+                let store = kind.handle();
+                let daemons = store.page(Table::Daemons, &KeyRange::all(), usize::MAX)?.len();
+                Ok((daemons, store.stats()))
+            });
+            let (daemons, stats) = counted.map_err(|error| self.failed(&error))?;
+            Ok(PyStoreStats {
+                daemons: daemons as u64,
+                journal_bytes: stats.log_bytes,
+                snapshot_bytes: stats.snapshot_bytes,
+                file_bytes: stats.file_bytes,
+                commits: stats.commits,
+            })
+        })
+    }
+
+    /// Check every page, and every snapshot that is named.
+    fn verify(&self, py: Python<'_>) -> PyResult<()> {
+        entry("Store.verify", || {
+            self.born.check("Store")?;
+            may_wait("Store.verify")?;
+            let kind = &*self.kind;
+            let checked = py.detach(|| match kind {
+                Kind::Memory(_) => Ok(()),
+                Kind::Folder(store) => store.verify(),
+            });
+            checked.map_err(|error| self.failed(&error))
+        })
+    }
+
+    /// Close it; does nothing the second time.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        entry("Store.close", || {
+            self.born.check("Store")?;
+            may_wait("Store.close")?;
+            if self.user.lock().upgrade().is_some_and(|user| runtime::is_open(&user)) {
+                let message = "a runtime uses it: shut that down first";
+                return Err(errors::StoreError::new_err(("locked", self.path.clone(), message)));
+            }
+            let kind = &*self.kind;
+            let closed = py.detach(|| match kind {
+                Kind::Memory(_) => Ok(()),
+                Kind::Folder(store) => store.close(),
+            });
+            closed.map_err(|error| self.failed(&error))
+        })
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.close(py)
+    }
+
+    fn __repr__(&self) -> String {
+        match &*self.kind {
+            Kind::Memory(_) => format!("Store.memory(node_id=0x{})", self.node.node_id()),
+            Kind::Folder(_) => format!("Store({:?}, node_id=0x{})", self.path, self.node.node_id()),
+        }
+    }
+}
+
+/// Adds the classes to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyStoreStats>()?;
+    module.add_class::<PyStore>()
+}

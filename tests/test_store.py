@@ -1,0 +1,333 @@
+"""A store in a folder, and daemons that come back from it: nothing acknowledged is lost, nothing takes effect twice."""
+
+import asyncio
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from meshos import CausalEvent, DaemonHostConfig, DaemonRuntime, Identity, Mesh, MeshDaemon, Store, StoreError
+from meshos.daemon import DaemonHost
+from meshos.errors import (
+    AlreadyStored,
+    ConfigError,
+    DivergenceError,
+    IdentityError,
+    InvalidArgument,
+    ProcessFailed,
+)
+from meshos.store import RecoveryReport
+
+JOURNAL = DaemonHostConfig(durability="journal")
+KEY = Identity.from_seed(b"\x07" * 32)
+ORIGIN = KEY.origin_hash
+
+
+class Sum(MeshDaemon):
+    """Adds its inputs up."""
+
+    name = "sum"
+    add = 0
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def process(self, event: CausalEvent) -> Iterable[bytes]:
+        number: int = struct.unpack("<q", event.payload)[0]
+        self.total += number + self.add
+        if number < 0:
+            raise ValueError("below nothing")
+        return [struct.pack("<q", self.total)] if number else []
+
+    def snapshot(self) -> bytes:
+        return struct.pack("<q", self.total)
+
+    def restore(self, state: bytes) -> None:
+        (self.total,) = struct.unpack("<q", state)
+
+
+class Other(Sum):
+    """Does something else with the same inputs."""
+
+    add = 1
+
+
+class AsyncSum(Sum):
+    """Adds up when its loop has time."""
+
+    async def process(self, event: CausalEvent) -> list[bytes]:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return list(super().process(event))
+
+
+def event(sequence: int, number: int = 1) -> CausalEvent:
+    return CausalEvent.external(1, sequence, struct.pack("<q", number))
+
+
+def node(store: Store, kind: type[MeshDaemon] = Sum) -> DaemonRuntime:
+    runtime = DaemonRuntime(Mesh.local(store=store))
+    runtime.register_factory("sum", kind)
+    runtime.start()
+    return runtime
+
+
+def said(outputs: Iterable[CausalEvent]) -> list[int]:
+    return [struct.unpack("<q", output.payload)[0] for output in outputs]
+
+
+def back(path: Path, kind: type[MeshDaemon] = Sum) -> tuple[RecoveryReport, list[int]]:
+    """Open, recover, deliver one event more than was seen, and close."""
+    with Store.open(path) as store, node(store, kind) as runtime:
+        report = runtime.recover()
+        seen = report.daemons[ORIGIN].cursors.get(1, 0) if report.daemons[ORIGIN].error is None else None
+        return report, [] if seen is None else said(runtime.deliver(ORIGIN, event(seen + 1)))
+
+
+# ---------------------------------------------------------------- coming back
+
+
+@pytest.mark.parametrize("interval", [0, 1, 3, 100])
+@pytest.mark.parametrize("kind", [Sum, AsyncSum])
+def test_a_daemon_comes_back_where_it_was(tmp_path: Path, interval: int, kind: type[MeshDaemon]) -> None:
+    config = DaemonHostConfig(durability="journal", auto_snapshot_interval=interval)
+    with Store.open(tmp_path / "state") as store, node(store, kind) as runtime:
+        runtime.spawn("sum", KEY, config)
+        for sequence in range(1, 11):
+            assert said(runtime.deliver(ORIGIN, event(sequence))) == [sequence]
+        head = runtime.newest_snapshot(ORIGIN)
+        assert head is not None
+    report, outputs = back(tmp_path / "state", kind)
+    assert outputs == [11]
+    daemon = report.daemons[ORIGIN]
+    assert (daemon.sequence, daemon.epoch, daemon.error, daemon.error_kind) == (10, 1, None, None)
+    assert (daemon.daemon.id, daemon.kind, dict(daemon.cursors)) == (ORIGIN, "sum", {1: 10})
+    assert daemon.replayed == daemon.suppressed == (10 % interval if interval else 10)
+    assert report.kinds_missing == frozenset()
+    assert report.took > timedelta()
+    assert back(tmp_path / "state", kind)[1] == [12]
+
+
+def test_many_lives_are_one_chain(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, JOURNAL)
+        runtime.deliver(ORIGIN, event(1))
+        runtime.export_chain(ORIGIN, tmp_path / "first")
+    for life in range(2, 6):
+        assert back(tmp_path / "state")[1] == [life]
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.recover()
+        report = runtime.export_chain(ORIGIN, tmp_path / "all")
+        assert report.last_sequence == 5
+
+
+def test_mail_is_acknowledged_when_it_is_kept(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, JOURNAL)
+        receipts = runtime.send_many(ORIGIN, [struct.pack("<q", 1)] * 100)
+        assert [receipt.sequence for receipt in receipts] == list(range(1, 101))
+        assert runtime.deliver_many(ORIGIN, [event(1), event(2)])[1][0].link.sequence == 102
+        assert store.stats().commits > 1
+    report, outputs = back(tmp_path / "state")
+    assert (report.daemons[ORIGIN].sequence, outputs) == (102, [103])
+
+
+def test_a_second_try_after_a_restart_is_a_duplicate_with_its_receipt(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, JOURNAL)
+        first = runtime.send(ORIGIN, event(1))
+        assert not first.duplicate
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.recover()
+        again = runtime.send(ORIGIN, event(1))
+        assert again.duplicate
+        assert (again.sequence, again.head, again.epoch) == (first.sequence, first.head, first.epoch)
+        assert runtime.deliver(ORIGIN, event(1)) == []
+
+
+@pytest.mark.parametrize("on_error", ["raise", "restore"])
+def test_a_raise_is_not_replayed(tmp_path: Path, on_error: str) -> None:
+    config = DaemonHostConfig(durability="journal", on_error=on_error)  # type: ignore[arg-type]
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, config)
+        runtime.deliver(ORIGIN, event(1, 5))
+        with pytest.raises(ProcessFailed):
+            runtime.deliver(ORIGIN, event(2, -2))
+        # Under "raise" user code keeps what it did before it raised.
+        after = said(runtime.deliver(ORIGIN, event(2, 1)))
+        assert after == ([4] if on_error == "raise" else [6])
+    assert back(tmp_path / "state")[1] == [after[0] + 1]
+
+
+def test_a_daemon_that_was_stopped_stays_so_until_it_is_wanted(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, JOURNAL)
+        runtime.deliver(ORIGIN, event(1))
+        runtime.stop(ORIGIN)
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        assert not runtime.recover().daemons
+        with pytest.raises(AlreadyStored):
+            runtime.spawn("sum", KEY, JOURNAL)
+        assert runtime.spawn("sum", KEY, JOURNAL, resume=True).origin_hash == ORIGIN
+        assert said(runtime.deliver(ORIGIN, event(2))) == [2]
+        fresh = Identity.generate()
+        assert runtime.spawn("sum", fresh, JOURNAL, resume=True).origin_hash == fresh.origin_hash
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        assert set(runtime.recover().daemons) == {ORIGIN, fresh.origin_hash}
+
+
+def test_what_cannot_be_brought_back_is_reported(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, JOURNAL)
+        runtime.deliver(ORIGIN, event(1))
+    report, _ = back(tmp_path / "state", Other)
+    daemon = report.daemons[ORIGIN]
+    assert isinstance(daemon.error, DivergenceError)
+    assert (daemon.error_kind, daemon.error.sequence) == ("diverged", 1)
+    with Store.open(tmp_path / "state") as store, DaemonRuntime(Mesh.local(store=store)) as runtime:
+        runtime.start()
+        report = runtime.recover()
+        assert (report.kinds_missing, dict(report.daemons)) == (frozenset({"sum"}), {})
+        runtime.register_factory("sum", Sum)
+        assert asyncio.run(runtime.recover_async()).daemons[ORIGIN].sequence == 1
+        assert not runtime.recover().daemons
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_a_folder_has_one_user_at_a_time_and_one_node(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with Store.open(path) as store:
+        first = store.node_id
+        assert store.is_durable
+        assert store.path == str(path)
+        assert Mesh.local(store=store).node_id == first
+        with pytest.raises(StoreError) as locked:
+            Store.open(path)
+        assert (locked.value.kind, locked.value.path) == ("locked", str(path))
+        store.verify()
+    with Store.open(path) as store:
+        assert store.node_id == first
+    other = Identity.generate()
+    with pytest.raises(StoreError) as strange:
+        Store.open(path, identity=other)
+    assert strange.value.kind == "other_node"
+    with Store.open(tmp_path / "given", identity=other) as store:
+        assert store.node_id == Mesh.local(identity=other).node_id
+        with pytest.raises(InvalidArgument, match="identity"):
+            Mesh.local(store=store, identity=Identity.generate())
+    with pytest.raises(StoreError) as keyless:
+        Store.open(tmp_path / "given")
+    assert keyless.value.kind == "other_node"
+    with pytest.raises(IdentityError):
+        Store.open(tmp_path / "public", identity=Identity.public_only(other.entity_id))
+    if os.name == "posix":
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_is_no_store_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as missing:
+        Store.open(tmp_path / "state", create=False)
+    assert missing.value.kind == "missing"
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a").write_text("dear")
+    with pytest.raises(StoreError) as strange:
+        Store.open(tmp_path / "letters")
+    assert strange.value.kind == "not_a_store"
+    assert [file.name for file in (tmp_path / "letters").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("wrong", [None, 7, b"x", ["x"]])
+def test_wrong_arguments_are_refused(tmp_path: Path, wrong: object) -> None:
+    with pytest.raises(TypeError, match="path"):
+        Store.open(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="store"):
+        Mesh.local(store=wrong or 1)  # type: ignore[arg-type]
+    with pytest.raises((TypeError, InvalidArgument), match="sync"):
+        Store.open(tmp_path / "a", sync=wrong or "sometimes")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="create"):
+        Store.open(tmp_path / "a", create=wrong or 1)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_closed_after_what_uses_it(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "state")
+    runtime = node(store)
+    runtime.spawn("sum", KEY, JOURNAL)
+    with pytest.raises(StoreError) as used:
+        store.close()
+    assert used.value.kind == "locked"
+    runtime.deliver(ORIGIN, event(1))
+    runtime.shutdown()
+    store.close()
+    store.close()
+    with pytest.raises(StoreError) as closed:
+        store.stats()
+    assert closed.value.kind == "closed"
+
+
+def test_a_store_in_memory_keeps_for_the_process(tmp_path: Path) -> None:
+    store = Store.memory()
+    assert (store.is_durable, store.path) == (False, None)
+    with node(store) as runtime:
+        runtime.spawn("sum", KEY, JOURNAL)
+        runtime.deliver(ORIGIN, event(1))
+        assert runtime.mesh().store is store
+    with node(store) as runtime:
+        assert runtime.recover().daemons[ORIGIN].sequence == 1
+        assert store.stats().daemons == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_of_its_own_keeps_no_journal() -> None:
+    with pytest.raises(ConfigError, match="durability"):
+        DaemonHost(Sum(), KEY, JOURNAL)
+
+
+# ---------------------------------------------------------------- real processes
+
+CHILD = """
+import struct, sys
+sys.path.insert(0, {tests!r})
+from test_store import JOURNAL, KEY, ORIGIN, event, node
+from meshos import Store
+with Store.open({path!r}) as store, node(store) as runtime:
+    report = runtime.recover()
+    if ORIGIN not in report.daemons:
+        runtime.spawn("sum", KEY, JOURNAL)
+        seen = 0
+    else:
+        seen = report.daemons[ORIGIN].cursors.get(1, 0)
+    print("from", seen, flush=True)
+    while True:
+        seen += 1
+        runtime.deliver(ORIGIN, event(seen))
+        print(seen, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a signal that cannot be caught")
+def test_a_process_that_is_killed_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    program = CHILD.format(tests=str(Path(__file__).parent), path=str(path))
+    acknowledged = 0
+    for life in range(8):
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            began = int(child.stdout.readline().split()[1])
+            # The kill may fall between a commit and the line that tells of it.
+            assert began in (acknowledged, acknowledged + 1)
+            lines = [child.stdout.readline() for _ in range(5 + 13 * life)]
+            child.send_signal(signal.SIGKILL)
+            lines += child.stdout.readlines()
+            acknowledged = max(int(line) for line in lines if line.endswith("\n"))
+    report, outputs = back(path)
+    seen = report.daemons[ORIGIN].cursors[1]
+    assert seen in (acknowledged, acknowledged + 1)
+    assert outputs == [seen + 1]
