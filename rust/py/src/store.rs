@@ -204,7 +204,7 @@ impl PyStore {
             let kind = &*self.kind;
             let checked = py.detach(|| match kind {
                 Kind::Memory(_) => Ok(()),
-                Kind::Folder(store) => store.verify(),
+                Kind::Folder(store) => store.verify().map(|_| ()),
             });
             checked.map_err(|error| self.failed(&error))
         })
