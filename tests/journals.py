@@ -1,4 +1,4 @@
-"""The formats of a store once more, from PyPI's blake3, zlib and struct alone, to compare the golden bytes with."""
+"""The formats of a store once more, from blake3, PyNaCl, zlib and struct alone, to compare the golden bytes with."""
 
 import struct
 import zlib
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
+from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 
 import reference
 
@@ -77,3 +78,19 @@ def segment(store: bytes, commits: Sequence[Sequence[bytes]]) -> bytes:
         digest = reference.derive("meshos 2026 store commit v1", digest, struct.pack("<Q", number), body)
         data += digest
     return data
+
+
+def store_head(store: bytes, node: bytes) -> bytes:
+    return summed(b"MESHSTOR" + struct.pack("<H", 1) + store + node + struct.pack("<Q", 7))
+
+
+def node_key(seed: bytes) -> bytes:
+    return summed(b"MESHNKEY" + struct.pack("<H", 1) + seed)
+
+
+def stored_daemon(entity: bytes, seed: bytes, node_seed: bytes, nonce: bytes) -> bytes:
+    """What a store has of a daemon of the kind "counter" that runs, with a snapshot every 100 events."""
+    key = reference.derive("meshos 2026 sealed key v1", node_seed)
+    row = struct.pack("<BH", 1, 7) + b"counter" + struct.pack("<QI4BIQ", 100, 10_000, 0, 0, 1, 0, 10_000, 64 << 20)
+    row += bytes(6) + b"\1\1" + nonce
+    return summed(row + crypto_aead_xchacha20poly1305_ietf_encrypt(seed, entity, nonce, key))

@@ -97,6 +97,9 @@ def kept() -> dict[str, bytes]:
         "steps": steps,
         "outputs": outputs,
         "snapshot_row": journals.snapshot_row(ID, STATE, made.digests[3]),
+        "store_head": journals.store_head(b"\x44" * 16, reference.entity_id(NODE_1)),
+        "node_key": journals.node_key(b"\x11" * 32),
+        "stored_daemon": journals.stored_daemon(ID, b"\x42" * 32, b"\x11" * 32, b"\x55" * 24),
         "segment": journals.segment(b"\x44" * 16, [first, [journals.write("node", b"name", None)]]),
     }
 

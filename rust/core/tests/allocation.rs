@@ -38,12 +38,14 @@ fn hostile_lengths_allocate_no_more_than_the_input() {
         if name == "fork_record" {
             continue;
         }
+        // Files of records of every kind have one decoder.
+        let fuzzer = if name.ends_with("_records") { "records" } else { name };
         for at in 0..bytes.len() - 7 {
             for edge in [u64::MAX, u64::from(u32::MAX), 1 << 40, 0x7fff_ffff] {
                 let mut hostile = bytes.clone();
                 hostile[at..at + 8].copy_from_slice(&edge.to_le_bytes());
                 LARGEST.set(0);
-                fuzzers[name](&hostile);
+                fuzzers[fuzzer](&hostile);
                 let largest = LARGEST.get();
                 assert!(
                     largest <= 4 * bytes.len() + 4096,

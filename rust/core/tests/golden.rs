@@ -16,6 +16,8 @@ use meshos_core::journal::{Emitted, SnapshotRow, Steps};
 use meshos_core::link::CausalLink;
 use meshos_core::segment::{self, Position};
 use meshos_core::snapshot;
+use meshos_core::store::head::{Head, decode_key};
+use meshos_core::stored::StoredDaemon;
 use meshos_core::testing::envelopes;
 use meshos_core::testing::samples::{self, History, STATE};
 use meshos_core::testing::trails;
@@ -80,6 +82,13 @@ fn version_1_of_every_format_is_read() {
         let proven = trail::read(&file(&format!("{name}_v1.bin")), None, false, drop).expect("a released format");
         assert_eq!((proven.bytes, proven.head.at), (bytes.len() as u64, envelopes::ISSUED));
     }
+    assert_eq!(Head::decode(&file("store_head_v1.bin")), Ok(samples::store_head()));
+    assert_eq!(decode_key(&file("node_key_v1.bin")).as_deref(), Ok(&[0x11; 32]));
+    let stored = StoredDaemon::decode(&file("stored_daemon_v1.bin")).expect("a released format");
+    assert_eq!(stored, samples::stored_daemon());
+    let (entity, node) = (history.entity.entity_id(), samples::keypair(0x11));
+    let opened = stored.key.expect("it is sealed").open(&entity, &node);
+    assert_eq!(opened.expect("it is the node's").entity_id(), entity);
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

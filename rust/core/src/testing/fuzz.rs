@@ -26,6 +26,8 @@ use crate::rows;
 use crate::segment::{self, Position};
 use crate::snapshot;
 use crate::stats::DaemonStats;
+use crate::store::head;
+use crate::stored::StoredDaemon;
 
 /// Takes any bytes; panics where a decoder is wrong.
 pub type Fuzzer = fn(&[u8]);
@@ -53,6 +55,9 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("snapshot_row", snapshot_row),
     ("segment", segment),
     ("writes", writes),
+    ("store_head", store_head),
+    ("node_key", node_key),
+    ("stored_daemon", stored_daemon),
     ("records", records),
 ];
 
@@ -310,5 +315,32 @@ pub fn writes(bytes: &[u8]) {
         let mut written = Vec::new();
         rows::put_all(writes.iter(), &mut written);
         assert_eq!(written, bytes);
+    }
+}
+
+/// [`head::Head::decode`].
+pub fn store_head(bytes: &[u8]) {
+    for bytes in resealed(bytes) {
+        if let Ok(found) = head::Head::decode(&bytes) {
+            assert_eq!(found.to_bytes(), bytes);
+        }
+    }
+}
+
+/// [`head::decode_key`].
+pub fn node_key(bytes: &[u8]) {
+    for bytes in resealed(bytes) {
+        if let Ok(seed) = head::decode_key(&bytes) {
+            assert_eq!(*head::key_to_bytes(&seed), bytes);
+        }
+    }
+}
+
+/// [`StoredDaemon::decode`].
+pub fn stored_daemon(bytes: &[u8]) {
+    for bytes in resealed(bytes) {
+        if let Ok(stored) = StoredDaemon::decode(&bytes) {
+            assert_eq!(stored.to_bytes(), bytes);
+        }
     }
 }

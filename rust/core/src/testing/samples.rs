@@ -11,6 +11,7 @@ use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
 use crate::checkpoint::Checkpoint;
+use crate::config::{DaemonHostConfig, Durability};
 use crate::cursors::{Cursors, Receipt};
 use crate::digest::{self, Digest};
 use crate::export::ChainExport;
@@ -25,6 +26,8 @@ use crate::rows::{Table, Write};
 use crate::segment::{self, Position, StoreId};
 use crate::snapshot::SnapshotMeta;
 use crate::stats::DaemonStats;
+use crate::store::head;
+use crate::stored::{SealedKey, StoredDaemon};
 use crate::time::UnixMs;
 
 /// State of the golden snapshot.
@@ -224,6 +227,9 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("outputs", rows(Table::Outputs)),
         ("snapshot_row", snapshot_row().to_bytes()),
         ("segment", segment()),
+        ("store_head", store_head().to_bytes()),
+        ("node_key", head::key_to_bytes(&[0x11; 32]).to_vec()),
+        ("stored_daemon", stored_daemon().to_bytes()),
     ];
     all.extend(trails::files());
     all
@@ -290,6 +296,35 @@ pub fn snapshot_row() -> SnapshotRow {
         processed: 2,
         epoch: 1,
         taken_at: UnixMs::new(7),
+    }
+}
+
+/// What the golden store is.
+#[must_use]
+pub fn store_head() -> head::Head {
+    head::Head {
+        id: STORE,
+        node: keypair(0x11).entity_id(),
+        made_at: UnixMs::new(7),
+    }
+}
+
+/// What a store has of the entity itself.
+///
+/// # Panics
+/// Never: sample pairs have their secret half.
+#[must_use]
+pub fn stored_daemon() -> StoredDaemon {
+    let sealed = SealedKey::seal(&keypair(0x42), &keypair(0x11), [0x55; 24]);
+    StoredDaemon {
+        kind: "counter".to_owned(),
+        config: DaemonHostConfig {
+            auto_snapshot_interval: 100,
+            durability: Durability::Journal,
+            ..DaemonHostConfig::default()
+        },
+        runs: true,
+        key: Some(sealed.expect(FULL)),
     }
 }
 
