@@ -990,6 +990,12 @@ def test_what_is_no_span_is_refused(text: str) -> None:
         values.span(text)
 
 
+@pytest.mark.parametrize("text", ["0s", "999ms", "24h1ms", "25h", "5"])
+def test_a_freeze_is_neither_too_short_nor_too_long(text: str) -> None:
+    with pytest.raises(ArgumentTypeError):
+        values.ttl(text)
+
+
 @pytest.mark.parametrize("text", ["", "globals", "global:1", "local", "local:", "local:x", "on_peer:7", "on-peer:-7"])
 def test_what_is_no_scope_is_refused(text: str) -> None:
     with pytest.raises(ArgumentTypeError):

@@ -12,7 +12,7 @@ from meshos._cli.exits import ExitCode
 from meshos._cli.keys import load, passphrase_option
 from meshos._cli.nodes import receipt_lines, submit, timeout_option
 from meshos._cli.output import Failure, show, write_json
-from meshos._cli.values import identifier, reason, scope, span
+from meshos._cli.values import identifier, reason, scope, span, ttl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def _propose_options(parser: argparse.ArgumentParser) -> None:
 def _arguments(name: str, parser: argparse.ArgumentParser) -> None:
     match name:
         case "freeze-cluster":
-            parser.add_argument("--ttl", type=span, required=True, metavar="D", help="for how long: 1s to 24h")
+            parser.add_argument("--ttl", type=ttl, required=True, metavar="D", help="for how long: 1s to 24h")
         case "flush-avoid-lists":
             parser.add_argument(
                 "--scope", type=scope, required=True, metavar="S", help="global, local:NODE or on-peer:PEER"

@@ -41,6 +41,15 @@ def span(text: str) -> timedelta:
     return sum((int(count) * unit for count, unit in parts if count is not None), timedelta(0))
 
 
+def ttl(text: str) -> timedelta:
+    """Read how long a freeze lasts."""
+    found = span(text)
+    if not timedelta(seconds=1) <= found <= timedelta(hours=24):
+        message = f"a freeze lasts from 1s to 24h: {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return found
+
+
 def reason(text: str) -> str:
     """Read why a command is given."""
     try:
