@@ -18,6 +18,8 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from daemons import PATIENCE
@@ -381,6 +383,81 @@ def test_a_wrong_request_is_refused_and_the_next_one_served(request_: Message, o
     assert first["kind"] in ("invalid_argument", "bad_envelope", "bad_frame")
     assert len(str(first)) < 500
     assert "ok" in second
+
+
+WORDS = st.sampled_from(
+    [
+        *[
+            "status",
+            "policy",
+            "cooldowns",
+            "audit",
+            "propose",
+            "submit",
+            "global",
+            "local",
+            "on_peer",
+            "cordon",
+            "7",
+            "0xff",
+            "-1",
+            "0x10000000000000000",
+        ],
+        AdminEnvelope(event=Cordon(5), cluster_id=CLUSTER, reason="test").to_text(),
+    ]
+)
+NAMES = st.sampled_from(
+    [
+        "action",
+        "reason",
+        "valid_for_ms",
+        "envelope",
+        "timeout_ms",
+        "since",
+        "kind",
+        "scope",
+        "node",
+        "peer",
+        "daemon",
+        "id",
+        "name",
+        "ttl_ms",
+        "chain",
+        "victim",
+        "target",
+        "migration",
+        "meshos",
+        "ask",
+    ]
+)
+KINDS = [
+    "freeze_cluster",
+    "flush_avoid_lists",
+    "force_evict_replica",
+    "force_restart_daemon",
+    "force_cutover",
+    "kill_migration",
+]
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8), WORDS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.one_of(NAMES, WORDS), inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ask=WORDS, fields=st.dictionaries(NAMES, VALUES, max_size=4), action=st.dictionaries(NAMES, VALUES, max_size=4))
+def test_no_request_finds_a_bug(ask: str, fields: Message, action: Message, opened: OperatorSocket) -> None:
+    from meshos._requests import answer
+
+    core = opened._server._core
+    proposal: Message = {**fields, "meshos": 1, "ask": "propose", "reason": "x"}
+    requests = [{**proposal, "action": {**action, "kind": kind}} for kind in KINDS]
+    requests.append({**fields, "meshos": 1, "ask": ask})
+    for request in requests:
+        told = answer(core, {**request, **({"timeout_ms": 0} if ask == "submit" else {})})
+        assert told.keys() == {"ok"} or told["kind"] != "other", (request, told)
+        json.dumps(told)
 
 
 # ---------------------------------------------------------------- hostile bytes
