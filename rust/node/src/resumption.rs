@@ -91,26 +91,43 @@ impl<D: Daemon> ResumeFailed<D> {
     }
 }
 
-/// Calls `see` with the key and value of each row of a daemon, in order.
+/// Calls `see` with the key and value of each row of a range, in order.
+///
+/// # Errors
+/// [`StoreError`]: it cannot be read.
+pub fn each(
+    store: &dyn Store,
+    table: Table,
+    mut range: KeyRange,
+    mut see: impl FnMut(&[u8], &[u8]),
+) -> Result<(), StoreError> {
+    loop {
+        let page = store.page(table, &range, PAGE)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        for (key, value) in &page {
+            see(key, value);
+        }
+        range = range.after(last);
+    }
+}
+
+/// Calls `see` with the number and value of each row of a daemon, in order.
 fn each_row(
     store: &dyn Store,
     table: Table,
     entity: &EntityId,
     mut see: impl FnMut(u64, &[u8]),
 ) -> Result<(), StoreError> {
-    let mut range = KeyRange::beginning_with(entity.as_bytes());
-    loop {
-        let page = store.page(table, &range, PAGE)?;
-        for (key, value) in &page {
+    each(
+        store,
+        table,
+        KeyRange::beginning_with(entity.as_bytes()),
+        |key, value| {
             if let Some((_, [number])) = of_entity_key::<1>(key) {
                 see(number, value);
             }
-        }
-        match page.last() {
-            Some((key, _)) => range = range.after(key),
-            None => return Ok(()),
-        }
-    }
+        },
+    )
 }
 
 /// What a store has of a daemon, without the steps themselves.

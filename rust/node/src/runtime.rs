@@ -340,13 +340,13 @@ impl<D: Daemon> Runtime<D> {
     /// # Errors
     /// [`StoreError`]: the store cannot be read.
     pub fn stored(&self) -> Result<Vec<Found>, StoreError> {
-        let store = (self.stores)();
-        let rows = store.page(Table::Daemons, &KeyRange::all(), usize::MAX)?;
-        let read = |(key, value): (Vec<u8>, Vec<u8>)| {
-            let (entity, []) = of_entity_key::<0>(&key)?;
-            Some((entity, StoredDaemon::decode(&value)))
-        };
-        Ok(rows.into_iter().filter_map(read).collect())
+        let mut found = Vec::new();
+        resumption::each(&*(self.stores)(), Table::Daemons, KeyRange::all(), |key, value| {
+            if let Some((entity, [])) = of_entity_key::<0>(key) {
+                found.push((entity, StoredDaemon::decode(value)));
+            }
+        })?;
+        Ok(found)
     }
 
     /// Opens the key of a stored daemon; a public one if no other was given.

@@ -10,6 +10,7 @@ use meshos_core::store::{Store, StoreError};
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::keys;
 use meshos_node::redb_store::{Options, RedbStore};
+use meshos_node::resumption;
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
@@ -182,12 +183,13 @@ impl PyStore {
             let kind = &*self.kind;
             let counted = py.detach(|| {
                 let store = kind.handle();
-                let daemons = store.page(Table::Daemons, &KeyRange::all(), usize::MAX)?.len();
+                let mut daemons = 0;
+                resumption::each(&*store, Table::Daemons, KeyRange::all(), |_, _| daemons += 1)?;
                 Ok((daemons, store.stats()))
             });
             let (daemons, stats) = counted.map_err(|error| self.failed(&error))?;
             Ok(PyStoreStats {
-                daemons: daemons as u64,
+                daemons,
                 journal_bytes: stats.log_bytes,
                 snapshot_bytes: stats.snapshot_bytes,
                 file_bytes: stats.file_bytes,
