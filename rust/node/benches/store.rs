@@ -148,24 +148,44 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// One kept step beside one append with a sync, in turns.
-fn one_at_a_time(store: &RedbStore, plain: &Path) -> (Duration, Duration) {
+/// One append with a sync, one step kept by the thread that waits, and one submitted and waited for, in turns.
+fn one_at_a_time(store: &mut RedbStore, plain: &Path) -> [Duration; 3] {
     let mut file = File::create_new(plain).expect("a new file");
     let mut echo = Echo::of(64);
-    let (mut kept, mut synced) = (Vec::new(), Vec::new());
-    for round in 0..4000 {
-        let writes = echo.step();
-        let bytes = vec![7; writes.iter().map(Write::encoded_len).sum()];
+    let mut times = [const { Vec::new() }; 3];
+    let (told, heard) = mpsc::channel();
+    for round in 0..2000 {
+        let bytes = vec![7; echo.step().iter().map(Write::encoded_len).sum()];
         let start = Instant::now();
         file.write_all(&bytes).and_then(|()| file.sync_data()).expect("space");
-        let middle = Instant::now();
+        let synced = start.elapsed();
+
+        let writes = echo.step();
+        let start = Instant::now();
         store.commit(writes).expect("it is kept");
+        let kept = start.elapsed();
+
+        let (told, batch) = (
+            told.clone(),
+            Batch {
+                term: store.term(),
+                writes: echo.step(),
+            },
+        );
+        let start = Instant::now();
+        store.submit(
+            batch,
+            Box::new(move |outcome| told.send(outcome.is_ok()).expect("somebody listens")),
+        );
+        assert!(heard.recv().expect("it is answered"));
+        let submitted = start.elapsed();
         if round >= 100 {
-            synced.push(middle - start);
-            kept.push(middle.elapsed());
+            for (times, time) in times.iter_mut().zip([synced, kept, submitted]) {
+                times.push(time);
+            }
         }
     }
-    (median(kept), median(synced))
+    times.map(median)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -244,12 +264,19 @@ fn main() {
     }
 
     let folder = Folder::new("single");
-    let store = open(&folder.0.join("state"), true);
-    let (kept, synced) = one_at_a_time(&store, &folder.0.join("plain"));
-    line("append_and_sync", synced.as_secs_f64() * 1e6, "us", &Bar::None);
-    line("one_step_kept", kept.as_secs_f64() * 1e6, "us", &Bar::None);
-    let ratio = kept.as_secs_f64() / synced.as_secs_f64();
-    line("one_step_beside_one_sync", ratio, "x", &Bar::AtMost(1.3));
+    let mut store = open(&folder.0.join("state"), true);
+    let times = one_at_a_time(&mut store, &folder.0.join("plain"));
+    let [synced, kept, submitted] = times.map(|time| time.as_secs_f64() * 1e6);
+    line("append_and_sync", synced, "us", &Bar::None);
+    line("one_step_kept", kept, "us", &Bar::None);
+    line("one_step_kept_beside_one_sync", kept / synced, "x", &Bar::AtMost(1.3));
+    line("one_step_submitted", submitted, "us", &Bar::None);
+    line(
+        "one_step_submitted_beside_one_sync",
+        submitted / synced,
+        "x",
+        &Bar::AtMost(1.3),
+    );
     drop(store);
 
     let mib = std::env::var("STORE_MIB").map_or(256, |mib| mib.parse().expect("a number"));

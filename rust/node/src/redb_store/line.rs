@@ -38,6 +38,8 @@ struct State {
     term: u64,
     failures: u64,
     closed: bool,
+    /// As many are waited for by who commits; 0: nobody waits for more.
+    awaited: usize,
 }
 
 /// What waited behind a failure.
@@ -66,6 +68,7 @@ pub struct Line {
     state: Mutex<State>,
     work: Condvar,
     room: Condvar,
+    more: Condvar,
 }
 
 impl Line {
@@ -79,9 +82,11 @@ impl Line {
                 term: 1,
                 failures: 0,
                 closed: false,
+                awaited: 0,
             }),
             work: Condvar::new(),
             room: Condvar::new(),
+            more: Condvar::new(),
         }
     }
 
@@ -124,10 +129,28 @@ impl Line {
             bytes,
             done,
         });
+        if state.awaited > 0 && state.queue.len() >= state.awaited {
+            self.more.notify_one();
+        }
         if wake {
             self.work.notify_one();
         }
         Ok(())
+    }
+
+    /// Waits until as many are in line as were committed together the last time, but not longer than `patience`. Whoever
+    /// was answered then is about to submit again; who comes first should not have a sync of its own.
+    pub fn gather(&self, expected: usize, patience: Duration) {
+        if expected <= 1 {
+            return;
+        }
+        let until = Deadline::after(patience);
+        let mut state = self.state.lock();
+        state.awaited = expected;
+        while !state.queue.is_empty() && state.queue.len() < expected && !state.closed && !until.passed() {
+            state = self.more.wait_until(state, until.slice());
+        }
+        state.awaited = 0;
     }
 
     /// Takes what is committed together; empty: nothing waits.
@@ -190,5 +213,6 @@ impl Line {
         self.state.lock().closed = true;
         self.work.notify_all();
         self.room.notify_all();
+        self.more.notify_all();
     }
 }

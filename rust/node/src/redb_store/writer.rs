@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use meshos_core::rows::Write;
 use meshos_core::segment::{self, Head, Position};
@@ -17,6 +18,8 @@ use crate::redb_store::{Shared, line};
 pub const SEGMENT_BYTES: u64 = 8 << 20;
 /// It grows up to this while the one before it is still being folded.
 const SEGMENT_BYTES_MAX: u64 = 8 * SEGMENT_BYTES;
+/// How long a commit waits at most for those who are about to submit.
+const PATIENCE_MAX: Duration = Duration::from_millis(2);
 /// A buffer that a large commit made larger is let go.
 const BUFFER_KEPT: usize = 4 << 20;
 
@@ -33,6 +36,10 @@ pub struct Writer {
     next_ordinal: u64,
     segment: Option<Segment>,
     buffer: Vec<u8>,
+    /// Batches of the last commit.
+    together: usize,
+    /// How long the last sync took.
+    synced_in: Duration,
 }
 
 impl Writer {
@@ -44,6 +51,8 @@ impl Writer {
             next_ordinal,
             segment: None,
             buffer: Vec::new(),
+            together: 0,
+            synced_in: Duration::ZERO,
         }
     }
 
@@ -89,10 +98,14 @@ impl Writer {
 
     /// Commits once. `false`: nothing waited.
     pub fn turn(&mut self, shared: &Shared) -> bool {
+        shared
+            .line
+            .gather(self.together, (self.synced_in / 4).min(PATIENCE_MAX));
         let group = shared.line.take();
         if group.is_empty() {
             return false;
         }
+        self.together = group.len();
         let (mut writes, mut done) = (Vec::new(), Vec::with_capacity(group.len()));
         for waiting in group {
             writes.extend(waiting.writes);
@@ -130,7 +143,9 @@ impl Writer {
         let after = segment::put_frame(&segment.head, &self.position, writes.iter(), &mut self.buffer);
         let disk = shared.folder.disk();
         disk.write(&segment.file, &segment.path, &self.buffer)?;
+        let start = Instant::now();
         disk.sync(&segment.file, &segment.path)?;
+        self.synced_in = start.elapsed();
         segment.bytes += self.buffer.len() as u64;
         if self.buffer.capacity() > BUFFER_KEPT {
             self.buffer = Vec::new();
