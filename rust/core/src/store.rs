@@ -92,7 +92,8 @@ pub trait Store: Send {
     /// [`StoreError`]: they cannot be read.
     fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError>;
 
-    /// Keeps a snapshot, given in parts, and names it by its content. It is durable when this returns.
+    /// Keeps a snapshot, given in parts, and names it by its content. It is durable when this returns. If the process ends
+    /// before a row of [`Table::Snapshots`] names it, it goes.
     ///
     /// # Errors
     /// [`StoreError`]: it is not kept.

@@ -17,6 +17,7 @@ mod tree;
 mod view;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use std::thread::JoinHandle;
 use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
+use meshos_core::journal::SnapshotRow;
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::segment;
 use meshos_core::store::check::{Checked, check};
@@ -38,6 +40,9 @@ use crate::redb_store::tree::{Place, Tree};
 use crate::redb_store::view::{Overlay, View};
 use crate::redb_store::writer::Writer;
 use crate::sync::{Condvar, Mutex};
+
+/// How often everything is checked while commits go on.
+const VERIFY_TRIES: u32 = 3;
 
 /// How a store is opened.
 #[derive(Clone)]
@@ -77,8 +82,24 @@ struct Shared {
 
 impl Shared {
     fn log_grew(&self, commits: u64, bytes: u64) {
-        self.commits.store(commits, Ordering::Relaxed);
+        self.commits.store(commits, Ordering::SeqCst);
         self.log_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Removes the files of snapshots whose rows were not kept before the process ended. If a row cannot be read, none goes.
+    fn sweep(&self) {
+        let (mut range, mut named) = (KeyRange::all(), BTreeSet::new());
+        while let Ok(rows) = self.view.page(&self.tree, Table::Snapshots, &range, 1024) {
+            let Some((last, _)) = rows.last() else {
+                let _ = self.folder.sweep(&named);
+                return;
+            };
+            range = range.after(last);
+            for (_, value) in &rows {
+                let Ok(row) = SnapshotRow::decode(value) else { return };
+                named.insert(row.name.to_string());
+            }
+        }
     }
 
     /// Commits what waits, if nobody else does.
@@ -130,7 +151,10 @@ impl RedbStore {
         let disk = Disk::new(options.syncs, options.hook.clone());
         let (folder, key, is_new) = Folder::open(root, disk, options.create, options.node)?;
         let id = folder.head().id;
-        let (tree, place) = Tree::open(&folder.tree(), folder.disk(), &id)?;
+        let (tree, place) = Tree::open(&folder.tree(), folder.disk(), &id, is_new)?;
+        if is_new {
+            folder.finish()?;
+        }
 
         let mut files = Vec::new();
         for (ordinal, _) in folder.segments()? {
@@ -161,10 +185,14 @@ impl RedbStore {
         if recovered.position == place.position {
             fold::remove_below(&shared, newest);
         }
+        let was_closed = !is_new && files.is_empty();
+        if !was_closed && !is_new {
+            shared.sweep();
+        }
         let store = Self::start(shared)?;
         let opened = Opened {
             is_new,
-            was_closed: !is_new && files.is_empty(),
+            was_closed,
             commits: recovered.commits,
             cut: recovered.cut,
         };
@@ -225,12 +253,23 @@ impl RedbStore {
         answer.wait()
     }
 
-    /// Checks everything that is kept: every page of the tree, every row, and every snapshot that a row names.
+    /// Checks everything that is kept: every page of the tree, every row, and every snapshot that a row names. Commits go
+    /// on meanwhile, unless they come so often that rows are never seen at rest: then they wait.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] with the first bad place.
     pub fn verify(&self) -> Result<Checked, StoreError> {
-        self.shared().tree.verify()?;
+        let shared = self.shared();
+        shared.tree.verify()?;
+        for _ in 0..VERIFY_TRIES {
+            let before = shared.commits.load(Ordering::SeqCst);
+            let found = check(self);
+            // Rows that came or went meanwhile may not fit those that were read before.
+            if found.is_ok() || shared.commits.load(Ordering::SeqCst) == before {
+                return found;
+            }
+        }
+        let _no_commits = shared.writer.lock();
         check(self)
     }
 

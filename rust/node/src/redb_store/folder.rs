@@ -1,5 +1,6 @@
 //! The folder of a store: what is where, whose it is, and that one process has it.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -92,7 +93,9 @@ impl Folder {
         let files = disk.list(root).map_err(|_| StoreError::NotAStore)?;
         // A process that ended while it made the store left these.
         let known = |name: &str| [LOCK, KEY, LOG, SNAPSHOTS].contains(&name) || name.ends_with(BESIDE);
-        if files.iter().all(|(name, _)| known(name)) {
+        let is_half_made = files.iter().any(|(name, _)| *name == format!("{HEAD}{BESIDE}"));
+        let is_left = |name: &str| known(name) || is_half_made && name == TREE;
+        if files.iter().all(|(name, _)| is_left(name)) {
             return Ok(());
         }
         if files.iter().any(|(name, _)| name == TREE) {
@@ -104,7 +107,7 @@ impl Folder {
         Err(StoreError::NotAStore)
     }
 
-    /// The head is written last: a folder with one has everything.
+    /// The head gets its name last, by [`Folder::finish`]: a folder with one has everything.
     fn make(
         root: &Path,
         disk: Disk,
@@ -128,10 +131,14 @@ impl Folder {
             node: id,
             made_at: clock::unix_ms(),
         };
-        disk.put(root, HEAD, &[&head.to_bytes()])?;
-        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            disk.sync_folder(parent)?;
-        }
+        // From here to the end a folder says by this name that it is half made.
+        let beside = root.join(format!("{HEAD}{BESIDE}"));
+        disk.remove(&root.join(TREE))?;
+        disk.remove(&beside)?;
+        let file = disk.create(&beside)?;
+        disk.write(&file, &beside, &head.to_bytes())?;
+        disk.sync(&file, &beside)?;
+        disk.sync_folder(root)?;
         let folder = Self {
             disk,
             root: root.to_owned(),
@@ -139,6 +146,20 @@ impl Folder {
             lock,
         };
         Ok((folder, key, true))
+    }
+
+    /// Says that everything of a new store is there.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it is half made, and made anew the next time.
+    pub fn finish(&self) -> Result<(), StoreError> {
+        let (disk, root) = (&self.disk, &self.root);
+        disk.rename(&root.join(format!("{HEAD}{BESIDE}")), &root.join(HEAD))?;
+        disk.sync_folder(root)?;
+        match root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => disk.sync_folder(parent),
+            None => Ok(()),
+        }
     }
 
     fn key(&self) -> Result<Option<Keypair>, StoreError> {
@@ -240,6 +261,20 @@ impl Folder {
     /// [`StoreError`].
     pub fn discard(&self, name: &Digest) -> Result<(), StoreError> {
         self.disk.remove(&self.root.join(SNAPSHOTS).join(name.to_string()))
+    }
+
+    /// Removes snapshots that nothing names, and files that were being made. What cannot be removed stays.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the folder cannot be read.
+    pub fn sweep(&self, named: &BTreeSet<String>) -> Result<(), StoreError> {
+        let folder = self.root.join(SNAPSHOTS);
+        for (name, _) in self.disk.list(&folder)? {
+            if !named.contains(&name) {
+                let _ = self.disk.remove(&folder.join(name));
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of the snapshots, and of all files.

@@ -180,14 +180,16 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
 }
 
 impl Tree {
-    /// Opens the tree, or makes an empty one.
+    /// Opens the tree, or makes an empty one for a new store.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn open(path: &Path, disk: &Disk, store: &StoreId) -> Result<(Self, Place), StoreError> {
+    pub fn open(path: &Path, disk: &Disk, store: &StoreId, is_new: bool) -> Result<(Self, Place), StoreError> {
         let beside = beside(path);
         disk.remove(&beside)?;
-        let is_new = disk.size(path)?.is_none();
+        if !is_new && disk.size(path)?.is_none() {
+            return Err(StoreError::Damaged(Damage::Tree));
+        }
         if is_new {
             disk.create(&beside)?;
         }

@@ -114,8 +114,10 @@ impl Writer {
         let committed = self.commit(shared, &writes);
         // Who hears of a failure finds the next term.
         let behind = match committed {
-            Ok(_) => {
+            Ok(number) => {
                 shared.view.apply(writes.into_iter());
+                // After the rows are shown: who sees the same number before and after a look saw no row change.
+                shared.log_grew(number, self.segment.as_ref().map_or(0, |segment| segment.bytes));
                 None
             }
             Err(_) => {
@@ -151,7 +153,6 @@ impl Writer {
             self.buffer = Vec::new();
         }
         self.position = after;
-        shared.log_grew(after.number, segment.bytes);
         Ok(after.number)
     }
 

@@ -216,6 +216,19 @@ fn a_damaged_tree_is_an_error_and_no_panic() {
 }
 
 #[test]
+fn a_missing_tree_is_no_empty_one() {
+    for closes in [true, false] {
+        let scratch = Scratch::new();
+        let left = left_behind(&scratch);
+        if closes {
+            drop(open(&left));
+        }
+        std::fs::remove_file(left.join("tree.redb")).expect("it is there");
+        assert_eq!(refused(&left), StoreError::Damaged(Damage::Tree));
+    }
+}
+
+#[test]
 fn a_damaged_snapshot_is_refused() {
     let scratch = Scratch::new();
     let (mut store, _) = open(&scratch.path());

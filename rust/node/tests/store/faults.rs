@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use meshos_core::store::{Batch, Step, Store, StoreError};
 use meshos_node::redb_store::{Options, RedbStore};
@@ -135,20 +135,32 @@ fn a_tree_that_cannot_be_written_holds_up_nobody_and_is_made_good() {
 }
 
 #[test]
-fn a_store_that_cannot_be_made_is_not_there() {
-    let scratch = Scratch::new();
-    let hook = |step: Step, _: &Path| match step {
-        Step::Sync => Err(io::Error::from_raw_os_error(5)),
-        _ => Ok(()),
-    };
-    let options = Options {
-        hook: Some(Arc::new(hook)),
-        ..Options::default()
-    };
-    assert!(open_with(&scratch.path(), &options).is_err());
-    let (store, opened) = open(&scratch.path());
-    assert!(opened.is_new);
-    assert_eq!(numbers(&store), []);
+fn a_store_that_cannot_be_made_is_made_the_next_time() {
+    // The disk fails after so many operations; in the end it is enough for all of them.
+    for enough in 0.. {
+        let scratch = Scratch::new();
+        let left = AtomicU32::new(enough);
+        let hook = move |_: Step, _: &Path| {
+            let counted = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            counted.map(drop).map_err(|_| io::Error::from_raw_os_error(5))
+        };
+        let options = Options {
+            hook: Some(Arc::new(hook)),
+            ..Options::default()
+        };
+        let made = open_with(&scratch.path(), &options);
+        let is_made = made.is_ok();
+        drop(made);
+        let (store, _) = open(&scratch.path());
+        assert_eq!(numbers(&store), []);
+        store.commit(vec![row(1, 5)]).expect("kept");
+        drop(store);
+        assert_eq!(numbers(&open(&scratch.path()).0), [1]);
+        if is_made {
+            assert!(enough > 10);
+            break;
+        }
+    }
 }
 
 #[test]

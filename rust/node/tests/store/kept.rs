@@ -1,7 +1,9 @@
 //! What was kept is there.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use meshos_core::journal::SnapshotRow;
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::store::{Batch, Store, StoreError};
 use meshos_core::testing::random::SplitMix64;
@@ -165,6 +167,54 @@ fn snapshots_are_files_named_by_what_is_in_them() {
     store.discard(&name).expect("it goes");
     store.discard(&name).expect("it is gone");
     assert_eq!(store.fetch(&name, 10), Err(StoreError::NoSnapshot { name }));
+}
+
+#[test]
+fn a_snapshot_that_no_row_names_goes_after_a_crash() {
+    let scratch = Scratch::new();
+    let (mut store, _) = open(&scratch.path());
+    let names = [b"one", b"two"].map(|state| store.keep(&[state]).expect("kept"));
+    let row = SnapshotRow {
+        name: names[0],
+        ..samples::snapshot_row()
+    };
+    let entity = samples::keypair(1).entity_id();
+    store.commit(vec![row.write(&entity)]).expect("kept");
+    std::fs::write(scratch.path().join("snapshots/half.new"), "hal").expect("written");
+    crash(store, &scratch);
+    let (store, _) = open(&scratch.path());
+    assert_eq!(store.fetch(&names[0], 9).as_deref(), Ok(&b"one"[..]));
+    assert_eq!(
+        store.fetch(&names[1], 9),
+        Err(StoreError::NoSnapshot { name: names[1] })
+    );
+    assert!(!scratch.path().join("snapshots/half.new").exists());
+}
+
+#[test]
+fn what_is_checked_while_commits_go_on_is_not_taken_for_damage() {
+    let scratch = Scratch::new();
+    let (store, _) = open(&scratch.path());
+    let entity = samples::keypair(0x42).entity_id();
+    let rows: Vec<_> = samples::journalled();
+    store
+        .commit(vec![samples::stored_daemon().write(&entity)])
+        .expect("kept");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (writer, stop) = (store.clone(), &stop);
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                writer.commit(rows.clone()).expect("kept");
+                let gone = rows.iter().map(|row| Write::remove(row.table, row.key.clone()));
+                writer.commit(gone.collect()).expect("kept");
+            }
+        });
+        for _ in 0..20 {
+            store.verify().expect("nothing is damaged");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 /// Enough to fold several times, with rows put, changed and removed, against a map.

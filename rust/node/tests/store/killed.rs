@@ -88,6 +88,10 @@ fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
         last = heard.into_iter().last().or(last);
         acknowledged = last.or(acknowledged);
 
+        // Every other time the next process finds the store as the last one left it.
+        if kill % 2 == 1 && kill + 1 < kills {
+            continue;
+        }
         let (store, opened) = open(&scratch.path());
         let found = numbers(&store);
         assert_eq!(
