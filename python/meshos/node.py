@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshos.daemon import MeshDaemon
     from meshos.dispatch import ActionDispatcher
     from meshos.operator import AdminVerifier, OperatorSocket
+    from meshos.store import RecoveryReport
 
 __all__ = ["Node"]
 
@@ -42,6 +43,7 @@ class Node:
         "_lock",
         "_mesh",
         "_operator_socket",
+        "_recovered",
         "_runtime",
         "_socket_path",
         "_state",
@@ -80,6 +82,7 @@ class Node:
         self._socket_path = socket_path
         self._operator_socket: OperatorSocket | None = None
         self._runtime: MeshOsRuntime | None = None
+        self._recovered: RecoveryReport | None = None
         self._state = "made"
         self._lock = Lock()
 
@@ -100,11 +103,21 @@ class Node:
             raise NotReady
         return self._runtime
 
+    @property
+    def recovered(self) -> RecoveryReport:
+        """What became of the stored daemons; raises `NotReady` before `start`."""
+        if self._recovered is None:
+            raise NotReady
+        return self._recovered
+
     def start(self) -> None:
-        """Start the daemons' runtime, then the loop; once only.
+        """Start the daemons' runtime, bring back what is stored, then start the loop; once only.
+
+        A stored daemon that cannot be brought back is in `recovered`, and keeps nobody from starting.
 
         Raises:
             LoopClosed: It was shut down.
+            StoreError: The store cannot be read.
             OperatorSocketError: The operator socket cannot be opened; the loop does not run then.
         """
         with self._lock:
@@ -113,6 +126,7 @@ class Node:
             if self._state == "started":
                 return
             self._daemons.start()
+            self._recovered = self._daemons.recover()
             dispatcher = ComputeDispatcher(self._daemons) if self._dispatcher is None else self._dispatcher
             runtime = MeshOsRuntime.start(
                 self._config,

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshos._core import Store as Store
 from meshos._core import StoreStats as StoreStats
+from meshos._core import _inspect_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
 
-    from meshos.daemon import DaemonRef
-    from meshos.identity import OriginHash
+    from os import PathLike
 
-__all__ = ["DaemonRecovery", "RecoveryReport", "Store", "StoreStats"]
+    from meshos.daemon import DaemonRef
+    from meshos.identity import EntityId, OriginHash
+
+__all__ = ["DaemonRecovery", "RecoveryReport", "Store", "StoreContents", "StoreStats", "StoredDaemon", "inspect"]
 
 
 class DaemonRecovery(NamedTuple):
@@ -53,3 +56,57 @@ class RecoveryReport(NamedTuple):
     """Kinds without a factory; register them and `recover` again."""
     took: timedelta
     """How long it took."""
+
+
+class StoredDaemon(NamedTuple):
+    """What a store has of one daemon."""
+
+    entity_id: EntityId
+    """Its public key."""
+    kind: str
+    """Name under which its class is registered; empty where that cannot be read."""
+    problem: str | None
+    """What is wrong with the row that says what it is; `None`: nothing."""
+    runs: bool
+    """Whether `recover` brings it back: it was not stopped."""
+    epoch: int
+    """Term of ownership."""
+    sequence: int
+    """Position of its chain."""
+    head: bytes
+    """32-byte digest of its chain there."""
+    steps: int
+    """Events since it began."""
+    to_replay: int
+    """Events that a recovery has it take again."""
+    snapshots: int
+    """Snapshots kept."""
+    snapshot_bytes: int
+    """Their bytes."""
+    input_bytes: int
+    """Bytes of the inputs kept."""
+    output_bytes: int
+    """Bytes of the outputs kept."""
+
+
+class StoreContents(NamedTuple):
+    """What a store holds."""
+
+    node: EntityId
+    """Whose it is."""
+    stats: StoreStats
+    """How much it holds."""
+    bytes_cut: int
+    """Bytes at the end that were no whole commit: nobody was told of them."""
+    daemons: tuple[StoredDaemon, ...]
+    """Its daemons, by public key."""
+
+
+def inspect(path: str | PathLike[str]) -> StoreContents:
+    """Look into the folder of a store; it needs no key, restores nothing and calls no user code.
+
+    Raises `StoreError`, of kind "locked" while a process has it open.
+    """
+    node, stats, cut, seen = _inspect_store(path)
+    daemons = tuple(StoredDaemon(entity, *what, *chain, *steps, *sizes) for entity, what, chain, steps, sizes in seen)
+    return StoreContents(node, stats, cut, daemons)

@@ -925,6 +925,22 @@ class StoreStats:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
+def _inspect_store(
+    path: str | PathLike[str],
+) -> tuple[
+    EntityId,
+    StoreStats,
+    int,
+    list[
+        tuple[
+            EntityId,
+            tuple[str, str | None, bool],
+            tuple[int, int, bytes],
+            tuple[int, int],
+            tuple[int, int, int, int],
+        ]
+    ],
+]: ...
 @final
 class Store:
     """One node's memory, durable before anything is acknowledged. One process at a time; close it after what uses it."""

@@ -20,6 +20,7 @@ pub mod slot;
 pub mod enter;
 pub mod leave;
 pub mod resumption;
+pub mod inspection;
 pub mod deliver;
 pub mod revive;
 pub mod controls;

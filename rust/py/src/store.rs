@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 use meshos_core::identity::Keypair;
 use meshos_core::rows::{KeyRange, Table};
 use meshos_core::store::memory::MemoryStore;
-use meshos_core::store::{Store, StoreError};
+use meshos_core::store::{Store, StoreError, StoreStats};
+use meshos_node::inspection;
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::keys;
 use meshos_node::redb_store::{Options, RedbStore};
@@ -14,13 +15,13 @@ use meshos_node::resumption;
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyBytes, PyType};
 
 use crate::args;
 use crate::daemon::PyDaemon;
 use crate::errors::{self, InvalidArgument};
 use crate::guard::{Born, entry, may_wait};
-use crate::identity::own_key;
+use crate::identity::{entity_id, own_key};
 use crate::record::field::read;
 use crate::record::record;
 use crate::runtime;
@@ -38,6 +39,18 @@ record! {
         file_bytes: u64,
         /// Commits since it was made.
         commits: u64,
+    }
+}
+
+impl PyStoreStats {
+    fn of(daemons: u64, stats: &StoreStats) -> Self {
+        Self {
+            daemons,
+            journal_bytes: stats.log_bytes,
+            snapshot_bytes: stats.snapshot_bytes,
+            file_bytes: stats.file_bytes,
+            commits: stats.commits,
+        }
     }
 }
 
@@ -188,13 +201,7 @@ impl PyStore {
                 Ok((daemons, store.stats()))
             });
             let (daemons, stats) = counted.map_err(|error| self.failed(&error))?;
-            Ok(PyStoreStats {
-                daemons,
-                journal_bytes: stats.log_bytes,
-                snapshot_bytes: stats.snapshot_bytes,
-                file_bytes: stats.file_bytes,
-                commits: stats.commits,
-            })
+            Ok(PyStoreStats::of(daemons, &stats))
         })
     }
 
@@ -252,8 +259,59 @@ impl PyStore {
     }
 }
 
+/// A stored daemon: entity, kind or what is wrong with its row, whether it runs, epoch, position and digest of its chain,
+/// last step, steps that a recovery takes again, snapshots and their bytes, bytes of steps and of outputs.
+type Seen<'py> = (
+    Bound<'py, PyAny>,
+    (String, Option<String>, bool),
+    (u64, u64, Bound<'py, PyBytes>),
+    (u64, u64),
+    (u64, u64, u64, u64),
+);
+
+/// Looks into a folder without the key of its node: whose it is, what it holds, and its daemons.
+#[pyfunction]
+#[pyo3(name = "_inspect_store")]
+fn inspect<'py>(path: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, PyStoreStats, u64, Vec<Seen<'py>>)> {
+    entry("inspect", || {
+        may_wait("inspect")?;
+        let py = path.py();
+        let shown = args::path(path, "path")?.to_string();
+        let options = Options {
+            create: false,
+            ..Options::default()
+        };
+        let folder = PathBuf::from(&shown);
+        let seen = py.detach(|| {
+            let opened = RedbStore::open(&folder, &options)?;
+            let node = opened.store.node();
+            let (stats, daemons) = (opened.store.stats(), inspection::daemons(&opened.store)?);
+            opened.store.close()?;
+            Ok((node, stats, opened.opened.cut, daemons))
+        });
+        let (node, stats, cut, daemons) = seen.map_err(|error| errors::store(&error, &shown))?;
+        let stats = PyStoreStats::of(daemons.len() as u64, &stats);
+        let rows = daemons.into_iter().map(|seen| {
+            let (kind, problem) = match &seen.stored {
+                Ok(stored) => (stored.kind.clone(), None),
+                Err(error) => (String::new(), Some(error.to_string())),
+            };
+            let runs = seen.stored.is_ok_and(|stored| stored.runs);
+            Ok((
+                entity_id(py, seen.entity)?,
+                (kind, problem, runs),
+                (seen.epoch, seen.mark.sequence, PyBytes::new(py, seen.mark.digest.as_bytes())),
+                (seen.mark.step, seen.to_replay),
+                (seen.snapshots, seen.snapshot_bytes, seen.steps_bytes, seen.outputs_bytes),
+            ))
+        });
+        Ok((entity_id(py, node)?, stats, cut, rows.collect::<PyResult<_>>()?))
+    })
+}
+
 /// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyStoreStats>()?;
-    module.add_class::<PyStore>()
+    module.add_class::<PyStore>()?;
+    module.add_function(wrap_pyfunction!(inspect, module)?)
 }
