@@ -1,6 +1,7 @@
 """A store in a folder, and daemons that come back from it: nothing acknowledged is lost, nothing takes effect twice."""
 
 import asyncio
+import json
 import os
 import signal
 import struct
@@ -11,8 +12,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from meshos import CausalEvent, DaemonHostConfig, DaemonRuntime, Identity, Mesh, MeshDaemon, Store, StoreError
+from meshos import CausalEvent, DaemonHostConfig, DaemonRuntime, Identity, Mesh, MeshDaemon, Node, Store, StoreError
+from meshos.cli import ExitCode, main
 from meshos.daemon import DaemonHost
 from meshos.errors import (
     AlreadyStored,
@@ -22,7 +25,7 @@ from meshos.errors import (
     InvalidArgument,
     ProcessFailed,
 )
-from meshos.store import RecoveryReport
+from meshos.store import RecoveryReport, inspect, verify
 
 JOURNAL = DaemonHostConfig(durability="journal")
 KEY = Identity.from_seed(b"\x07" * 32)
@@ -288,6 +291,79 @@ def test_a_store_in_memory_keeps_for_the_process(tmp_path: Path) -> None:
 def test_a_host_of_its_own_keeps_no_journal() -> None:
     with pytest.raises(ConfigError, match="durability"):
         DaemonHost(Sum(), KEY, JOURNAL)
+
+
+# ---------------------------------------------------------------- looking into it
+
+
+def filled(path: Path) -> Path:
+    config = DaemonHostConfig(durability="journal", auto_snapshot_interval=4)
+    with Store.open(path) as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, config)
+        for sequence in range(1, 11):
+            runtime.deliver(ORIGIN, event(sequence))
+        runtime.export_chain(ORIGIN, path.with_name("chain"))
+    return path
+
+
+def test_a_store_is_looked_into_without_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = filled(tmp_path / "state")
+    found = inspect(path)
+    (daemon,) = found.daemons
+    assert (daemon.entity_id, daemon.kind, daemon.problem, daemon.runs) == (KEY.entity_id, "sum", None, True)
+    assert (daemon.epoch, daemon.sequence, daemon.steps, daemon.to_replay, daemon.snapshots) == (1, 10, 10, 2, 2)
+    assert found.bytes_cut == 0
+    proof = verify(path)
+    assert (proof.daemons, proof.outputs, proof.snapshots) == (1, 10, 2)
+    assert proof.signed >= 1
+    assert main(["inspect", str(path)]) == ExitCode.OK
+    shown = capsys.readouterr().out
+    assert daemon.entity_id.hex() in shown
+    assert daemon.head.hex() in shown
+    assert main(["inspect", str(path), "--json"]) == ExitCode.OK
+    printed = json.loads(capsys.readouterr().out)
+    schema = json.loads((Path(__file__).parents[1] / "docs" / "cli.schema.json").read_text(encoding="utf-8"))
+    Draft202012Validator({**schema, "$ref": "#/$defs/inspect"}).validate(printed)
+    assert printed["daemons"][0]["origin"] == f"0x{ORIGIN:016x}"
+    assert main(["verify", str(path), "--json"]) == ExitCode.OK
+    printed = json.loads(capsys.readouterr().out)
+    Draft202012Validator({**schema, "$ref": "#/$defs/verify"}).validate(printed)
+    assert printed == {"ok": True, **proof._asdict()}
+
+
+def test_what_is_no_whole_store_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = filled(tmp_path / "state")
+    with Store.open(path):
+        assert main(["inspect", str(path)]) == ExitCode.UNREADABLE
+        assert "another process" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path), "--json"]) == ExitCode.UNREADABLE
+    assert json.loads(capsys.readouterr().out)["kind"] in ("missing", "not_a_store")
+    (snapshot, *_) = sorted((path / "snapshots").iterdir())
+    data = bytearray(snapshot.read_bytes())
+    data[len(data) // 2] ^= 1
+    snapshot.write_bytes(data)
+    with pytest.raises(StoreError) as damaged:
+        verify(path)
+    assert damaged.value.kind == "corrupt"
+    assert snapshot.name in str(damaged.value)
+    assert main(["verify", str(path)]) == ExitCode.FAILED
+    report, outputs = back(path)
+    assert (report.daemons[ORIGIN].sequence, outputs) == (10, [11])
+
+
+def test_a_node_brings_back_what_it_has(tmp_path: Path) -> None:
+    path = filled(tmp_path / "state")
+    with Store.open(path) as store, Node(Mesh.local(store=store), kinds={"sum": Sum}) as whole:
+        assert whole.recovered.daemons[ORIGIN].sequence == 10
+        assert said(whole.daemons.deliver(ORIGIN, event(11))) == [11]
+
+    async def again() -> list[int]:
+        with Store.open(path) as store:
+            async with Node(Mesh.local(store=store), kinds={"sum": AsyncSum}) as whole:
+                assert whole.recovered.daemons[ORIGIN].sequence == 11
+                return said(await whole.daemons.deliver_async(ORIGIN, event(12)))
+
+    assert asyncio.run(again()) == [12]
 
 
 # ---------------------------------------------------------------- real processes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from meshos._cli import audit as _audit
 from meshos._cli import commands as _commands
+from meshos._cli import store as _store
 from meshos._cli.exits import ExitCode as ExitCode
 from meshos._cli.output import Failure, complain, refuse
 
@@ -115,13 +116,16 @@ def _make_parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser(
         "verify",
-        help="check an exported chain, or a file of records, offline",
+        help="check an exported chain, a file of records, or a store, offline",
         description="Check a chain that `export_chain` wrote, with nothing but the public key of the daemon; or a file "
-        "of an appender, as `audit verify` does, with the public key of its signer if it is to be signed.",
+        "of an appender, as `audit verify` does, with the public key of its signer if it is to be signed; or the "
+        "folder of a store, which needs no key.",
         epilog=_EXIT_CODES,
         formatter_class=layout,
     )
-    verify.add_argument("file", type=Path, metavar="FILE", help="the exported chain, or the file of records")
+    verify.add_argument(
+        "file", type=Path, metavar="FILE", help="the exported chain, the file of records, or the folder of a store"
+    )
     who = verify.add_mutually_exclusive_group()
     who.add_argument("--entity", type=_entity, metavar="HEX", help="the public key, 64 hex digits; a chain needs it")
     who.add_argument("--entity-file", type=Path, metavar="FILE", help="a file with it: 32 bytes, or 64 hex digits")
@@ -160,17 +164,21 @@ def _demo(story: str, data: Path | None, *, show_progress: bool) -> int:
 
 def _verify(file: Path, entity: "EntityId | None", entity_file: Path | None, *, as_json: bool) -> int:
     from meshos.chain import verify_chain
-    from meshos.errors import FileDecodeError, MeshOsError
+    from meshos.errors import FileDecodeError, MeshOsError, StoreError
 
     try:
         if entity_file is not None:
             entity = _read_entity(entity_file)
+        if file.is_dir():
+            return int(_store.verify(file, as_json=as_json))
         if _holds_records(file):
             return int(_audit.verify(file, entity, None, as_json=as_json))
         if entity is None:
             _parser().error("one of the arguments --entity --entity-file is required")
         report = verify_chain(file, entity)
     except Failure as error:
+        return refuse(error, json=as_json)
+    except StoreError as error:
         return refuse(error, json=as_json)
     except FileDecodeError as error:
         return _refuse(file, error, as_json, UNREADABLE)

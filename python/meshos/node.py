@@ -126,7 +126,8 @@ class Node:
             if self._state == "started":
                 return
             self._daemons.start()
-            self._recovered = self._daemons.recover()
+            if self._recovered is None:
+                self._recovered = self._daemons.recover()
             dispatcher = ComputeDispatcher(self._daemons) if self._dispatcher is None else self._dispatcher
             runtime = MeshOsRuntime.start(
                 self._config,
@@ -151,6 +152,9 @@ class Node:
 
         if self._state == "made":
             self._daemons._start_on(get_running_loop())
+            recovered = await self._daemons.recover_async()
+            if self._recovered is None:
+                self._recovered = recovered
         self.start()
 
     def shutdown(self, *, timeout: timedelta = SHUTDOWN_TIMEOUT) -> None:

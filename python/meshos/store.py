@@ -6,18 +6,27 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meshos._core import Store as Store
 from meshos._core import StoreStats as StoreStats
-from meshos._core import _inspect_store
+from meshos._core import _inspect_store, _verify_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
-
     from os import PathLike
 
     from meshos.daemon import DaemonRef
     from meshos.identity import EntityId, OriginHash
 
-__all__ = ["DaemonRecovery", "RecoveryReport", "Store", "StoreContents", "StoreStats", "StoredDaemon", "inspect"]
+__all__ = [
+    "DaemonRecovery",
+    "RecoveryReport",
+    "Store",
+    "StoreContents",
+    "StoreProof",
+    "StoreStats",
+    "StoredDaemon",
+    "inspect",
+    "verify",
+]
 
 
 class DaemonRecovery(NamedTuple):
@@ -110,3 +119,26 @@ def inspect(path: str | PathLike[str]) -> StoreContents:
     node, stats, cut, seen = _inspect_store(path)
     daemons = tuple(StoredDaemon(entity, *what, *chain, *steps, *sizes) for entity, what, chain, steps, sizes in seen)
     return StoreContents(node, stats, cut, daemons)
+
+
+class StoreProof(NamedTuple):
+    """What was checked of a store, and found whole."""
+
+    daemons: int
+    """Daemons."""
+    steps: int
+    """Inputs, each bound to all before it."""
+    outputs: int
+    """Outputs, each bound to all before it."""
+    snapshots: int
+    """Snapshots."""
+    signed: int
+    """Certificates and checkpoints."""
+
+
+def verify(path: str | PathLike[str]) -> StoreProof:
+    """Check everything in the folder of a store: every row, link, signature and snapshot; it needs no key.
+
+    Raises `StoreError`: of kind "corrupt" with the first bad place, "locked" while a process has it open.
+    """
+    return StoreProof(*_verify_store(path))

@@ -925,6 +925,7 @@ class StoreStats:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
+def _verify_store(path: str | PathLike[str]) -> tuple[int, int, int, int, int]: ...
 def _inspect_store(
     path: str | PathLike[str],
 ) -> tuple[
@@ -941,6 +942,7 @@ def _inspect_store(
         ]
     ],
 ]: ...
+
 @final
 class Store:
     """One node's memory, durable before anything is acknowledged. One process at a time; close it after what uses it."""

@@ -58,7 +58,8 @@ _BY_KIND = {
     kind: code
     for code, kinds in {
         ExitCode.USAGE: "invalid_argument invalid_config invalid_public_key path_too_long",
-        ExitCode.UNREADABLE: "unreadable not_private passphrase exists bad_envelope bad_file",
+        ExitCode.UNREADABLE: "unreadable not_private passphrase exists bad_envelope bad_file missing not_a_store "
+        "newer_version other_node locked read_only full sync_failed io",
         ExitCode.SIMULATE: "simulation_required preview_stale",
         ExitCode.POLICY: "no_verifier unsigned_rejected not_authorized role_denied insufficient_signatures "
         "bundle_too_large envelope_expired envelope_from_future ice_cooldown_active",

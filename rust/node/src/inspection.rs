@@ -47,11 +47,7 @@ pub fn daemons(store: &dyn Store) -> Result<Vec<Seen>, StoreError> {
     found.into_iter().map(look).collect()
 }
 
-fn daemon(
-    store: &dyn Store,
-    entity: EntityId,
-    stored: Result<StoredDaemon, DecodeError>,
-) -> Result<Seen, StoreError> {
+fn daemon(store: &dyn Store, entity: EntityId, stored: Result<StoredDaemon, DecodeError>) -> Result<Seen, StoreError> {
     let mut seen = Seen {
         entity,
         stored,
@@ -80,7 +76,9 @@ fn daemon(
             (seen.epoch, seen.mark) = (steps.epoch, steps.after);
         }
     })?;
-    each(store, Table::Outputs, own(), |_, value| seen.outputs_bytes += value.len() as u64)?;
+    each(store, Table::Outputs, own(), |_, value| {
+        seen.outputs_bytes += value.len() as u64
+    })?;
     seen.to_replay = seen.mark.step - rested;
     Ok(seen)
 }

@@ -10,7 +10,7 @@ use meshos_core::store::{Store, StoreError, StoreStats};
 use meshos_node::inspection;
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::keys;
-use meshos_node::redb_store::{Options, RedbStore};
+use meshos_node::redb_store::{OpenedStore, Options, RedbStore};
 use meshos_node::resumption;
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
@@ -269,27 +269,54 @@ type Seen<'py> = (
     (u64, u64, u64, u64),
 );
 
+/// Opens a folder that is there, without the key of its node, and closes it again.
+fn keyless<T: Send>(
+    call: &'static str,
+    path: &Bound<'_, PyAny>,
+    look: impl FnOnce(&OpenedStore) -> Result<T, StoreError> + Send,
+) -> PyResult<T> {
+    may_wait(call)?;
+    let shown = args::path(path, "path")?.to_string();
+    let options = Options {
+        create: false,
+        ..Options::default()
+    };
+    let folder = PathBuf::from(&shown);
+    let found = path.py().detach(|| {
+        let opened = RedbStore::open(&folder, &options)?;
+        let found = look(&opened)?;
+        opened.store.close()?;
+        Ok(found)
+    });
+    found.map_err(|error| errors::store(&error, &shown))
+}
+
+/// Checks a folder without the key of its node: daemons, steps, outputs, snapshots, certificates and checkpoints.
+#[pyfunction]
+#[pyo3(name = "_verify_store")]
+fn verify(path: &Bound<'_, PyAny>) -> PyResult<(u64, u64, u64, u64, u64)> {
+    entry("verify", || {
+        let checked = keyless("verify", path, |opened| opened.store.verify())?;
+        Ok((
+            checked.daemons,
+            checked.steps,
+            checked.outputs,
+            checked.snapshots,
+            checked.signed,
+        ))
+    })
+}
+
 /// Looks into a folder without the key of its node: whose it is, what it holds, and its daemons.
 #[pyfunction]
 #[pyo3(name = "_inspect_store")]
 fn inspect<'py>(path: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, PyStoreStats, u64, Vec<Seen<'py>>)> {
     entry("inspect", || {
-        may_wait("inspect")?;
         let py = path.py();
-        let shown = args::path(path, "path")?.to_string();
-        let options = Options {
-            create: false,
-            ..Options::default()
-        };
-        let folder = PathBuf::from(&shown);
-        let seen = py.detach(|| {
-            let opened = RedbStore::open(&folder, &options)?;
-            let node = opened.store.node();
-            let (stats, daemons) = (opened.store.stats(), inspection::daemons(&opened.store)?);
-            opened.store.close()?;
-            Ok((node, stats, opened.opened.cut, daemons))
-        });
-        let (node, stats, cut, daemons) = seen.map_err(|error| errors::store(&error, &shown))?;
+        let (node, stats, cut, daemons) = keyless("inspect", path, |opened| {
+            let daemons = inspection::daemons(&opened.store)?;
+            Ok((opened.store.node(), opened.store.stats(), opened.opened.cut, daemons))
+        })?;
         let stats = PyStoreStats::of(daemons.len() as u64, &stats);
         let rows = daemons.into_iter().map(|seen| {
             let (kind, problem) = match &seen.stored {
@@ -300,9 +327,18 @@ fn inspect<'py>(path: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, PyStor
             Ok((
                 entity_id(py, seen.entity)?,
                 (kind, problem, runs),
-                (seen.epoch, seen.mark.sequence, PyBytes::new(py, seen.mark.digest.as_bytes())),
+                (
+                    seen.epoch,
+                    seen.mark.sequence,
+                    PyBytes::new(py, seen.mark.digest.as_bytes()),
+                ),
                 (seen.mark.step, seen.to_replay),
-                (seen.snapshots, seen.snapshot_bytes, seen.steps_bytes, seen.outputs_bytes),
+                (
+                    seen.snapshots,
+                    seen.snapshot_bytes,
+                    seen.steps_bytes,
+                    seen.outputs_bytes,
+                ),
             ))
         });
         Ok((entity_id(py, node)?, stats, cut, rows.collect::<PyResult<_>>()?))
@@ -313,5 +349,6 @@ fn inspect<'py>(path: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, PyStor
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyStoreStats>()?;
     module.add_class::<PyStore>()?;
+    module.add_function(wrap_pyfunction!(verify, module)?)?;
     module.add_function(wrap_pyfunction!(inspect, module)?)
 }
