@@ -2,19 +2,28 @@
 //!
 //! `STORE_MIB` sets how much the store holds that is opened; the folder is made under `TMPDIR`.
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use common::{Sum, Switches, key, lanes};
+use meshos_core::config::{DaemonHostConfig, Durability};
 use meshos_core::digest::Digest;
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::journal::{Mark, Outcome, Pending, Step};
 use meshos_core::link::CausalLink;
 use meshos_core::rows::Write;
 use meshos_core::store::{Batch, Store};
+use meshos_node::deliver::Want;
+use meshos_node::keys;
+use meshos_node::mailbox::Letter;
 use meshos_node::redb_store::{Options, RedbStore};
+use meshos_node::runtime::Runtime;
 use redb::{Database, TableDefinition};
 
 const IN_FLIGHT: usize = 64;
@@ -218,6 +227,53 @@ fn fill(store: &RedbStore, mib: usize, echo: &mut Echo) -> u64 {
     payload as u64
 }
 
+fn runtime(store: &RedbStore) -> Runtime<Sum> {
+    let store = store.clone();
+    let stores = Arc::new(move || Box::new(store.clone()) as Box<dyn Store>);
+    let runtime = Runtime::with_store(Arc::new(keys::generate()), lanes(), stores);
+    runtime.start().expect("fresh");
+    runtime
+}
+
+/// Events of 64 B mailed to a daemon with a journal, so many waiting for their receipts: how many a second; then what it
+/// takes to bring the daemon back, for each of them.
+fn mailed(path: &Path) -> (f64, f64) {
+    let config = DaemonHostConfig {
+        durability: Durability::Journal,
+        ..DaemonHostConfig::default()
+    };
+    let (store, switches) = (open(path, true), Arc::<Switches>::default());
+    let live = runtime(&store);
+    let slot = live.spawn(&key(1), config, Sum::new(&switches)).expect("new");
+    let (reply, answers) = mpsc::channel();
+    let (mut waiting, mut kept) = (0, 0u64);
+    let start = Instant::now();
+    while start.elapsed() < SPAN {
+        while waiting < IN_FLIGHT {
+            let letter = Letter::Draft(vec![b'x'; 64], 64);
+            slot.post(live.lanes(), live.sender(), letter, Want::Receipt, reply.clone(), None)
+                .map_err(|(error, _)| error)
+                .expect("room");
+            waiting += 1;
+        }
+        let first = answers.recv().expect("it is answered");
+        for (_, settled) in std::iter::once(first).chain(answers.try_iter()) {
+            assert!(settled.is_ok());
+            waiting -= 1;
+            kept += 1;
+        }
+        switches.seen.lock().clear();
+    }
+    let rate = kept as f64 / start.elapsed().as_secs_f64();
+    drop((slot, live, store));
+    let store = open(path, true);
+    let start = Instant::now();
+    let (_, report) = runtime(&store)
+        .resume(&key(1), Sum::new(&switches))
+        .expect("it is kept");
+    (rate, start.elapsed().as_secs_f64() / report.replayed as f64)
+}
+
 /// Bounds of a figure.
 enum Bar {
     None,
@@ -262,6 +318,13 @@ fn main() {
             &Bar::AtLeast(0.5),
         );
     }
+
+    let folder = Folder::new("mailed");
+    let alone = redb_alone(&folder.0.join("alone.redb"), 64);
+    let (rate, again) = mailed(&folder.0.join("state"));
+    line("mailed_64_b_64_in_flight", rate, "events/s", &Bar::None);
+    line("mailed_64_b_beside_redb", rate / alone, "x", &Bar::AtLeast(0.5));
+    line("come_back_a_million", again * 1e6, "s", &Bar::AtMost(5.0));
 
     let folder = Folder::new("single");
     let mut store = open(&folder.0.join("state"), true);

@@ -119,6 +119,36 @@ fn one_process_has_it_at_a_time() {
 }
 
 #[test]
+fn the_last_handle_may_go_where_a_commit_is_told() {
+    let scratch = Scratch::new();
+    let (mut store, _) = open(&scratch.path());
+    let (told, heard) = std::sync::mpsc::channel();
+    let batch = Batch {
+        term: store.term(),
+        writes: vec![row(0, 5)],
+    };
+    let (handle, gate) = (store.clone(), std::sync::Arc::new(std::sync::Barrier::new(2)));
+    let waits = std::sync::Arc::clone(&gate);
+    let done = move |outcome: Result<u64, StoreError>| {
+        waits.wait();
+        drop(handle);
+        told.send(outcome).expect("heard");
+    };
+    store.submit(batch, Box::new(done));
+    drop(store);
+    gate.wait();
+    assert_eq!(heard.recv(), Ok(Ok(1)));
+    // Its thread is ending.
+    let again = loop {
+        match open_with(&scratch.path(), &Options::default()) {
+            Err(StoreError::Locked) => std::thread::yield_now(),
+            opened => break opened.expect("it is let go").0,
+        }
+    };
+    assert_eq!(numbers(&again), [0]);
+}
+
+#[test]
 fn what_was_submitted_in_an_older_term_is_refused() {
     let scratch = Scratch::new();
     let (mut store, _) = open(&scratch.path());
