@@ -68,9 +68,10 @@ $(FLIGHTS): | .venv/.tools
 
 build: .venv/.built ## Install the release build of the package into .venv
 
-demo: build $(FLIGHTS) ## Stream 336,776 real flights through 16 daemons, then through 200 that crash, and check everything
+demo: build $(FLIGHTS) ## Stream 336,776 real flights through daemons that crash, also with their process, and check everything
 	$(BIN)/meshos demo --data $(FLIGHTS)
 	$(BIN)/meshos demo supervise --data $(FLIGHTS)
+	$(BIN)/meshos demo crash --data $(FLIGHTS)
 
 test: build test-rust test-python ## Run all tests, of Rust and of Python
 
