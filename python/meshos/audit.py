@@ -213,7 +213,10 @@ class _File(Generic[T]):
 
 @final
 class FileAdminAuditAppender(_File[AdminAuditRecord], AdminAuditChainAppender):
-    """Keeps audit records in a hash-linked file; each is on the disk before it counts as kept."""
+    """Keeps audit records in a hash-linked file; each is on the disk before it counts as kept.
+
+    A runtime that is given it goes on from what commands of earlier runs decided, such as a freeze or a cordon.
+    """
 
     def __init__(self, path: str | PathLike[str], *, signer: Identity | None = None) -> None:
         """Begin a file, or continue one; with `signer` its heads are signed, so that a rewritten tail shows.
