@@ -86,9 +86,9 @@ check: build ## Run everything that CI runs
 	if [ -n "$$failed" ]; then echo "make check: not passed:$$failed" >&2; exit 1; fi; \
 	echo "make check: all parts passed"
 
-sim: | toolchain ## Simulate stores on bad disks with SEEDS (10000) seeds, and kill a process KILLS (100) times
-	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test durability store
-	KILLS=$(KILLS) cargo test --release --package meshos-node --locked --test store killed
+sim: | toolchain ## Simulate daemons and stores on bad disks with SEEDS (10000) seeds, and kill a process KILLS (100) times
+	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test durability -- store daemon
+	KILLS=$(KILLS) cargo test --release --package meshos-node --locked --test store -- killed
 
 bench: build ## Measure core, node and behaviour loop; ends with a line a figure of the loop
 	$(RUN) benchmarks/loop_lines.py 'cargo bench --workspace --exclude meshos-py --features meshos-core/testing --benches' '$(RUN) benchmarks/loop.py'
