@@ -269,8 +269,9 @@ pub fn recover(
         match Head::decode(bytes) {
             Ok(head) if head.store == *store && head.ordinal == *ordinal => heads.push((head, *bytes)),
             Ok(_) => return Err(Damage::Foreign { ordinal: *ordinal }),
-            // It could not be made, or was being made when the process ended. Nothing was acknowledged in it.
-            Err(_) if *ordinal > newest && bytes.len() <= HEAD_SIZE => {
+            // It could not be made, or was being made when the process ended. If anything was acknowledged in it, the next
+            // file does not go on from what is before.
+            Err(_) if *ordinal != newest && bytes.len() <= HEAD_SIZE => {
                 recovered.cut += bytes.len() as u64;
             }
             Err(error) => {

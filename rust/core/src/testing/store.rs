@@ -266,6 +266,10 @@ impl FaultyStore {
         self.position = recovered.position;
         self.next_ordinal = recovered.next_ordinal;
         (self.rows, self.head, self.full_for) = (rows, None, 0);
+        // As a real store does: from now on the tree knows that this file has to be there.
+        if let Ok(head) = self.begin_file() {
+            self.tree.2 = head.ordinal;
+        }
         let opened = Opened {
             is_new: false,
             was_closed: false,

@@ -169,6 +169,26 @@ fn a_file_that_was_being_made_is_cut() {
 }
 
 #[test]
+fn a_file_that_was_never_made_is_passed_over_for_ever() {
+    let start = Position::start(&STORE);
+    let first = log(1, start, 3);
+    let third = log(3, first.positions[3], 2);
+    for length in 0..HEAD_SIZE {
+        let half = &log(2, first.positions[3], 0).bytes[..length];
+        let files: [(u64, &[u8]); 3] = [(1, &first.bytes), (2, half), (3, &third.bytes)];
+        let (recovered, seen) = recover(start, 3, &files).expect("nothing was in it");
+        assert_eq!((seen, recovered.next_ordinal), (expected(1, 5), 4));
+        // Something was in it: what follows does not go on from what is before.
+        let later = log(3, log(2, first.positions[3], 1).positions[1], 1);
+        let files: [(u64, &[u8]); 3] = [(1, &first.bytes), (2, half), (3, &later.bytes)];
+        assert_eq!(
+            recover(start, 3, &files),
+            Err(Damage::Missing { ordinal: 3, number: 4 })
+        );
+    }
+}
+
+#[test]
 fn what_a_failed_file_has_beyond_the_next_one_is_void() {
     let start = Position::start(&STORE);
     let first = log(1, start, 4);
