@@ -231,7 +231,8 @@ def test_a_file_that_cannot_be_opened_is_one_line(
 
     out, err = capsys.readouterr()
     assert (code, out) == (cli.UNREADABLE, "")
-    assert err.startswith(f"meshos: {tmp_path / name}: ")
+    assert err.startswith("meshos: ")
+    assert str(tmp_path / name) in err
     assert err.count("\n") == 1
 
 
