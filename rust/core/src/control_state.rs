@@ -126,6 +126,8 @@ pub struct ControlState {
     forgotten: UnixMs,
     touched: OrdMap<Bucket, UnixMs>,
     left_out: u64,
+    /// Nothing runs out before; it follows from the rest, and spares a look at everything.
+    over_at: UnixMs,
 }
 
 impl ControlState {
@@ -148,6 +150,7 @@ impl ControlState {
                 if command.verdict == Verdict::Accepted
                     && let Some(bucket) = bucket(action)
                 {
+                    self.ends(at.plus(TOUCHED_FOR));
                     insert(&mut self.touched, &mut self.left_out, bucket, at);
                 }
                 self.ice(at, action, command.envelope_id);
@@ -178,6 +181,7 @@ impl ControlState {
             }
         });
         self.touched = changed(&self.touched, |touched| *touched = (*touched).min(at));
+        self.over_at = UnixMs::default();
     }
 
     fn admin(&mut self, at: UnixMs, event: &AdminEvent) {
@@ -213,6 +217,9 @@ impl ControlState {
             deadline,
             returns,
         };
+        if let Some(deadline) = deadline.filter(|_| returns) {
+            self.ends(deadline);
+        }
         insert(&mut self.out_of_service, &mut self.left_out, node, wanted);
     }
 
@@ -227,20 +234,21 @@ impl ControlState {
         };
         match action {
             IceAction::FreezeCluster { ttl } => {
-                self.freeze = Some(Held {
-                    since: at,
-                    until: at.plus((*ttl).min(FREEZE_MAX)),
-                });
+                let until = at.plus((*ttl).min(FREEZE_MAX));
+                self.ends(until);
+                self.freeze = Some(Held { since: at, until });
             }
             IceAction::ThawCluster => self.freeze = None,
             IceAction::ForceEvictReplica { chain, victim } => {
                 let mut orders = self.forced(*chain);
                 orders.evict = Some(order(*victim));
+                self.ends(at.plus(FORCED_TTL));
                 insert(&mut self.forced, &mut self.left_out, *chain, orders);
             }
             IceAction::ForceCutover { chain, target } => {
                 let mut orders = self.forced(*chain);
                 orders.place = Some(order(*target));
+                self.ends(at.plus(FORCED_TTL));
                 insert(&mut self.forced, &mut self.left_out, *chain, orders);
             }
             IceAction::FlushAvoidLists { .. }
@@ -258,8 +266,16 @@ impl ControlState {
         }
     }
 
+    /// Something runs out then.
+    fn ends(&mut self, at: UnixMs) {
+        self.over_at = self.over_at.min(at);
+    }
+
     /// Forgets what has run out at that time.
     fn forget(&mut self, at: UnixMs) {
+        if at < self.over_at {
+            return;
+        }
         self.freeze = self.freeze.filter(|held| held.until > at);
         let over = |known: &OutOfService| known.returns && known.deadline.is_some_and(|deadline| deadline <= at);
         retain(&mut self.out_of_service, |known| !over(known));
@@ -268,6 +284,16 @@ impl ControlState {
             orders.evict.as_ref().is_some_and(in_time) || orders.place.as_ref().is_some_and(in_time)
         });
         retain(&mut self.touched, |touched| touched.plus(TOUCHED_FOR) > at);
+        let freeze = self.freeze.map(|held| held.until);
+        let out = self.out_of_service.values().filter(|known| known.returns);
+        let both = |orders: &ForcedOrders| [orders.evict, orders.place];
+        let forced = self.forced.values().flat_map(both).flatten();
+        let ends = freeze
+            .into_iter()
+            .chain(out.filter_map(|known| known.deadline))
+            .chain(forced.map(|order| order.held.until).filter(|until| *until > at))
+            .chain(self.touched.values().map(|touched| touched.plus(TOUCHED_FOR)));
+        self.over_at = ends.min().unwrap_or(UnixMs::new(u64::MAX));
     }
 
     /// When a freeze ends; `None`: there is none, or it has ended.

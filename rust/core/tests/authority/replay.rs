@@ -431,6 +431,26 @@ fn what_has_run_out_is_dropped_by_the_next_command_and_not_shown_before() {
     );
 }
 
+/// Looking at everything with each command would take minutes.
+#[test]
+fn many_orders_do_not_make_each_command_slow() {
+    let mut control = ControlState::default();
+    for node in 0..100_000 {
+        let drain = AdminEvent::Drain {
+            node: NodeId::new(node),
+            drain_for: seconds(3600),
+        };
+        control.apply(ISSUED, &command(Order::Admin(drain), Verdict::Accepted, node));
+    }
+    assert_eq!(control.out_of_service(ISSUED).count(), 100_000);
+    let thaw = command(Order::Ice(IceAction::ThawCluster), Verdict::Accepted, 1);
+    control.apply(ISSUED.plus(seconds(3600)), &thaw);
+    assert_eq!(
+        (control.out_of_service(ISSUED).count(), control.envelopes()),
+        (0, 65_536)
+    );
+}
+
 #[test]
 fn a_replay_may_end_before_the_last_record() {
     let thaw = command(Order::Ice(IceAction::ThawCluster), Verdict::Accepted, 9);
