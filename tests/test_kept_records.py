@@ -503,6 +503,7 @@ def test_refused_commands_do_not_flush_those_that_were_obeyed(file: Path) -> Non
         rejected = deck.audit(AuditQuery(verdict=Verdict.REJECTED))
         assert [record.seq for record in reversed(rejected)] == list(range(148, 404))
         both = [record.seq for record in runtime.audits()]
+        assert len(both) == 260
         assert both == sorted(both)
         with deck.audit_stream() as stream:
             seen = [stream.receive(timeout=SOON) for _ in range(4 + 256 + 1)]
@@ -549,9 +550,12 @@ def test_forged_commands_cost_a_bounded_time_and_hold_up_nobody_else() -> None:
         commit(runtime, order(5, key=BOB))
         for number in range(20):
             refused(runtime, forged(f"more {number}"))
-        overloaded = [record for record in runtime.audits() if record.rejected_kind == "overloaded"]
-        assert len(overloaded) == 1
-        assert overloaded[0].times >= 1
+
+        def overloaded() -> list[AdminAuditRecord]:
+            return [record for record in runtime.audits() if record.rejected_kind == "overloaded"]
+
+        eventually(lambda: bool(overloaded()))
+        assert len(overloaded()) == 1
 
         def is_looked_at() -> bool:
             try:

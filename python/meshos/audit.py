@@ -208,7 +208,7 @@ class _File(Generic[T]):
         self._native.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._native!r}>"
+        return f"<{type(self).__name__} {getattr(self, '_native', None)!r}>"
 
 
 @final

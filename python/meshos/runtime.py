@@ -478,8 +478,11 @@ class MeshOsRuntime:
         """Return lines of the log with a number above `since`, oldest first; the newest 2048 are kept."""
         return self._core.logs(since, limit)
 
-    def audits(self, *, since: int = 0, limit: int = 256) -> tuple[AdminAuditRecord, ...]:
-        """Return commands with a number above `since`, oldest first; the newest 256 are kept."""
+    def audits(self, *, since: int = 0, limit: int = 512) -> tuple[AdminAuditRecord, ...]:
+        """Return commands with a number above `since`, oldest first.
+
+        The newest 256 that were obeyed and the newest 256 that were refused are kept.
+        """
         return self._core.audits(since, limit)
 
     def set_intent(self, daemon: OriginHash, intent: DaemonIntent, *, node: NodeId | None = None) -> None:
