@@ -24,7 +24,7 @@ from jsonschema import Draft202012Validator
 from nacl.pwhash import argon2id
 from nacl.signing import SigningKey
 
-from daemons import PATIENCE
+from daemons import PATIENCE, eventually
 from meshos import DaemonRef, cli
 from meshos._cli import output, terminal, values
 from meshos.cli import ExitCode
@@ -583,6 +583,8 @@ def test_a_replay_of_the_audit_tells_what_the_node_has(world: World) -> None:
     assert world.submit(world.sign(evict, "alice", "bob")) is ExitCode.OK
     assert world.admin("uncordon", 1) is ExitCode.REJECTED
 
+    # What was refused is answered before its record is in the file.
+    eventually(lambda: world.json("audit", "verify", world.audit).get("records") == 5)
     shown = world.json("status", "--node", world.socket)
     found = world.json("audit", "replay", world.audit, "--digest", shown["control_digest"])
     assert (found["accepted"], found["rejected"], found["runs"]) == (4, 1, 1)
