@@ -331,6 +331,11 @@ def test_a_store_is_looked_into_without_a_key(tmp_path: Path, capsys: pytest.Cap
     assert printed == {"ok": True, **proof._asdict()}
 
 
+def test_a_store_that_was_closed_has_no_file_that_nobody_needs(tmp_path: Path) -> None:
+    path = filled(tmp_path / "state")
+    assert len([*(path / "snapshots").iterdir()]) == inspect(path).daemons[0].snapshots == 2
+
+
 def test_what_is_no_whole_store_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = filled(tmp_path / "state")
     with Store.open(path):

@@ -309,6 +309,8 @@ impl Owner {
         });
         if folded.is_ok() {
             fold::remove_below(shared, u64::MAX);
+            // What was let go since a daemon's last snapshot.
+            shared.sweep();
         }
         shared.tree.close();
         shared.folder.release();
