@@ -189,10 +189,19 @@ fn snapshots_are_files_named_by_what_is_in_them() {
     let name = store.keep(&[b"some ", b"", b"state"]).expect("kept");
     assert_eq!(name, meshos_core::digest::plain(b"some state"));
     assert_eq!(store.keep(&[b"some state"]), Ok(name));
+    let unnamed = store.keep(&[b"of no row"]).expect("kept");
+    let row = SnapshotRow {
+        name,
+        ..samples::snapshot_row()
+    };
+    store
+        .commit(vec![row.write(&samples::keypair(1).entity_id())])
+        .expect("kept");
     drop(store);
     let (mut store, _) = open(&scratch.path());
     assert_eq!(store.fetch(&name, 10).as_deref(), Ok(&b"some state"[..]));
     assert_eq!(store.fetch(&name, 9), Err(StoreError::TooLarge { size: 10, max: 9 }));
+    assert_eq!(store.fetch(&unnamed, 9), Err(StoreError::NoSnapshot { name: unnamed }));
     assert_eq!(store.stats().snapshot_bytes, 10);
     store.discard(&name).expect("it goes");
     store.discard(&name).expect("it is gone");
