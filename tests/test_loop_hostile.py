@@ -265,7 +265,7 @@ def test_whatever_is_raised_the_loop_goes_on(name: str) -> None:
         snapshot = seen(runtime, lambda s: len(s.recent_failures) > 5)
         assert all(len(failure.reason) < 2000 and "\n" not in failure.reason for failure in snapshot.recent_failures)
         assert snapshot.callbacks
-        runtime.shutdown()
+        runtime.shutdown_with_timeout(TIMEOUT)
     assert "close" in hostile.called
 
 
@@ -277,7 +277,7 @@ def test_whatever_is_given_back_the_loop_goes_on(name: str) -> None:
         goes_on(runtime)
         assert {peer for peer in runtime.snapshot().peers if peer > 2} == set()
         seen(runtime, lambda s: len(s.recent_failures) > 0)
-        runtime.shutdown()
+        runtime.shutdown_with_timeout(TIMEOUT)
 
 
 def test_what_hangs_everywhere_holds_up_neither_the_loop_nor_its_end() -> None:
@@ -338,7 +338,7 @@ def test_calling_back_works_or_is_refused_and_never_deadlocks() -> None:
         eventually(lambda: refused >= ROLES - {"has_work", "best_alternative"})
         goes_on(runtime)
         runtimes.clear()
-        runtime.shutdown()
+        runtime.shutdown_with_timeout(TIMEOUT)
     assert wrong == []
     assert "append" in refused
 
