@@ -354,9 +354,15 @@ fn sign<D: Daemon>(
         .last()
         .map_or(meshos_core::digest::Digest::ZERO, Checkpoint::digest_of);
     let made = Checkpoint::sign(entity, epoch, sequence, digest, clock::unix_ms(), previous, node)?;
+    if let Some(journal) = &mut inside.journal {
+        journal.checkpoint(&made);
+    }
     inside.checkpoints.push(made);
     if inside.checkpoints.len() > CHECKPOINTS_MAX {
-        inside.checkpoints.remove(0);
+        let old = inside.checkpoints.remove(0);
+        if let Some(journal) = &mut inside.journal {
+            journal.drop_checkpoint(&old);
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use meshos_core::certificate::Certificate;
+use meshos_core::checkpoint::Checkpoint;
 use meshos_core::id::EntityId;
 use meshos_core::journal::{Mark, Pending, SnapshotRow, Step};
 use meshos_core::link::CausalLink;
@@ -214,6 +215,18 @@ impl Journal {
     pub fn certificate(&mut self, certificate: &Certificate) {
         let key = entity_key(&self.entity, [certificate.epoch]);
         self.also(Write::put(Table::Certificates, key, certificate.to_bytes().to_vec()));
+    }
+
+    /// Adds a checkpoint.
+    pub fn checkpoint(&mut self, made: &Checkpoint) {
+        let key = entity_key(&self.entity, [made.epoch, made.sequence]);
+        self.also(Write::put(Table::Checkpoints, key, made.to_bytes().to_vec()));
+    }
+
+    /// Lets a checkpoint go.
+    pub fn drop_checkpoint(&mut self, old: &Checkpoint) {
+        let key = entity_key(&self.entity, [old.epoch, old.sequence]);
+        self.also(Write::remove(Table::Checkpoints, key));
     }
 
     /// Submits what waits, and returns the commit that who was answered meanwhile has to wait for; `None`: everything is

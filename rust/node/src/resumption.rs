@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use meshos_core::certificate::Certificate;
+use meshos_core::checkpoint::Checkpoint;
 use meshos_core::codec::DecodeError;
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::host::{Few, Host};
@@ -134,6 +135,7 @@ fn each_row(
 struct Kept {
     rows: Rows,
     certificates: Vec<Certificate>,
+    checkpoints: Vec<Checkpoint>,
     /// Snapshots whose rows cannot be read.
     unreadable: u32,
 }
@@ -163,9 +165,15 @@ fn kept(store: &dyn Store, entity: &EntityId) -> Result<Kept, StoreError> {
         let read: Result<Certificate, DecodeError> = Certificate::decode(value);
         certificates.extend(read);
     })?;
+    let mut checkpoints = Vec::new();
+    let own = KeyRange::beginning_with(entity.as_bytes());
+    each(store, Table::Checkpoints, own, |_, value| {
+        checkpoints.extend(Checkpoint::decode(value))
+    })?;
     Ok(Kept {
         rows,
         certificates,
+        checkpoints,
         unreadable,
     })
 }
@@ -184,6 +192,7 @@ pub fn resume<D: Daemon>(
     let Kept {
         mut rows,
         certificates,
+        checkpoints,
         unreadable,
     } = {
         let store = &mut store;
@@ -221,6 +230,7 @@ pub fn resume<D: Daemon>(
     for certificate in certificates {
         inside.host = inside.host.certified(certificate);
     }
+    inside.checkpoints = checkpoints;
     inside.is_complete = inside.newest.is_some();
     let position = inside.host.position();
     let report = Report {

@@ -82,6 +82,17 @@ pub enum SpawnError<D: Daemon> {
     NotResumed(ResumeFailed<D>),
 }
 
+/// Why a chain was not exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExportError {
+    /// The daemon's key was erased before it signed who may speak.
+    #[error(transparent)]
+    Key(#[from] IdentityError),
+    /// The store did not keep what was signed.
+    #[error(transparent)]
+    NotKept(#[from] StoreError),
+}
+
 /// Why a daemon could not be reached.
 #[derive(Debug)]
 pub enum ReachError {
@@ -497,7 +508,12 @@ impl<D: Daemon> Runtime<D> {
         let key = Arc::clone(entered.slot().key());
         // A key that was erased since cannot sign; the snapshot is good without the certificate.
         let _ = self.certify(&key, entered);
-        deliver::snapshot(entered).map(Some)
+        let taken = deliver::snapshot(entered)?;
+        if let Some(journal) = &mut entered.journal {
+            // What the snapshot has signed is kept before it leaves; if it is not, the next event finds out.
+            let _ = D::apart(|| journal.drain());
+        }
+        Ok(Some(taken))
     }
 
     pub(crate) fn certify(&self, key: &SharedKey, inside: &mut Inside<D>) -> Result<(), IdentityError> {
@@ -511,15 +527,19 @@ impl<D: Daemon> Runtime<D> {
         Ok(())
     }
 
-    /// Signs a checkpoint at the head and returns the kept outputs with everything that vouches for them.
+    /// Signs a checkpoint at the head and returns the kept outputs with everything that vouches for them. What was signed
+    /// is kept before it leaves the process.
     ///
     /// # Errors
-    /// The daemon's key was erased before it signed who may speak.
-    pub fn export(&self, entered: &mut Entered<D>) -> Result<Exported<D>, IdentityError> {
+    /// [`ExportError`]: nothing left.
+    pub fn export(&self, entered: &mut Entered<D>) -> Result<Exported<D>, ExportError> {
         let key = Arc::clone(entered.slot().key());
         self.certify(&key, entered)?;
         deliver::anchor(entered, &self.node)?;
         deliver::checkpoint(entered, &self.node)?;
+        if let Some(journal) = &mut entered.journal {
+            D::apart(|| journal.drain())?;
+        }
         Ok(Exported {
             entity: entered.host.entity(),
             certificates: entered.host.lineage().to_vec(),

@@ -240,7 +240,7 @@ fn a_chain_across_two_lives_is_one_chain() {
         .runtime
         .export(&mut slot.try_enter().expect("free"))
         .expect("a whole key");
-    deliver::submit(&mut slot.try_enter().expect("free"));
+    // What was signed is kept before it leaves.
     drop(slot);
     let node = node.killed();
     let (slot, _) = node.resume();
@@ -250,6 +250,15 @@ fn a_chain_across_two_lives_is_one_chain() {
         .export(&mut slot.try_enter().expect("free"))
         .expect("a whole key");
     assert_eq!(later.certificates, exported.certificates);
+    // The second life signs on after what the first one signed.
+    let (first, last) = (
+        exported.checkpoints.last().expect("signed"),
+        later.checkpoints.last().expect("signed"),
+    );
+    assert_eq!(
+        (first.sequence, last.sequence, last.previous),
+        (1, 2, first.digest_of())
+    );
     let mut events = exported.events;
     events.extend(later.events.into_iter().filter(|event| event.link.sequence > 1));
     let events: Vec<_> = events

@@ -12,7 +12,7 @@ use meshos_core::verify::verify;
 use meshos_node::clock;
 use meshos_node::daemon::Daemon;
 use meshos_node::pulse::Asking;
-use meshos_node::runtime::{ReachError, Runtime};
+use meshos_node::runtime::{ExportError, ReachError, Runtime};
 use meshos_node::slot::Slot;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -360,10 +360,10 @@ impl PyRuntime {
             let py = origin_hash.py();
             let slot = self.reach(origin_hash)?;
             let mut entered = enter::inspect(py, &slot)?;
-            let exported = self
-                .runtime
-                .export(&mut entered)
-                .map_err(|error| errors::identity(&error))?;
+            let exported = self.runtime.export(&mut entered).map_err(|error| match error {
+                ExportError::Key(error) => errors::identity(&error),
+                ExportError::NotKept(error) => errors::store(&error, ""),
+            })?;
             drop(entered);
             let events: Vec<_> = exported.events.iter().map(PyDaemon::parts).collect();
             let report = verify(
