@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from threading import Lock
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 from meshos._checks import instance, seconds_of
 from meshos.compute import DaemonRuntime
@@ -29,6 +29,14 @@ SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 """How long a shutdown may take unless told otherwise."""
 _SHARE_OF_LOOP = 0.4
 """How much of that the behaviour loop gets; the daemons get the rest."""
+
+
+def _acting_for(node_id: int, config: MeshOsConfig) -> MeshOsConfig:
+    """Return the options with the node in them: a dispatcher of one's own knows of no mesh."""
+    if config.this_node == node_id:
+        return config
+    options: dict[str, Any] = {name: getattr(config, name) for name in dir(config) if not name.startswith("_")}
+    return MeshOsConfig(**{**options, "this_node": node_id})
 
 
 @final
@@ -69,7 +77,7 @@ class Node:
         if config.this_node not in (None, mesh.node_id):
             raise ConfigError("this_node", f"must be the mesh's, 0x{mesh.node_id:016x}")
         self._mesh = mesh
-        self._config = config
+        self._config = _acting_for(mesh.node_id, config)
         self._daemons = DaemonRuntime(mesh)
         try:
             for kind, factory in kinds.items():
