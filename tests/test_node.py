@@ -125,5 +125,5 @@ def test_it_leaves_no_thread_of_its_loop_behind() -> None:
 
     before = loops()
     with Node(Mesh.local(), kinds=KINDS, config=CONFIG):
-        assert loops() == before + 1
+        eventually(lambda: loops() == before + 1)
     eventually(lambda: loops() == before)
