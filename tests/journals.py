@@ -88,9 +88,23 @@ def node_key(seed: bytes) -> bytes:
     return summed(b"MESHNKEY" + struct.pack("<H", 1) + seed)
 
 
-def stored_daemon(entity: bytes, seed: bytes, node_seed: bytes, nonce: bytes) -> bytes:
+def stored_daemon(entity: bytes, seed: bytes, node_seed: bytes, nonce: bytes, *, version: int = 2) -> bytes:
     """What a store has of a daemon of the kind "counter" that runs, with a snapshot every 100 events."""
     key = reference.derive("meshos 2026 sealed key v1", node_seed)
-    row = struct.pack("<BH", 1, 7) + b"counter" + struct.pack("<QI4BIQ", 100, 10_000, 0, 0, 1, 0, 10_000, 64 << 20)
-    row += bytes(6) + b"\1\1" + nonce
+    row = struct.pack("<BH", version, 7) + b"counter"
+    if version == 1:
+        row += struct.pack("<QI4BIQ", 100, 10_000, 0, 0, 1, 0, 10_000, 64 << 20) + bytes(6)
+    else:
+        row += struct.pack("<QI4BIQIIQ", 100, 10_000, 0, 0, 1, 1, 10_000, 64 << 20, 7, 3, 86_400_000)
+    row += b"\1\1" + nonce
     return summed(row + crypto_aead_xchacha20poly1305_ietf_encrypt(seed, entity, nonce, key))
+
+
+def dead_letter() -> bytes:
+    """An event from outside that was passed over after five tries."""
+    row = struct.pack("<B4Q", 1, 7, 0, 3, 0) + struct.pack(
+        "<QQQIB", 0, 1_800_000_000_000_000_003, 1_800_000_000_100, 5, 0
+    )
+    for text in (b"ValueError", b"not a number"):
+        row += struct.pack("<H", len(text)) + text
+    return summed(row + struct.pack("<I", 6) + b"poison")

@@ -653,6 +653,7 @@ class DaemonHostConfig:
         delivery: Literal["once", "at_least_once"] = "once",
         on_error: Literal["raise", "restore"] = "raise",
         durability: Literal["none", "journal"] = "none",
+        attempts_max: int = 5,
         outputs_max: int = 10000,
         outputs_bytes_max: int = 67108864,
     ) -> Self:
@@ -672,6 +673,9 @@ class DaemonHostConfig:
     @property
     def durability(self) -> Literal["none", "journal"]:
         """What of it outlives the process: nothing, or everything, kept before it is acknowledged."""
+    @property
+    def attempts_max(self) -> int:
+        """Tries at an event that nobody waits for, before it is passed over and becomes a dead letter. At least 1."""
     @property
     def outputs_max(self) -> int:
         """Outputs kept for export; older ones are dropped, and the export begins after them."""
@@ -695,6 +699,7 @@ class DaemonStats:
         errors: int,
         snapshots_taken: int,
         restarts: int,
+        dead_letters: int = 0,
     ) -> Self: ...
     @property
     def events_processed(self) -> int:
@@ -714,6 +719,9 @@ class DaemonStats:
     @property
     def restarts(self) -> int:
         """Times that it was rebuilt, or continued from an older snapshot."""
+    @property
+    def dead_letters(self) -> int:
+        """Events that failed too often and were passed over."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 

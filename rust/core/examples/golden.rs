@@ -10,7 +10,8 @@ use meshos_core::testing::samples;
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = PathBuf::from(std::env::args_os().nth(1).ok_or("name a directory")?);
     for (name, bytes) in samples::golden() {
-        std::fs::write(directory.join(format!("{name}_v1.bin")), bytes)?;
+        let version = samples::version(name);
+        std::fs::write(directory.join(format!("{name}_v{version}.bin")), bytes)?;
     }
     std::fs::write(directory.join("golden.json"), samples::golden_json())?;
     Ok(())

@@ -26,8 +26,22 @@ pub enum Durability {
     /// Nothing.
     #[default]
     None,
+    /// The newest snapshot: what came after it may be lost with the process.
+    Snapshot,
     /// Everything: inputs and outputs are kept before they are acknowledged.
     Journal,
+}
+
+/// What becomes of a daemon that does something else when it takes its inputs again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnDivergence {
+    /// It does not start.
+    #[default]
+    Stop,
+    /// It goes on from what it emitted the first time.
+    Continue,
+    /// It is never asked to: a snapshot is taken after every event.
+    SnapshotEveryEvent,
 }
 
 /// Options of one daemon.
@@ -43,10 +57,18 @@ pub struct DaemonHostConfig {
     pub on_error: OnError,
     /// What of it outlives the process.
     pub durability: Durability,
+    /// What becomes of it when it does not do again what it did.
+    pub on_divergence: OnDivergence,
+    /// Tries at an event that nobody waits for, before it is passed over and becomes a dead letter. At least 1.
+    pub attempts_max: u32,
+    /// Newest snapshots that a store keeps; all but the newest are there in case that it is damaged. At least 1.
+    pub snapshots_max: u32,
     /// Outputs kept for export; older ones are dropped and the export begins after them.
     pub outputs_max: u32,
     /// Payload bytes of the outputs kept for export.
     pub outputs_bytes_max: u64,
+    /// Milliseconds after which a store need not keep an output; `None`: age does not matter.
+    pub outputs_age_max_ms: Option<u64>,
 }
 
 impl Default for DaemonHostConfig {
@@ -57,8 +79,12 @@ impl Default for DaemonHostConfig {
             delivery: Delivery::Once,
             on_error: OnError::Raise,
             durability: Durability::None,
+            on_divergence: OnDivergence::Stop,
+            attempts_max: 5,
+            snapshots_max: 2,
             outputs_max: 10_000,
             outputs_bytes_max: 64 << 20,
+            outputs_age_max_ms: None,
         }
     }
 }
@@ -79,9 +105,14 @@ impl DaemonHostConfig {
     /// # Errors
     /// [`ConfigError`] for the first option out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.max_log_entries == 0 {
+        let at_least_one = [
+            ("max_log_entries", self.max_log_entries),
+            ("attempts_max", self.attempts_max),
+            ("snapshots_max", self.snapshots_max),
+        ];
+        if let Some((field, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError {
-                field: "max_log_entries",
+                field,
                 rule: "must be at least 1",
             });
         }

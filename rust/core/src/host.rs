@@ -304,6 +304,14 @@ impl Host {
         outputs.into_iter().map(link_one).collect()
     }
 
+    /// Passes over an event that failed too often: its cursor moves, and nothing else happens. Returns the number of its
+    /// dead letter.
+    pub fn passed_over(&mut self, key: EventKey) -> u64 {
+        self.cursors.advance(key.origin, key.stream, key.sequence);
+        self.stats.dead_letters += 1;
+        self.stats.dead_letters
+    }
+
     /// Makes the receipt of an event that was just taken into effect, and keeps it for repeated tries.
     pub fn receipt(&mut self, key: EventKey) -> Receipt {
         let receipt = Receipt {

@@ -83,7 +83,7 @@ impl SnapshotMeta {
             2 + self.kind.len() + 4 + 32 + 8 + 8,
             CausalLink::SIZE + 32,
             self.cursors.encoded_len(),
-            DaemonStats::SIZE,
+            self.stats.encoded_len(),
             self.bindings.encoded_len(),
             self.lineage.len() * Certificate::SIZE,
             state_len,
@@ -193,9 +193,7 @@ pub fn decode(bytes: &[u8], bytes_max: u64) -> Result<(SnapshotMeta, Range<usize
         }));
     }
     let cursors = Cursors::read_to_end(sections.required(CURSORS)?)?;
-    let mut stats_body = sections.required(STATS)?;
-    let stats = DaemonStats::read(&mut stats_body)?;
-    stats_body.expect_end()?;
+    let stats = DaemonStats::read_to_end(sections.required(STATS)?)?;
     let bindings = DaemonBindings::read_to_end(sections.required(BINDINGS)?)?;
     let lineage = read_lineage(sections.required(LINEAGE)?, &header.entity)?;
     let state = sections.required(STATE)?;

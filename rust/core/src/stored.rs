@@ -1,11 +1,15 @@
 //! What a store has of a daemon itself: its kind, its options, and its key, sealed under the key of the node.
 //!
 //! ```text
-//! version u8 = 1 | kind_len u16 | kind | options 34 | state u8 (0 stopped, 1 runs) | sealed u8 (0, 1)
+//! version u8 = 2 | kind_len u16 | kind | options 44 | state u8 (0 stopped, 1 runs) | sealed u8 (0, 1)
 //!   | if sealed: nonce 24, ciphertext 48 | CRC-32 of all that u32
-//! options: auto_snapshot_interval u64 | max_log_entries u32 | delivery u8 | on_error u8 | durability u8 | zero u8
-//!   | outputs_max u32 | outputs_bytes_max u64 | zero 6
+//! options: auto_snapshot_interval u64 | max_log_entries u32 | delivery u8 | on_error u8 | durability u8
+//!   | on_divergence u8 | outputs_max u32 | outputs_bytes_max u64 | attempts_max u32 | snapshots_max u32
+//!   | outputs_age_max u64 (milliseconds; 0: none)
 //! ```
+//! Version 1, which is read too, has zeros from `on_divergence` on, except the two fields of outputs, and 10 bytes fewer
+//! behind them: what it lacks has its default.
+//!
 //! The ciphertext is XChaCha20-Poly1305 of the 32 bytes of the seed, with the entity as associated data, under
 //! `derive_key("meshos 2026 sealed key v1")(seed of the node)`. Numbers are little endian.
 
@@ -14,20 +18,21 @@ use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
 use crate::codec::{DecodeError, Fault, Put, Reader};
-use crate::config::{DaemonHostConfig, Delivery, Durability, OnError};
+use crate::config::{DaemonHostConfig, Delivery, Durability, OnDivergence, OnError};
 use crate::digest::{self, Context};
 use crate::id::EntityId;
 use crate::identity::{IdentityError, Keypair};
 use crate::rows::{Table, Write, entity_key};
 
 /// The version written, and the newest that is read.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Random bytes that one sealing takes, never twice the same.
 pub const NONCE_SIZE: usize = 24;
 
 const CIPHER_SIZE: usize = 32 + 16;
-const OPTIONS_SIZE: usize = 34;
+/// Zeros at the end of the options of version 1.
+const OPTIONS_REST_V1: usize = 6;
 
 /// A key that only its node can open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,11 +148,18 @@ impl StoredDaemon {
         out.put_u8(match config.durability {
             Durability::None => 0,
             Durability::Journal => 1,
+            Durability::Snapshot => 2,
         });
-        out.put_u8(0);
+        out.put_u8(match config.on_divergence {
+            OnDivergence::Stop => 0,
+            OnDivergence::Continue => 1,
+            OnDivergence::SnapshotEveryEvent => 2,
+        });
         out.put_u32(config.outputs_max);
         out.put_u64(config.outputs_bytes_max);
-        out.put(&[0; OPTIONS_SIZE - 28]);
+        out.put_u32(config.attempts_max);
+        out.put_u32(config.snapshots_max);
+        out.put_u64(config.outputs_age_max_ms.unwrap_or(0));
         out.put_u8(u8::from(self.runs));
         out.put_u8(u8::from(self.key.is_some()));
         if let Some(key) = &self.key {
@@ -164,7 +176,7 @@ impl StoredDaemon {
     /// [`Fault::Digest`] when the sum does not fit; otherwise the first bad field.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        reader.version_u8(VERSION)?;
+        let version = reader.version_u8(VERSION)?;
         let Some((covered, sum)) = bytes.split_last_chunk::<4>() else {
             return Err(reader.fault(Fault::Truncated { needed: 4 }));
         };
@@ -181,7 +193,7 @@ impl StoredDaemon {
                 field: "length of the kind",
             }));
         }
-        let config = read_options(&mut reader)?;
+        let config = read_options(&mut reader, version)?;
         let runs = read_mark(&mut reader, "state")?;
         let key = if read_mark(&mut reader, "sealed")? {
             Some(SealedKey {
@@ -211,39 +223,48 @@ fn read_mark(reader: &mut Reader<'_>, field: &'static str) -> Result<bool, Decod
     }
 }
 
-fn read_options(reader: &mut Reader<'_>) -> Result<DaemonHostConfig, DecodeError> {
+fn read_choice<T: Copy, const N: usize>(
+    reader: &mut Reader<'_>,
+    field: &'static str,
+    choices: [T; N],
+) -> Result<T, DecodeError> {
     let at = reader.clone();
-    let (auto_snapshot_interval, max_log_entries) = (reader.u64()?, reader.u32()?);
-    let delivery = if read_mark(reader, "delivery")? {
-        Delivery::AtLeastOnce
-    } else {
-        Delivery::Once
+    let chosen = choices.get(usize::from(reader.u8()?));
+    chosen.copied().ok_or_else(|| at.fault(Fault::Invalid { field }))
+}
+
+fn read_options(reader: &mut Reader<'_>, version: u8) -> Result<DaemonHostConfig, DecodeError> {
+    let at = reader.clone();
+    let mut config = DaemonHostConfig {
+        auto_snapshot_interval: reader.u64()?,
+        max_log_entries: reader.u32()?,
+        delivery: read_choice(reader, "delivery", [Delivery::Once, Delivery::AtLeastOnce])?,
+        on_error: read_choice(reader, "on_error", [OnError::Raise, OnError::Restore])?,
+        ..DaemonHostConfig::default()
     };
-    let on_error = if read_mark(reader, "on_error")? {
-        OnError::Restore
+    let durabilities = [Durability::None, Durability::Journal, Durability::Snapshot];
+    let divergences = [
+        OnDivergence::Stop,
+        OnDivergence::Continue,
+        OnDivergence::SnapshotEveryEvent,
+    ];
+    if version == 1 {
+        config.durability = read_choice(reader, "durability", [Durability::None, Durability::Journal])?;
+        config.on_divergence = read_choice(reader, "options", [OnDivergence::Stop])?;
     } else {
-        OnError::Raise
-    };
-    let durability = if read_mark(reader, "durability")? {
-        Durability::Journal
-    } else {
-        Durability::None
-    };
-    let at_zero = reader.clone();
-    let zero = reader.u8()?;
-    let (outputs_max, outputs_bytes_max) = (reader.u32()?, reader.u64()?);
-    if zero != 0 || reader.array()? != [0; OPTIONS_SIZE - 28] {
-        return Err(at_zero.fault(Fault::Invalid { field: "options" }));
+        config.durability = read_choice(reader, "durability", durabilities)?;
+        config.on_divergence = read_choice(reader, "on_divergence", divergences)?;
     }
-    let config = DaemonHostConfig {
-        auto_snapshot_interval,
-        max_log_entries,
-        delivery,
-        on_error,
-        durability,
-        outputs_max,
-        outputs_bytes_max,
-    };
+    (config.outputs_max, config.outputs_bytes_max) = (reader.u32()?, reader.u64()?);
+    let at_rest = reader.clone();
+    if version == 1 {
+        if reader.array()? != [0; OPTIONS_REST_V1] {
+            return Err(at_rest.fault(Fault::Invalid { field: "options" }));
+        }
+    } else {
+        (config.attempts_max, config.snapshots_max) = (reader.u32()?, reader.u32()?);
+        config.outputs_age_max_ms = Some(reader.u64()?).filter(|age| *age > 0);
+    }
     config
         .validate()
         .map_err(|error| at.fault(Fault::Invalid { field: error.field }))?;

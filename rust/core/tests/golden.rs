@@ -8,7 +8,9 @@ use meshos_core::bindings::DaemonBindings;
 use meshos_core::blast::BlastRadius;
 use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
+use meshos_core::config::DaemonHostConfig;
 use meshos_core::cursors::Cursors;
+use meshos_core::dead_letter::DeadLetter;
 use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::export::verify_file;
 use meshos_core::fork::ForkRecord;
@@ -85,7 +87,27 @@ fn version_1_of_every_format_is_read() {
     assert_eq!(Head::decode(&file("store_head_v1.bin")), Ok(samples::store_head()));
     assert_eq!(decode_key(&file("node_key_v1.bin")).as_deref(), Ok(&[0x11; 32]));
     let stored = StoredDaemon::decode(&file("stored_daemon_v1.bin")).expect("a released format");
-    assert_eq!(stored, samples::stored_daemon());
+    let today = samples::stored_daemon();
+    let defaults = DaemonHostConfig::default();
+    let then = DaemonHostConfig {
+        on_divergence: defaults.on_divergence,
+        attempts_max: defaults.attempts_max,
+        snapshots_max: defaults.snapshots_max,
+        outputs_age_max_ms: defaults.outputs_age_max_ms,
+        ..today.config
+    };
+    assert_eq!(
+        stored,
+        StoredDaemon {
+            config: then,
+            ..today.clone()
+        }
+    );
+    assert_eq!(StoredDaemon::decode(&file("stored_daemon_v2.bin")), Ok(today));
+    assert_eq!(
+        DeadLetter::decode(&file("dead_letter_v1.bin")),
+        Ok(samples::dead_letter())
+    );
     let (entity, node) = (history.entity.entity_id(), samples::keypair(0x11));
     let opened = stored.key.expect("it is sealed").open(&entity, &node);
     assert_eq!(opened.expect("it is the node's").entity_id(), entity);
@@ -105,7 +127,8 @@ fn version_1_of_an_exported_chain_is_verified() {
 #[test]
 fn what_is_written_today_is_what_was_written() {
     for (name, bytes) in samples::golden() {
-        assert_eq!(bytes, file(&format!("{name}_v1.bin")), "{name}");
+        let version = samples::version(name);
+        assert_eq!(bytes, file(&format!("{name}_v{version}.bin")), "{name}");
     }
     assert_eq!(samples::golden_json().as_bytes(), file("golden.json"));
 }

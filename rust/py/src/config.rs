@@ -22,6 +22,7 @@ impl Record for PyDaemonHostConfig {
         "delivery",
         "on_error",
         "durability",
+        "attempts_max",
         "outputs_max",
         "outputs_bytes_max",
     ];
@@ -39,11 +40,12 @@ impl PyDaemonHostConfig {
             delivery = Given::Not,
             on_error = Given::Not,
             durability = Given::Not,
+            attempts_max = Given::Not,
             outputs_max = Given::Not,
             outputs_bytes_max = Given::Not
         ),
         text_signature = "(*, auto_snapshot_interval=0, max_log_entries=10000, delivery='once', on_error='raise', \
-            durability='none', outputs_max=10000, outputs_bytes_max=67108864)"
+            durability='none', attempts_max=5, outputs_max=10000, outputs_bytes_max=67108864)"
     )]
     fn new(
         auto_snapshot_interval: Given<'_>,
@@ -51,6 +53,7 @@ impl PyDaemonHostConfig {
         delivery: Given<'_>,
         on_error: Given<'_>,
         durability: Given<'_>,
+        attempts_max: Given<'_>,
         outputs_max: Given<'_>,
         outputs_bytes_max: Given<'_>,
     ) -> PyResult<Self> {
@@ -68,9 +71,11 @@ impl PyDaemonHostConfig {
                 delivery: delivery.map_or(default.delivery, |value| choice(value, "delivery", deliveries))?,
                 on_error: on_error.map_or(default.on_error, |value| choice(value, "on_error", reactions))?,
                 durability: durability.map_or(default.durability, |value| choice(value, "durability", durabilities))?,
+                attempts_max: attempts_max.map_or(default.attempts_max, |value| number_u32(value, "attempts_max"))?,
                 outputs_max: outputs_max.map_or(default.outputs_max, |value| number_u32(value, "outputs_max"))?,
                 outputs_bytes_max: outputs_bytes_max
                     .map_or(default.outputs_bytes_max, |value| number(value, "outputs_bytes_max"))?,
+                ..default
             };
             config.validate().map_err(|error| errors::config(&error))?;
             Ok(Self(config))
@@ -112,8 +117,15 @@ impl PyDaemonHostConfig {
     fn durability(&self) -> &'static str {
         match self.0.durability {
             Durability::None => "none",
+            Durability::Snapshot => "snapshot",
             Durability::Journal => "journal",
         }
+    }
+
+    /// Tries at an event that nobody waits for, before it is passed over and becomes a dead letter. At least 1.
+    #[getter]
+    fn attempts_max(&self) -> u32 {
+        self.0.attempts_max
     }
 
     /// Outputs kept for export; older ones are dropped, and the export begins after them.

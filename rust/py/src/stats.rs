@@ -21,6 +21,7 @@ impl Record for PyDaemonStats {
         "errors",
         "snapshots_taken",
         "restarts",
+        "dead_letters",
     ];
     const BY_KEYWORD: bool = true;
 }
@@ -28,7 +29,13 @@ impl Record for PyDaemonStats {
 #[pymethods]
 impl PyDaemonStats {
     #[new]
-    #[pyo3(signature = (*, events_processed, events_emitted, duplicates, errors, snapshots_taken, restarts))]
+    #[pyo3(
+        signature = (
+            *, events_processed, events_emitted, duplicates, errors, snapshots_taken, restarts, dead_letters = None
+        ),
+        text_signature = "(*, events_processed, events_emitted, duplicates, errors, snapshots_taken, restarts, \
+            dead_letters=0)"
+    )]
     fn new(
         events_processed: &Bound<'_, PyAny>,
         events_emitted: &Bound<'_, PyAny>,
@@ -36,6 +43,7 @@ impl PyDaemonStats {
         errors: &Bound<'_, PyAny>,
         snapshots_taken: &Bound<'_, PyAny>,
         restarts: &Bound<'_, PyAny>,
+        dead_letters: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         entry("DaemonStats", || {
             Ok(Self(DaemonStats {
@@ -45,6 +53,7 @@ impl PyDaemonStats {
                 errors: read(errors, "errors")?,
                 snapshots_taken: read(snapshots_taken, "snapshots_taken")?,
                 restarts: read(restarts, "restarts")?,
+                dead_letters: dead_letters.map_or(Ok(0), |value| read(value, "dead_letters"))?,
             }))
         })
     }
@@ -83,6 +92,12 @@ impl PyDaemonStats {
     #[getter]
     fn restarts(&self) -> u64 {
         self.0.restarts
+    }
+
+    /// Events that failed too often and were passed over.
+    #[getter]
+    fn dead_letters(&self) -> u64 {
+        self.0.dead_letters
     }
 
     #[classattr]

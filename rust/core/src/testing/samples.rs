@@ -11,8 +11,9 @@ use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
 use crate::checkpoint::Checkpoint;
-use crate::config::{DaemonHostConfig, Durability};
+use crate::config::{DaemonHostConfig, Durability, OnDivergence};
 use crate::cursors::{Cursors, Receipt};
+use crate::dead_letter::DeadLetter;
 use crate::digest::{self, Digest};
 use crate::export::ChainExport;
 use crate::fork::{ForkRecord, fork_entity};
@@ -27,7 +28,7 @@ use crate::segment::{self, Position, StoreId};
 use crate::snapshot::SnapshotMeta;
 use crate::stats::DaemonStats;
 use crate::store::head;
-use crate::stored::{SealedKey, StoredDaemon};
+use crate::stored::{self, SealedKey, StoredDaemon};
 use crate::time::UnixMs;
 
 /// State of the golden snapshot.
@@ -150,6 +151,7 @@ impl History {
                 errors: 3,
                 snapshots_taken: 2,
                 restarts: 1,
+                dead_letters: 0,
             },
             bindings: bindings(),
             lineage: self.certificates.clone(),
@@ -204,6 +206,22 @@ pub fn bindings() -> DaemonBindings {
     bindings
 }
 
+/// What version 1 of the row of a daemon was, which is written no more.
+const STORED_DAEMON_V1: &[&str] = &[
+    "010700636f756e7465726400000000000000102700000000010010270000000000040000000000000000000001015555",
+    "55555555555555555555555555555555555555555555badd63e9ee83cb9d9cb7d69c9844ce9f092f1cf594e47f476266",
+    "7224f6cea79fae0d88cf479ed37a253ac91cd70d37e335be240e",
+];
+
+/// Version of a format that [`golden`] has.
+#[must_use]
+pub fn version(name: &str) -> u8 {
+    match name {
+        "stored_daemon" => stored::VERSION,
+        _ => 1,
+    }
+}
+
 /// Golden bytes of every format: the name of the format, and one good encoding.
 ///
 /// # Panics
@@ -230,6 +248,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("store_head", store_head().to_bytes()),
         ("node_key", head::key_to_bytes(&[0x11; 32]).to_vec()),
         ("stored_daemon", stored_daemon().to_bytes()),
+        ("dead_letter", dead_letter().to_bytes()),
     ];
     all.extend(trails::files());
     all
@@ -321,10 +340,35 @@ pub fn stored_daemon() -> StoredDaemon {
         config: DaemonHostConfig {
             auto_snapshot_interval: 100,
             durability: Durability::Journal,
+            on_divergence: OnDivergence::Continue,
+            attempts_max: 7,
+            snapshots_max: 3,
+            outputs_age_max_ms: Some(86_400_000),
             ..DaemonHostConfig::default()
         },
         runs: true,
         key: Some(sealed.expect(FULL)),
+    }
+}
+
+/// An event that was passed over.
+#[must_use]
+pub fn dead_letter() -> DeadLetter {
+    DeadLetter {
+        link: CausalLink {
+            origin: Origin::new(7),
+            horizon: 0,
+            sequence: 3,
+            parent: 0,
+        },
+        stream: 0,
+        received_ns: 1_800_000_000_000_000_003,
+        at: UnixMs::new(1_800_000_000_100),
+        attempts: 5,
+        retry: false,
+        exception: "ValueError".to_owned(),
+        message: "not a number".to_owned(),
+        payload: b"poison".to_vec(),
     }
 }
 
@@ -390,11 +434,11 @@ pub fn golden_json() -> String {
     let channel = ChannelName::new("sensors/lidar").expect("a good name");
     rows.push(("channel.sensors/lidar".into(), format!("{:016x}", channel.hash())));
     rows.push(("snapshot.state".into(), hex(STATE)));
-    rows.extend(
-        golden()
-            .into_iter()
-            .map(|(name, bytes)| (format!("file.{name}"), hex(&bytes))),
-    );
+    rows.push(("file.stored_daemon".into(), STORED_DAEMON_V1.concat()));
+    rows.extend(golden().into_iter().map(|(name, bytes)| match version(name) {
+        1 => (format!("file.{name}"), hex(&bytes)),
+        version => (format!("file.{name}_v{version}"), hex(&bytes)),
+    }));
 
     let lines: Vec<_> = rows
         .iter()

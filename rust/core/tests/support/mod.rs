@@ -223,6 +223,7 @@ pub fn snapshots() -> impl Strategy<Value = SnapshotMeta> {
                     errors,
                     snapshots_taken,
                     restarts,
+                    dead_letters: events_emitted % 2,
                 },
                 bindings,
                 lineage,
