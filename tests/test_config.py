@@ -12,6 +12,7 @@ DEFAULTS: dict[str, object] = {
     "delivery": "once",
     "on_error": "raise",
     "durability": "none",
+    "attempts_max": 5,
     "outputs_max": 10_000,
     "outputs_bytes_max": 67_108_864,
 }
@@ -21,12 +22,14 @@ OTHERS: dict[str, object] = {
     "delivery": "at_least_once",
     "on_error": "restore",
     "durability": "journal",
+    "attempts_max": 1,
     "outputs_max": 0,
     "outputs_bytes_max": 0,
 }
 LARGEST = {
     "auto_snapshot_interval": 2**64 - 1,
     "max_log_entries": 2**32 - 1,
+    "attempts_max": 2**32 - 1,
     "outputs_max": 2**32 - 1,
     "outputs_bytes_max": 2**64 - 1,
 }
@@ -60,10 +63,11 @@ def test_numbers_have_a_largest_value(name: str, largest: int) -> None:
         assert "2^" in str(raised.value)
 
 
-def test_log_has_room_for_one_input_at_least() -> None:
+@pytest.mark.parametrize("name", ["max_log_entries", "attempts_max"])
+def test_what_must_be_one_at_least_is_refused_at_0(name: str) -> None:
     with pytest.raises(ConfigError, match="at least 1") as raised:
-        config(max_log_entries=0)
-    assert raised.value.field == "max_log_entries"
+        config(**{name: 0})
+    assert raised.value.field == name
 
 
 @pytest.mark.parametrize("name", LARGEST)
