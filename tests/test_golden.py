@@ -17,6 +17,7 @@ from blake3 import blake3
 from nacl.signing import SigningKey
 
 import envelopes
+import frames
 import journals
 import reference
 import trails
@@ -124,9 +125,19 @@ def files() -> dict[str, bytes]:
             "ice_envelope": ICE.encode(),
             "blast_radius": ICE.blast.encode(),
         }
+        | linked()
         | kept()
         | recorded()
     )
+
+
+def linked() -> dict[str, bytes]:
+    """Every format of linked streams once."""
+    return {
+        "frames": frames.golden(chain(), certificates(), reference.entity_id(NODE_2)),
+        "sender": frames.sender(CHILD, NODE_1, NEW_YEAR_MS),
+        "due": frames.due(reference.entity_id(CHILD), 2, PAYLOADS[3]),
+    }
 
 
 def recorded() -> dict[str, bytes]:
@@ -238,7 +249,8 @@ def test_released_export_is_verified() -> None:
     assert [span.node for span in report.owners] == [reference.entity_id(NODE_1), reference.entity_id(NODE_2)]
 
 
-CUT = [name for name in files() if name not in ("link", "cursors", "blast_radius") and name not in kept() | recorded()]
+APART = kept() | recorded() | linked()
+CUT = [name for name in files() if name not in ("link", "cursors", "blast_radius") and name not in APART]
 
 
 @pytest.mark.parametrize("name", recorded())

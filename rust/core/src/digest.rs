@@ -47,6 +47,8 @@ pub enum Context {
     JournalSteps,
     /// The key under which a node seals the keys of its daemons.
     SealedKey,
+    /// All certificates of an entity.
+    Lineage,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -57,7 +59,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 12]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 13]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -71,6 +73,7 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 12]> = LazyLock::new(|| {
         Context::JournalGenesis,
         Context::JournalSteps,
         Context::SealedKey,
+        Context::Lineage,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -92,6 +95,7 @@ impl Context {
             Self::JournalGenesis => "meshos 2026 journal genesis v1",
             Self::JournalSteps => "meshos 2026 journal steps v1",
             Self::SealedKey => "meshos 2026 sealed key v1",
+            Self::Lineage => "meshos 2026 lineage v1",
         }
     }
 

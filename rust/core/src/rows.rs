@@ -45,11 +45,13 @@ pub enum Table {
     DeadLetters = 9,
     /// Records of commands, lines, failures and ends of actions. Key: kind, number.
     Trails = 10,
+    /// Outputs that are due to other daemons. Key: entity, sequence of the output.
+    Outbox = 11,
 }
 
 impl Table {
     /// All tables, by their codes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Node,
         Self::Daemons,
         Self::Journal,
@@ -60,6 +62,7 @@ impl Table {
         Self::Ownership,
         Self::DeadLetters,
         Self::Trails,
+        Self::Outbox,
     ];
 
     /// Its number in files.

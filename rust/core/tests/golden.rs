@@ -8,21 +8,25 @@ use meshos_core::bindings::DaemonBindings;
 use meshos_core::blast::BlastRadius;
 use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
+use meshos_core::codec::Reader;
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::cursors::Cursors;
 use meshos_core::dead_letter::DeadLetter;
+use meshos_core::due::Due;
 use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::export::verify_file;
 use meshos_core::fork::ForkRecord;
 use meshos_core::journal::{Emitted, SnapshotRow, Steps};
 use meshos_core::link::CausalLink;
 use meshos_core::segment::{self, Position};
+use meshos_core::sender::SenderRecord;
 use meshos_core::snapshot;
 use meshos_core::store::head::{Head, decode_key};
 use meshos_core::stored::StoredDaemon;
-use meshos_core::testing::envelopes;
+use meshos_core::stream::Frame;
 use meshos_core::testing::samples::{self, History, STATE};
 use meshos_core::testing::trails;
+use meshos_core::testing::{envelopes, frames};
 use meshos_core::trail;
 
 fn file(name: &str) -> Vec<u8> {
@@ -111,6 +115,15 @@ fn version_1_of_every_format_is_read() {
     let (entity, node) = (history.entity.entity_id(), samples::keypair(0x11));
     let opened = stored.key.expect("it is sealed").open(&entity, &node);
     assert_eq!(opened.expect("it is the node's").entity_id(), entity);
+    let (frames, mut found) = (file("frames_v1.bin"), Vec::new());
+    let mut reader = Reader::new(&frames);
+    while let Ok(length) = reader.u32() {
+        found.push(Frame::decode(reader.take(length as usize).expect("a released format")).expect("a released format"));
+    }
+    assert_eq!(found, frames::all());
+    let sender = SenderRecord::decode(&file("sender_v1.bin")).expect("a released format");
+    assert_eq!((sender, sender.verify()), (frames::sender(), Ok(())));
+    assert_eq!(Due::decode(&file("due_v1.bin")), Ok(frames::due()));
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

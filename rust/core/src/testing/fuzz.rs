@@ -15,6 +15,7 @@ use crate::codec::Reader;
 use crate::cursors::Cursors;
 use crate::dead_letter::DeadLetter;
 use crate::digest;
+use crate::due::Due;
 use crate::envelope::{AdminEnvelope, IceEnvelope};
 use crate::export::{self, verify_file};
 use crate::fork::ForkRecord;
@@ -25,10 +26,12 @@ use crate::link::CausalLink;
 use crate::name::ChannelName;
 use crate::rows;
 use crate::segment::{self, Position};
+use crate::sender::SenderRecord;
 use crate::snapshot;
 use crate::stats::DaemonStats;
 use crate::store::head;
 use crate::stored::{self, StoredDaemon};
+use crate::stream::Frame;
 
 /// Takes any bytes; panics where a decoder is wrong.
 pub type Fuzzer = fn(&[u8]);
@@ -60,6 +63,9 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("node_key", node_key),
     ("stored_daemon", stored_daemon),
     ("dead_letter", dead_letter),
+    ("frames", frames),
+    ("sender", sender),
+    ("due", due),
     ("records", records),
 ];
 
@@ -355,6 +361,37 @@ pub fn stored_daemon(bytes: &[u8]) {
             && bytes.first() == Some(&stored::VERSION)
         {
             assert_eq!(stored.to_bytes(), bytes);
+        }
+    }
+}
+
+/// [`Frame::decode`] of the bytes as one frame, and as frames each after its length.
+pub fn frames(bytes: &[u8]) {
+    let one = |bytes: &[u8]| {
+        if let Ok(frame) = Frame::decode(bytes) {
+            assert_eq!(frame.to_bytes(), bytes);
+        }
+    };
+    one(bytes);
+    let mut reader = Reader::new(bytes);
+    while let Ok(frame) = reader.count_u32(1).and_then(|length| reader.take(length)) {
+        one(frame);
+    }
+}
+
+/// [`SenderRecord::decode`]; what was not signed by both is not believed.
+pub fn sender(bytes: &[u8]) {
+    if let Ok(record) = SenderRecord::decode(bytes) {
+        assert_eq!(record.to_bytes(), bytes);
+        assert!(record.verify().is_err() || record == super::frames::sender());
+    }
+}
+
+/// [`Due::decode`].
+pub fn due(bytes: &[u8]) {
+    for bytes in resealed(bytes) {
+        if let Ok(due) = Due::decode(&bytes) {
+            assert_eq!(due.to_bytes(), bytes);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! wrong, and one fuzz function for every decoder.
 
 pub mod envelopes;
+pub mod frames;
 pub mod fuzz;
 pub mod random;
 pub mod samples;

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::{envelopes, trails};
+use super::{envelopes, frames, trails};
 use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
@@ -249,6 +249,9 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("node_key", head::key_to_bytes(&[0x11; 32]).to_vec()),
         ("stored_daemon", stored_daemon().to_bytes()),
         ("dead_letter", dead_letter().to_bytes()),
+        ("frames", frames::golden()),
+        ("sender", frames::sender().to_bytes()),
+        ("due", frames::due().to_bytes()),
     ];
     all.extend(trails::files());
     all
