@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from meshos.chain import CausalLink as CausalLink
     from meshos.chain import verify_chain as verify_chain
     from meshos.channel import ChannelName as ChannelName
+    from meshos.channel import ChannelPolicy as ChannelPolicy
+    from meshos.channel import PermissionToken as PermissionToken
+    from meshos.channel import Right as Right
     from meshos.compute import DaemonRuntime as DaemonRuntime
     from meshos.compute import Receipt as Receipt
     from meshos.control import BackpressureOff as BackpressureOff
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from meshos.errors import ProcessFailed as ProcessFailed
     from meshos.errors import SendTimeout as SendTimeout
     from meshos.errors import StoreError as StoreError
+    from meshos.errors import SubscribeRejected as SubscribeRejected
     from meshos.errors import WaitTimeout as WaitTimeout
     from meshos.events import DaemonIntent as DaemonIntent
     from meshos.identity import EntityId as EntityId
@@ -78,6 +82,7 @@ __all__ = [
     "CausalLink",
     "ChainError",
     "ChannelName",
+    "ChannelPolicy",
     "ComputeDispatcher",
     "DaemonControl",
     "DaemonError",
@@ -98,14 +103,17 @@ __all__ = [
     "MeshOsRuntimeBuilder",
     "Node",
     "Output",
+    "PermissionToken",
     "ProcessFailed",
     "Receipt",
     "Resume",
+    "Right",
     "SendTimeout",
     "Shutdown",
     "StateSnapshot",
     "Store",
     "StoreError",
+    "SubscribeRejected",
     "WaitTimeout",
     "__version__",
     "verify_chain",
@@ -120,6 +128,7 @@ _HOME = {
     "CausalLink": "chain",
     "ChainError": "errors",
     "ChannelName": "channel",
+    "ChannelPolicy": "channel",
     "ComputeDispatcher": "dispatch",
     "DaemonControl": "control",
     "DaemonError": "errors",
@@ -140,14 +149,17 @@ _HOME = {
     "MeshOsRuntimeBuilder": "runtime",
     "Node": "node",
     "Output": "daemon",
+    "PermissionToken": "channel",
     "ProcessFailed": "errors",
     "Receipt": "compute",
     "Resume": "control",
+    "Right": "channel",
     "SendTimeout": "errors",
     "Shutdown": "control",
     "StateSnapshot": "snapshot",
     "Store": "store",
     "StoreError": "errors",
+    "SubscribeRejected": "errors",
     "WaitTimeout": "errors",
     "__version__": "_core",
     "verify_chain": "chain",

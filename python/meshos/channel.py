@@ -1,10 +1,13 @@
-"""Names of channels."""
+"""Names of channels, who may use them, and the tokens that say so."""
 
+from enum import StrEnum
 from typing import Self, final
 
 from meshos import _core
+from meshos._core import ChannelPolicy as ChannelPolicy
+from meshos._core import PermissionToken as PermissionToken
 
-__all__ = ["ChannelName"]
+__all__ = ["ChannelName", "ChannelPolicy", "PermissionToken", "Right"]
 
 
 # In Python, since the stable ABI has no native subclass of `str`.
@@ -28,3 +31,13 @@ class ChannelName(str):
 
     def __repr__(self) -> str:
         return f"ChannelName({str.__repr__(self)})"
+
+
+@final
+class Right(StrEnum):
+    """What a token permits on its channel."""
+
+    PUBLISH = "publish"
+    SUBSCRIBE = "subscribe"
+    ADMIN = "admin"
+    DELEGATE = "delegate"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from meshos.chain import CausalEvent
-    from meshos.identity import EntityId, OriginHash
+    from meshos.channel import ChannelName
+    from meshos.identity import EntityId, NodeId, OriginHash
     from meshos.operator import OperatorId, Role
 
 __all__ = [
@@ -92,6 +93,10 @@ __all__ = [
     "StaleSnapshot",
     "StoreError",
     "StoreErrorKind",
+    "SubscribeRejected",
+    "SubscribeRejectedKind",
+    "TokenError",
+    "TokenErrorKind",
     "UnsignedRejected",
     "VerifyError",
     "WaitTimeout",
@@ -381,6 +386,40 @@ class StaleDaemon(DaemonError):
     @property
     def retryable(self) -> Literal[True]:
         return True
+
+
+SubscribeRejectedKind: TypeAlias = Literal["unauthorized"] | Literal["rate_limited"] | Literal["too_many_channels"]
+
+
+class SubscribeRejected(DaemonError):
+    """The publisher said no to a subscription; the ledger of the daemon was not changed.
+
+    Attributes:
+        publisher: The node that was asked.
+        channel: What was to be read.
+    """
+
+    def __init__(self, kind: SubscribeRejectedKind, publisher: NodeId, channel: ChannelName) -> None:
+        text = f"node {publisher:016x} refuses a subscription to {channel}: {_SUBSCRIBE_REJECTED.get(kind, kind)}"
+        super().__init__(kind, publisher, channel, text=text)
+        self._kind: SubscribeRejectedKind = kind
+        self.publisher: NodeId = publisher
+        self.channel: ChannelName = channel
+
+    @property
+    def kind(self) -> SubscribeRejectedKind:
+        return self._kind
+
+    @property
+    def retryable(self) -> bool:
+        return self._kind == "rate_limited"
+
+
+_SUBSCRIBE_REJECTED = {
+    "unauthorized": "it needs a token that permits it",
+    "rate_limited": "too many were refused; ask again later",
+    "too_many_channels": "it keeps no more",
+}
 
 
 class AlreadyRegistered(DaemonError):
@@ -867,6 +906,38 @@ class IdentityError(MeshOsError):
 
     @property
     def kind(self) -> IdentityErrorKind:
+        return self._kind
+
+
+TokenErrorKind: TypeAlias = (
+    Literal["invalid_signature"]
+    | Literal["not_yet_valid"]
+    | Literal["expired"]
+    | Literal["delegation_exhausted"]
+    | Literal["delegation_not_allowed"]
+    | Literal["not_authorized"]
+    | Literal["revoked"]
+    | Literal["invalid_format"]
+    | Literal["read_only"]
+    | Literal["zero_ttl"]
+    | Literal["ttl_too_long"]
+)
+
+
+class TokenError(MeshOsError):
+    """A permission token does not permit what is asked, or cannot be issued or passed on.
+
+    Attributes:
+        grant: Which step of the token is to blame, from 0, the root; `None` when its bytes cannot be read.
+    """
+
+    def __init__(self, kind: TokenErrorKind, message: str, grant: int | None = None) -> None:
+        super().__init__(kind, message, grant, text=f"permission token, {message}")
+        self._kind: TokenErrorKind = kind
+        self.grant: int | None = grant
+
+    @property
+    def kind(self) -> TokenErrorKind:
         return self._kind
 
 

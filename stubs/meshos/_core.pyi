@@ -1,7 +1,7 @@
 """The compiled module. Its public names have a home module each; import them from there."""
 
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
 from os import PathLike
 from types import TracebackType
@@ -19,7 +19,7 @@ from meshos.audit import (
     Record,
 )
 from meshos.chain import BytesLike
-from meshos.channel import ChannelName
+from meshos.channel import ChannelName, Right
 from meshos.control import ControlSink, DaemonControl
 from meshos.daemon import DaemonLifecycleObserver, MeshDaemon
 from meshos.dispatch import ActionDispatcher, MeshOsAction
@@ -535,6 +535,100 @@ class Receipt:
         """Whether it took effect at an earlier try; the other values are those of that try. Not compared."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- channels: who may use them
+
+@final
+class ChannelPolicy:
+    """How a node keeps one of its channels. Raises `ConfigError`."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        requires_token: bool = False,
+        roots: frozenset[EntityId] = ...,
+        retain_bytes_max: int = 67_108_864,
+        payload_bytes_max: int = 16_777_216,
+    ) -> Self: ...
+    @property
+    def requires_token(self) -> bool:
+        """Whether subscribers, and publishers on other nodes, need a token, and payloads are encrypted."""
+    @property
+    def roots(self) -> frozenset[EntityId]:
+        """Issuers of tokens trusted besides the node's own key."""
+    @property
+    def retain_bytes_max(self) -> int:
+        """Bytes kept for subscribers that fell behind; what is older is a counted gap to them."""
+    @property
+    def payload_bytes_max(self) -> int:
+        """Bytes of the largest payload."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, ...]]: ...
+
+@final
+class PermissionToken:
+    """A signed, scoped, expiring permission of one subject, with the delegations it stands on."""
+
+    @classmethod
+    def issue(
+        cls,
+        issuer: Identity,
+        *,
+        subject: EntityId,
+        channel: ChannelName | None,
+        rights: Collection[Right],
+        ttl: timedelta,
+        delegations: int = 0,
+    ) -> Self:
+        """Sign a root token, 1 s to 365 days long; `channel=None`: every channel. Raises `TokenError`."""
+    def delegate(
+        self, holder: Identity, *, subject: EntityId, rights: Collection[Right] | None = None
+    ) -> PermissionToken:
+        """Pass on all or some rights, with the same expiry; `holder` is this token's subject. Raises `TokenError`."""
+    def verify(
+        self,
+        *,
+        roots: Iterable[EntityId],
+        right: Right,
+        channel: ChannelName,
+        presenter: EntityId,
+        now: datetime | None = None,
+    ) -> None:
+        """Check the whole chain as a publisher does; raises `TokenError`."""
+    def to_bytes(self) -> bytes:
+        """Return it and what it stands on as bytes."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read a token and what it stands on; raises `TokenError` of kind "invalid_format"."""
+    @property
+    def issuer(self) -> EntityId:
+        """Who signed it."""
+    @property
+    def subject(self) -> EntityId:
+        """Who may."""
+    @property
+    def channel(self) -> ChannelName | None:
+        """The one channel it is for, not those below it; `None`: every channel."""
+    @property
+    def rights(self) -> frozenset[Right]:
+        """What it permits."""
+    @property
+    def not_before(self) -> datetime:
+        """The first instant at which it is valid."""
+    @property
+    def not_after(self) -> datetime:
+        """The first instant at which it is expired."""
+    @property
+    def delegations(self) -> int:
+        """How many times it may still be passed on."""
+    @property
+    def parents(self) -> tuple[PermissionToken, ...]:
+        """The tokens it stands on, root first."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, ...]]: ...
 
 # ---------------------------------------------------------------- snapshot
 

@@ -49,6 +49,10 @@ pub enum Context {
     SealedKey,
     /// All certificates of an entity.
     Lineage,
+    /// One grant of a permission token.
+    PermissionToken,
+    /// The key under which a channel's key is sealed to a subscriber.
+    SealedChannelKey,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -59,7 +63,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 13]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 16]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -74,6 +78,8 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 13]> = LazyLock::new(|| {
         Context::JournalSteps,
         Context::SealedKey,
         Context::Lineage,
+        Context::PermissionToken,
+        Context::SealedChannelKey,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -96,6 +102,8 @@ impl Context {
             Self::JournalSteps => "meshos 2026 journal steps v1",
             Self::SealedKey => "meshos 2026 sealed key v1",
             Self::Lineage => "meshos 2026 lineage v1",
+            Self::PermissionToken => "meshos 2026 permission token v1",
+            Self::SealedChannelKey => "meshos 2026 sealed channel key v1",
         }
     }
 

@@ -11,6 +11,7 @@ use meshos_core::lifecycle::LifecycleError;
 use meshos_core::name::NameError;
 use meshos_core::refusal::Refused;
 use meshos_core::time::UnixMs;
+use meshos_core::token::{TokenError as CoreTokenError, TokenFault};
 use meshos_core::trail::TrailError;
 use meshos_node::daemon::DeliverError;
 use meshos_node::recovery::NameTaken;
@@ -64,6 +65,7 @@ import_exception!(meshos.errors, AppendFailed);
 import_exception!(meshos.errors, SnapshotDecodeError);
 import_exception!(meshos.errors, IdentityError);
 import_exception!(meshos.errors, ChannelNameError);
+import_exception!(meshos.errors, TokenError);
 import_exception!(meshos.errors, EnvelopeDecodeError);
 import_exception!(meshos.errors, NoVerifier);
 import_exception!(meshos.errors, UnsignedRejected);
@@ -105,6 +107,30 @@ pub fn name(error: &NameError, text: &str) -> PyErr {
         NameError::InvalidSegment { .. } => "invalid_segment",
     };
     ChannelNameError::new_err((kind, text.to_owned()))
+}
+
+/// A permission token does not permit, or cannot be made.
+pub fn token(error: &CoreTokenError) -> PyErr {
+    let kind = match error.fault {
+        TokenFault::InvalidSignature => "invalid_signature",
+        TokenFault::NotYetValid { .. } => "not_yet_valid",
+        TokenFault::Expired { .. } => "expired",
+        TokenFault::DelegationExhausted => "delegation_exhausted",
+        TokenFault::DelegationNotAllowed => "delegation_not_allowed",
+        TokenFault::NotAuthorized(_) => "not_authorized",
+        TokenFault::Revoked => "revoked",
+        TokenFault::ReadOnly => "read_only",
+        TokenFault::ZeroTtl => "zero_ttl",
+        TokenFault::TtlTooLong => "ttl_too_long",
+        TokenFault::NoRights => return InvalidArgument::new_err(("rights", "must name at least one right")),
+        TokenFault::TooManyDelegations => return InvalidArgument::new_err(("delegations", "must be from 0 to 7")),
+    };
+    TokenError::new_err((kind, error.to_string(), error.grant))
+}
+
+/// Bytes are no permission token.
+pub fn token_bytes(error: &DecodeError) -> PyErr {
+    TokenError::new_err(("invalid_format", error.to_string()))
 }
 
 /// An option is out of range.

@@ -63,6 +63,7 @@ mod status;
 mod store;
 mod stream;
 mod threads;
+mod token;
 mod trail;
 mod user;
 mod verify;
@@ -109,6 +110,7 @@ mod _core {
             scorer::register,
             output::register,
             threads::register,
+            token::register,
             store::register,
             mesh::register,
             factory::register,
