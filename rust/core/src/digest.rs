@@ -63,7 +63,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 16]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 15]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,

@@ -18,6 +18,7 @@ use meshos_core::export::verify_file;
 use meshos_core::fork::ForkRecord;
 use meshos_core::journal::{Emitted, SnapshotRow, Steps};
 use meshos_core::link::CausalLink;
+use meshos_core::revocation::Revocation;
 use meshos_core::segment::{self, Position};
 use meshos_core::sender::SenderRecord;
 use meshos_core::snapshot;
@@ -27,6 +28,8 @@ use meshos_core::stream::Frame;
 use meshos_core::testing::samples::{self, History, STATE};
 use meshos_core::testing::trails;
 use meshos_core::testing::{envelopes, frames};
+use meshos_core::testing::{tokens, trails};
+use meshos_core::token::PermissionToken;
 use meshos_core::trail;
 
 fn file(name: &str) -> Vec<u8> {
@@ -124,6 +127,11 @@ fn version_1_of_every_format_is_read() {
     let sender = SenderRecord::decode(&file("sender_v1.bin")).expect("a released format");
     assert_eq!((sender, sender.verify()), (frames::sender(), Ok(())));
     assert_eq!(Due::decode(&file("due_v1.bin")), Ok(frames::due()));
+    assert_eq!(
+        PermissionToken::decode(&file("permission_token_v1.bin")),
+        Ok(tokens::token())
+    );
+    assert_eq!(Revocation::decode(&file("revocation_v1.bin")), Ok(tokens::revocation()));
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

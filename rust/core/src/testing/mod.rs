@@ -7,4 +7,5 @@ pub mod fuzz;
 pub mod random;
 pub mod samples;
 pub mod store;
+pub mod tokens;
 pub mod trails;

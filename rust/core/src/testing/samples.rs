@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 use super::{envelopes, frames, trails};
+use super::{envelopes, tokens, trails};
 use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
@@ -252,6 +253,8 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("frames", frames::golden()),
         ("sender", frames::sender().to_bytes()),
         ("due", frames::due().to_bytes()),
+        ("permission_token", tokens::token().to_bytes()),
+        ("revocation", tokens::revocation().to_bytes()),
     ];
     all.extend(trails::files());
     all
@@ -436,6 +439,9 @@ pub fn golden_json() -> String {
     rows.push(("cursors.sketch".into(), format!("{:016x}", cursors().sketch())));
     let channel = ChannelName::new("sensors/lidar").expect("a good name");
     rows.push(("channel.sensors/lidar".into(), format!("{:016x}", channel.hash())));
+    for (number, grant) in tokens::token().grants().iter().enumerate() {
+        rows.push((format!("grant{number}.digest"), grant.digest().to_string()));
+    }
     rows.push(("snapshot.state".into(), hex(STATE)));
     rows.push(("file.stored_daemon".into(), STORED_DAEMON_V1.concat()));
     rows.extend(golden().into_iter().map(|(name, bytes)| match version(name) {

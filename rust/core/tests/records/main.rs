@@ -8,5 +8,7 @@ mod capability;
 mod cursors;
 mod fork;
 mod horizon;
+mod revocation;
 mod signed;
 mod snapshot;
+mod token;

@@ -1,0 +1,57 @@
+//! A permission token and a revocation with fixed keys, those of [`samples`](super::samples).
+
+use std::time::Duration;
+
+use super::samples::keypair;
+use crate::name::ChannelName;
+use crate::revocation::{Revocation, Target};
+use crate::time::UnixMs;
+use crate::token::{PermissionToken, Right, Scope, Share, Terms};
+
+const FULL: &str = "sample pairs have their secret half";
+
+/// The channel of the golden token.
+///
+/// # Panics
+/// Never: the name is good.
+#[must_use]
+pub fn channel() -> ChannelName {
+    ChannelName::new("sensors/lidar").expect("a good name")
+}
+
+/// When the second grant of the golden token begins.
+pub const PASSED_ON: UnixMs = UnixMs::new(1_767_225_601_000);
+
+/// A token of one channel: the first node lets the entity publish, read and pass on, and the entity lets its fork read.
+///
+/// # Panics
+/// Never: sample pairs have their secret half.
+#[must_use]
+pub fn token() -> PermissionToken {
+    let terms = Terms {
+        subject: keypair(0x42).entity_id(),
+        scope: Scope::Channel(channel()),
+        rights: [Right::Publish, Right::Subscribe, Right::Delegate]
+            .into_iter()
+            .collect(),
+        delegations: 2,
+    };
+    let begin = UnixMs::new(PASSED_ON.get() - 1_000);
+    let root = PermissionToken::issue(&keypair(0x11), terms, begin, Duration::from_secs(3_600), [0x66; 16]);
+    let share = Share {
+        rights: Some([Right::Subscribe].into_iter().collect()),
+        ..Share::all(keypair(0x33).entity_id())
+    };
+    let passed = root.and_then(|root| root.delegate(&keypair(0x42), share, PASSED_ON, [0x77; 16]));
+    passed.expect(FULL)
+}
+
+/// The first node takes back what the fork of the entity has.
+///
+/// # Panics
+/// Never: sample pairs have their secret half.
+#[must_use]
+pub fn revocation() -> Revocation {
+    let target = Target::Subject(keypair(0x33).entity_id());
+    Revocation::sign(target, UnixMs::new(PASSED_ON.get() + 500), &keypair(0x11)).expect(FULL)
+}
