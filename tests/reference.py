@@ -158,6 +158,42 @@ def checkpoint_digest(data: bytes) -> bytes:
     return derive("meshos 2026 checkpoint v1", data)
 
 
+RIGHTS = {"publish": 1, "subscribe": 2, "admin": 4, "delegate": 8}
+
+
+def grant(
+    issuer: SigningKey,
+    subject: bytes,
+    channel: str | None,
+    rights: Iterable[str],
+    delegations: int,
+    span_ms: tuple[int, int],
+    nonce: bytes,
+    parent: bytes = ZERO,
+) -> bytes:
+    """One step of a permission token."""
+    bits = sum(RIGHTS[right] for right in rights)
+    head = (bits, delegations, entity_id(issuer), subject, *span_ms, nonce, parent)
+    scope = b"\0" if channel is None else b"\1" + bytes([len(channel)]) + channel.encode()
+    body = struct.pack("<BB32s32sQQ16s32s", *head) + scope
+    return body + issuer.sign(b"meshos 2026 permission token v1\0\1" + body).signature
+
+
+def grant_digest(data: bytes) -> bytes:
+    """What the next grant names as its parent."""
+    return derive("meshos 2026 permission token v1", b"\1", data[:-64])
+
+
+def token(*grants: bytes) -> bytes:
+    return bytes([1, len(grants)]) + b"".join(grants)
+
+
+def revocation(issuer: SigningKey, target: str, what: bytes, unix_ms: int) -> bytes:
+    sort = {"token": 1, "subject": 2, "everything": 3}[target]
+    body = struct.pack("<BB32s32sQ", 1, sort, entity_id(issuer), what, unix_ms)
+    return body + issuer.sign(b"meshos 2026 revocation v1\0" + body).signature
+
+
 def fork_record(
     parent: bytes,
     child: SigningKey,

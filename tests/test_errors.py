@@ -13,6 +13,7 @@ import pytest
 
 from meshos import errors
 from meshos.chain import CausalEvent
+from meshos.channel import ChannelName
 from meshos.errors import MeshOsError
 from meshos.identity import Identity
 from meshos.operator import Role
@@ -89,6 +90,20 @@ EXAMPLES: list[MeshOsError] = [
     errors.IdentityError("invalid_signature", "the signature is of another key or message"),
     errors.IdentityError("read_only", "the key has no secret half"),
     errors.IdentityError("sealed_for_another", "it was not sealed by this node"),
+    errors.TokenError("invalid_signature", "grant 1: its issuer did not sign it", 1),
+    errors.TokenError("not_yet_valid", "grant 0: it begins later", 0),
+    errors.TokenError("expired", "grant 0: it has ended", 0),
+    errors.TokenError("delegation_exhausted", "grant 2: it may not be passed on any more", 2),
+    errors.TokenError("delegation_not_allowed", 'grant 0: it does not have the right "delegate"', 0),
+    errors.TokenError("not_authorized", "grant 0: it is for another channel", 0),
+    errors.TokenError("revoked", "grant 0: it was revoked", 0),
+    errors.TokenError("invalid_format", "byte 2: invalid rights"),
+    errors.TokenError("read_only", "grant 0: the identity is public only and cannot sign", 0),
+    errors.TokenError("zero_ttl", "grant 0: it lasts less than one second", 0),
+    errors.TokenError("ttl_too_long", "grant 0: it lasts longer than 365 days", 0),
+    errors.SubscribeRejected("unauthorized", ORIGIN, ChannelName("plant/alarms")),
+    errors.SubscribeRejected("rate_limited", ORIGIN, ChannelName("plant/alarms")),
+    errors.SubscribeRejected("too_many_channels", ORIGIN, ChannelName("plant/alarms")),
     errors.ChannelNameError("empty", ""),
     errors.ChannelNameError("too_long", "a" * 300),
     errors.ChannelNameError("invalid_char", "Ünicode"),
@@ -173,6 +188,8 @@ TREE = {
     errors.AppendFailed: (errors.ChainError,),
     errors.SnapshotDecodeError: (errors.ChainError,),
     errors.IdentityError: (MeshOsError,),
+    errors.TokenError: (MeshOsError,),
+    errors.SubscribeRejected: (errors.DaemonError,),
     errors.ChannelNameError: (MeshOsError, ValueError),
     errors.EnvelopeDecodeError: (MeshOsError,),
     errors.StoreError: (MeshOsError,),

@@ -24,8 +24,9 @@ import trails
 from meshos import DaemonRuntime, Mesh
 from meshos.audit import read_records, verify_records
 from meshos.chain import CausalChainBuilder, CausalEvent, CausalLink, Certificate, Checkpoint, ForkRecord, verify_chain
+from meshos.channel import PermissionToken
 from meshos.daemon import DaemonBindings, DaemonHost, MeshDaemon
-from meshos.errors import ChainError, EnvelopeDecodeError
+from meshos.errors import ChainError, EnvelopeDecodeError, TokenError
 from meshos.identity import EntityId, Identity
 from meshos.operator import AdminEnvelope, IceEnvelope
 from meshos.snapshot import StateSnapshot
@@ -108,6 +109,16 @@ def kept() -> dict[str, bytes]:
     }
 
 
+def grants() -> tuple[bytes, bytes]:
+    """A token of one channel, and what its subject passed on."""
+    end = NEW_YEAR_MS + 3_600_000
+    rights = ("publish", "subscribe", "delegate")
+    root = reference.grant(NODE_1, ID, "sensors/lidar", rights, 2, (NEW_YEAR_MS, end), b"\x66" * 16)
+    span = (NEW_YEAR_MS + 1000, end)
+    child, above = reference.entity_id(CHILD), reference.grant_digest(root)
+    return root, reference.grant(ENTITY, child, "sensors/lidar", ("subscribe",), 1, span, b"\x77" * 16, above)
+
+
 def files() -> dict[str, bytes]:
     """Every format once."""
     made = chain()
@@ -124,6 +135,8 @@ def files() -> dict[str, bytes]:
             "admin_envelope": ADMIN.encode(),
             "ice_envelope": ICE.encode(),
             "blast_radius": ICE.blast.encode(),
+            "permission_token": reference.token(*grants()),
+            "revocation": reference.revocation(NODE_1, "subject", reference.entity_id(CHILD), NEW_YEAR_MS + 1500),
         }
         | linked()
         | kept()
@@ -179,6 +192,7 @@ def values() -> dict[str, str]:
     rows["cursors.sketch"] = f"{reference.sketch([0xAAAA, 0xBBBB]):016x}"
     rows["channel.sensors/lidar"] = f"{reference.xxh3_64(b'sensors/lidar'):016x}"
     rows["snapshot.state"] = STATE.hex()
+    rows |= {f"grant{number}.digest": reference.grant_digest(data).hex() for number, data in enumerate(grants())}
     return rows | {f"file.{name}": data.hex() for name, data in files().items()}
 
 
@@ -208,7 +222,16 @@ def test_every_golden_file_is_checked() -> None:
 
 # ---------------------------------------------------------------- the extension reads them, and writes the same
 
-Record: TypeAlias = CausalLink | Certificate | Checkpoint | ForkRecord | DaemonBindings | AdminEnvelope | IceEnvelope
+Record: TypeAlias = (
+    CausalLink
+    | Certificate
+    | Checkpoint
+    | ForkRecord
+    | DaemonBindings
+    | AdminEnvelope
+    | IceEnvelope
+    | PermissionToken
+)
 READERS: dict[str, Callable[[bytes], Record]] = {
     "link": CausalLink.from_bytes,
     "certificate": Certificate.from_bytes,
@@ -217,6 +240,7 @@ READERS: dict[str, Callable[[bytes], Record]] = {
     "bindings": DaemonBindings.from_bytes,
     "admin_envelope": AdminEnvelope.from_bytes,
     "ice_envelope": IceEnvelope.from_bytes,
+    "permission_token": PermissionToken.from_bytes,
 }
 
 
@@ -249,8 +273,8 @@ def test_released_export_is_verified() -> None:
     assert [span.node for span in report.owners] == [reference.entity_id(NODE_1), reference.entity_id(NODE_2)]
 
 
-APART = kept() | recorded() | linked()
-CUT = [name for name in files() if name not in ("link", "cursors", "blast_radius") and name not in APART]
+APART = {"link", "cursors", "blast_radius", "revocation", *kept(), *recorded(), *linked()}
+CUT = [name for name in files() if name not in APART]
 
 
 @pytest.mark.parametrize("name", recorded())
@@ -277,7 +301,7 @@ def test_released_file_cut_off_anywhere_is_refused(name: str, tmp_path: Path) ->
 
     read(data)
     for length in range(1 if name == "bindings" else 0, len(data)):
-        with pytest.raises((ChainError, EnvelopeDecodeError)):
+        with pytest.raises((ChainError, EnvelopeDecodeError, TokenError)):
             read(data[:length])
 
 

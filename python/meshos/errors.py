@@ -410,10 +410,6 @@ class SubscribeRejected(DaemonError):
     def kind(self) -> SubscribeRejectedKind:
         return self._kind
 
-    @property
-    def retryable(self) -> bool:
-        return self._kind == "rate_limited"
-
 
 _SUBSCRIBE_REJECTED = {
     "unauthorized": "it needs a token that permits it",

@@ -26,7 +26,6 @@ use meshos_core::store::head::{Head, decode_key};
 use meshos_core::stored::StoredDaemon;
 use meshos_core::stream::Frame;
 use meshos_core::testing::samples::{self, History, STATE};
-use meshos_core::testing::trails;
 use meshos_core::testing::{envelopes, frames};
 use meshos_core::testing::{tokens, trails};
 use meshos_core::token::PermissionToken;
@@ -131,7 +130,7 @@ fn version_1_of_every_format_is_read() {
         PermissionToken::decode(&file("permission_token_v1.bin")),
         Ok(tokens::token())
     );
-    assert_eq!(Revocation::decode(&file("revocation_v1.bin")), Ok(tokens::revocation()));
+    assert_eq!(Revocation::decode(&file("revocation_v1.bin")), Ok(tokens::stated()));
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

@@ -1,13 +1,10 @@
 //! One function for every decoder. Each takes any bytes and must not panic; where they decode, encoding the value again
 //! must give the same bytes. The same functions run seeded in the tests and under cargo-fuzz.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use super::envelopes::Trial;
-use super::samples::keypair;
-use super::tokens;
+pub use super::tokens::{permission_token, revocation};
 pub use super::trails::records;
 use crate::armour as text;
 use crate::bindings::DaemonBindings;
@@ -28,7 +25,6 @@ use crate::identity;
 use crate::journal::{Emitted, Pending, SnapshotRow, Steps};
 use crate::link::CausalLink;
 use crate::name::ChannelName;
-use crate::revocation::{Revocation, Revocations};
 use crate::rows;
 use crate::segment::{self, Position};
 use crate::sender::SenderRecord;
@@ -37,7 +33,6 @@ use crate::stats::DaemonStats;
 use crate::store::head;
 use crate::stored::{self, StoredDaemon};
 use crate::stream::Frame;
-use crate::token::{Demand, PermissionToken, Right};
 
 /// Takes any bytes; panics where a decoder is wrong.
 pub type Fuzzer = fn(&[u8]);
@@ -402,33 +397,4 @@ pub fn due(bytes: &[u8]) {
             assert_eq!(due.to_bytes(), bytes);
         }
     }
-static GOLDEN_TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| tokens::token().to_bytes());
-
-/// [`PermissionToken::decode`]; what is not the golden token, byte by byte, does not permit what it permits.
-pub fn permission_token(bytes: &[u8]) {
-    let Ok(token) = PermissionToken::decode(bytes) else {
-        return;
-    };
-    assert_eq!(token.to_bytes(), bytes);
-    let demand = Demand {
-        roots: &BTreeSet::from([keypair(0x11).entity_id()]),
-        right: Right::Subscribe,
-        channel: &tokens::channel(),
-        presenter: &keypair(0x33).entity_id(),
-        now: tokens::PASSED_ON,
-        skew: Duration::MAX,
-        revocations: &Revocations::default(),
-    };
-    assert_eq!(token.verify(&demand).is_ok(), *GOLDEN_TOKEN == bytes);
-}
-
-/// [`Revocation::decode`]; a set takes in what was signed, and nothing else.
-pub fn revocation(bytes: &[u8]) {
-    let Ok(revocation) = Revocation::decode(bytes) else {
-        return;
-    };
-    assert_eq!(revocation.to_bytes(), bytes);
-    let mut known = Revocations::default();
-    assert_eq!(known.add(&revocation).is_ok(), revocation.verify_signature().is_ok());
-    assert_eq!(known.add(&revocation).is_ok(), known.len() == 1);
 }

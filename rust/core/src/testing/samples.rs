@@ -6,8 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::{envelopes, frames, trails};
-use super::{envelopes, tokens, trails};
+use super::{envelopes, frames, tokens, trails};
 use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
@@ -254,7 +253,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("sender", frames::sender().to_bytes()),
         ("due", frames::due().to_bytes()),
         ("permission_token", tokens::token().to_bytes()),
-        ("revocation", tokens::revocation().to_bytes()),
+        ("revocation", tokens::stated().to_bytes()),
     ];
     all.extend(trails::files());
     all

@@ -1,12 +1,14 @@
-//! A permission token and a revocation with fixed keys, those of [`samples`](super::samples).
+//! A permission token and a revocation with fixed keys, those of [`samples`](super::samples), and their fuzz functions.
 
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::samples::keypair;
 use crate::name::ChannelName;
-use crate::revocation::{Revocation, Target};
+use crate::revocation::{Revocation, Revocations, Target};
 use crate::time::UnixMs;
-use crate::token::{PermissionToken, Right, Scope, Share, Terms};
+use crate::token::{Demand, PermissionToken, Right, Scope, Share, Terms};
 
 const FULL: &str = "sample pairs have their secret half";
 
@@ -51,7 +53,38 @@ pub fn token() -> PermissionToken {
 /// # Panics
 /// Never: sample pairs have their secret half.
 #[must_use]
-pub fn revocation() -> Revocation {
+pub fn stated() -> Revocation {
     let target = Target::Subject(keypair(0x33).entity_id());
     Revocation::sign(target, UnixMs::new(PASSED_ON.get() + 500), &keypair(0x11)).expect(FULL)
+}
+
+static GOLDEN_TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| token().to_bytes());
+
+/// [`PermissionToken::decode`]; what is not the golden token, byte by byte, does not permit what it permits.
+pub fn permission_token(bytes: &[u8]) {
+    let Ok(token) = PermissionToken::decode(bytes) else {
+        return;
+    };
+    assert_eq!(token.to_bytes(), bytes);
+    let demand = Demand {
+        roots: &BTreeSet::from([keypair(0x11).entity_id()]),
+        right: Right::Subscribe,
+        channel: &channel(),
+        presenter: &keypair(0x33).entity_id(),
+        now: PASSED_ON,
+        skew: Duration::MAX,
+        revocations: &Revocations::default(),
+    };
+    assert_eq!(token.verify(&demand).is_ok(), *GOLDEN_TOKEN == bytes);
+}
+
+/// [`Revocation::decode`]; a set takes in what was signed, and nothing else.
+pub fn revocation(bytes: &[u8]) {
+    let Ok(revocation) = Revocation::decode(bytes) else {
+        return;
+    };
+    assert_eq!(revocation.to_bytes(), bytes);
+    let mut known = Revocations::default();
+    assert_eq!(known.add(&revocation).is_ok(), revocation.verify_signature().is_ok());
+    assert_eq!(known.add(&revocation).is_ok(), known.len() == 1);
 }
