@@ -16,6 +16,7 @@ use crate::cursors::{Cursors, Receipt};
 use crate::digest::Digest;
 use crate::id::{EntityId, Origin};
 use crate::identity::{IdentityError, Keypair};
+use crate::inflow;
 use crate::ingress::{self, Admission, EventKey};
 use crate::link::CausalLink;
 use crate::snapshot::SnapshotMeta;
@@ -252,6 +253,18 @@ impl Host {
     pub fn admit(&mut self, key: EventKey) -> Admission {
         let admission = ingress::admit(&self.cursors, self.config.delivery, key);
         if matches!(admission, Admission::Duplicate { .. }) {
+            self.stats.duplicates += 1;
+        }
+        admission
+    }
+
+    /// Decides about an event of a linked stream, which names the number that was sent before it. A duplicate is counted.
+    pub fn admit_linked(&mut self, key: EventKey, prev: u64) -> inflow::Admission {
+        let admission = inflow::admit(&self.cursors, key, prev);
+        if matches!(
+            admission,
+            inflow::Admission::Duplicate(_) | inflow::Admission::Stale { .. }
+        ) {
             self.stats.duplicates += 1;
         }
         admission

@@ -59,9 +59,14 @@ pub mod loop_config;
 
 // Decisions.
 pub mod ingress;
+pub mod inflow;
 pub mod gate;
 pub mod host;
 pub mod attempts;
+pub mod numbers;
+pub mod outbox;
+pub mod consumer;
+pub mod feed;
 pub mod lifecycle;
 pub mod supervision;
 pub mod maintenance;
