@@ -53,6 +53,12 @@ pub enum Context {
     PermissionToken,
     /// The key under which a channel's key is sealed to a subscriber.
     SealedChannelKey,
+    /// The short name of a mesh.
+    Mesh,
+    /// A signed frame.
+    Frame,
+    /// The keys of a session between two nodes.
+    Session,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -63,7 +69,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 15]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 18]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -80,6 +86,9 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 15]> = LazyLock::new(|| {
         Context::Lineage,
         Context::PermissionToken,
         Context::SealedChannelKey,
+        Context::Mesh,
+        Context::Frame,
+        Context::Session,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -104,6 +113,9 @@ impl Context {
             Self::Lineage => "meshos 2026 lineage v1",
             Self::PermissionToken => "meshos 2026 permission token v1",
             Self::SealedChannelKey => "meshos 2026 sealed channel key v1",
+            Self::Mesh => "meshos 2026 mesh v1",
+            Self::Frame => "meshos 2026 frame v1",
+            Self::Session => "meshos 2026 session v1",
         }
     }
 

@@ -48,6 +48,9 @@ pub mod stream;
 pub mod sender;
 pub mod due;
 pub mod peer;
+pub mod frame;
+pub mod session;
+pub mod heartbeat;
 pub mod command;
 pub mod blast;
 pub mod envelope;
@@ -68,6 +71,7 @@ pub mod outbox;
 pub mod consumer;
 pub mod feed;
 pub mod lifecycle;
+pub mod presence;
 pub mod supervision;
 pub mod maintenance;
 pub mod control_state;
@@ -88,6 +92,7 @@ pub mod behaviour;
 
 // Contracts.
 pub mod store;
+pub mod engine;
 
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use super::envelopes::Trial;
+pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
 pub use super::tokens::{permission_token, revocation};
 pub use super::trails::records;
 use crate::armour as text;
@@ -70,6 +71,9 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("permission_token", permission_token),
     ("revocation", revocation),
     ("records", records),
+    ("heartbeat", heartbeat),
+    ("frame", frame),
+    ("tagged_frame", frame),
 ];
 
 /// [`CausalLink::decode`].

@@ -4,6 +4,7 @@
 pub mod envelopes;
 pub mod frames;
 pub mod fuzz;
+pub mod meshes;
 pub mod random;
 pub mod samples;
 pub mod store;

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::{envelopes, frames, tokens, trails};
+use super::{envelopes, frames, meshes, tokens, trails};
 use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
@@ -256,6 +256,9 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("revocation", tokens::stated().to_bytes()),
     ];
     all.extend(trails::files());
+    all.push(("heartbeat", meshes::heartbeat().to_bytes()));
+    all.push(("frame", meshes::signed()));
+    all.push(("tagged_frame", meshes::tagged()));
     all
 }
 

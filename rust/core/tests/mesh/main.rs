@@ -1,0 +1,4 @@
+//! What nodes say to each other, and what they make of it.
+
+mod frame;
+mod presence;
