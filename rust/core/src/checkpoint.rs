@@ -6,6 +6,8 @@
 //! Numbers are little endian. Signed is `"meshos 2026 checkpoint v1\0"` followed by everything before the signature.
 //! `previous` is `derive_key("meshos 2026 checkpoint v1")` over the whole checkpoint before, or 32 zero bytes.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
 use crate::codec::{DecodeError, Put, Reader};
 use crate::digest::{self, Context, Digest};
 use crate::id::EntityId;
@@ -114,6 +116,29 @@ impl Checkpoint {
             previous: Digest::from_bytes(reader.array()?),
             signature: reader.array()?,
         })
+    }
+
+    /// Puts checkpoints of one chain into the order in which they were signed: each behind the one that it names. Where
+    /// that leaves a choice, they stay as they came.
+    #[must_use]
+    pub fn in_order(checkpoints: Vec<Self>) -> Vec<Self> {
+        let names: BTreeSet<Digest> = checkpoints.iter().map(Self::digest_of).collect();
+        let mut behind: BTreeMap<Digest, VecDeque<Self>> = BTreeMap::new();
+        let mut ready = VecDeque::new();
+        let count = checkpoints.len();
+        for checkpoint in checkpoints {
+            if names.contains(&checkpoint.previous) {
+                behind.entry(checkpoint.previous).or_default().push_back(checkpoint);
+            } else {
+                ready.push_back(checkpoint);
+            }
+        }
+        let mut ordered = Vec::with_capacity(count);
+        while let Some(next) = ready.pop_front() {
+            ready.extend(behind.remove(&next.digest_of()).into_iter().flatten());
+            ordered.push(next);
+        }
+        ordered
     }
 
     fn signed_message(&self) -> Vec<u8> {

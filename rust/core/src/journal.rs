@@ -417,6 +417,71 @@ impl<'a> Emitted<'a> {
     }
 }
 
+/// Where a row of outputs says that it begins and ends. Neither is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputBounds {
+    /// Sequence of the first output.
+    pub first: u64,
+    /// Sequence of the last.
+    pub last: u64,
+    /// Digest of the chain before the first.
+    pub before: Digest,
+    /// Digest of the chain after the last.
+    pub after: Digest,
+}
+
+impl OutputBounds {
+    /// Reads them from both ends of a row, whatever is between.
+    ///
+    /// # Errors
+    /// A [`DecodeError`] for the first field that no writer writes.
+    pub fn read(row: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(row);
+        reader.version_u8(VERSION)?;
+        let at_first = reader.clone();
+        let first = reader.u64()?;
+        let before = Digest::from_bytes(reader.array()?);
+        let at_count = reader.clone();
+        let count = reader.count_u32(OUTPUT_SIZE_MIN)?;
+        if count == 0 {
+            return Err(at_count.fault(Fault::Invalid { field: "count" }));
+        }
+        let last = first.checked_sub(1).and_then(|before| before.checked_add(count as u64));
+        let Some(last) = last else {
+            return Err(at_first.fault(Fault::Invalid { field: "sequence" }));
+        };
+        let Some((_, after)) = row.split_last_chunk::<32>() else {
+            return Err(reader.fault(Fault::Truncated { needed: 32 }));
+        };
+        Ok(Self {
+            first,
+            last,
+            before,
+            after: Digest::from_bytes(*after),
+        })
+    }
+}
+
+/// The row that keeps outputs which follow on each other, the first after the digest `before`. Nothing is kept of none.
+#[must_use]
+pub fn outputs_row(entity: &EntityId, before: &Digest, outputs: &[(CausalLink, &[u8])]) -> Option<Write> {
+    let (first, _) = outputs.first()?;
+    let mut row = Vec::new();
+    row.put_u8(VERSION);
+    row.put_u64(first.sequence);
+    row.put(before.as_bytes());
+    row.put_count_u32(outputs.len());
+    let mut after = *before;
+    for (link, payload) in outputs {
+        row.put_u64(link.horizon);
+        row.put_count_u32(payload.len());
+        row.put(payload);
+        after = digest::event(&after, &link.to_bytes(), payload);
+    }
+    row.put(after.as_bytes());
+    Some(Write::put(Table::Outputs, entity_key(entity, [first.sequence]), row))
+}
+
 /// How many outputs a row of outputs says that it has, which is all that is looked at.
 #[must_use]
 pub fn outputs_in(row: &[u8]) -> Option<u32> {

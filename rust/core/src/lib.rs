@@ -77,6 +77,7 @@ pub mod maintenance;
 pub mod control_state;
 pub mod retention;
 pub mod resumption;
+pub mod continuity;
 pub mod status;
 pub mod trail;
 pub mod replay;
@@ -93,6 +94,9 @@ pub mod behaviour;
 // Contracts.
 pub mod store;
 pub mod engine;
+
+// Readers.
+pub mod entity_log;
 
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -92,6 +92,12 @@ pub trait Store: Send {
     /// [`StoreError`]: they cannot be read.
     fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError>;
 
+    /// The last row of a range. It is looked for from the end of the range, and no row before it is read.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it cannot be read.
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError>;
+
     /// Keeps a snapshot, given in parts, and names it by its content. It is durable when this returns. If the process ends
     /// before a row of [`Table::Snapshots`] names it, it goes.
     ///

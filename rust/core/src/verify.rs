@@ -122,6 +122,31 @@ pub fn verify(
     })
 }
 
+/// What the signed records of a chain vouch for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vouched {
+    /// Digests of the surviving line, by sequence.
+    pub digests: BTreeMap<u64, Digest>,
+    /// Highest sequence that a checkpoint of the surviving line covers; 0 if there is none.
+    pub signed_through: u64,
+}
+
+/// Judges certificates, in epoch order, and checkpoints, in the order in which they were signed.
+///
+/// # Errors
+/// The first of: a bad certificate, a bad checkpoint, two of them that disagree.
+pub fn vouched(
+    entity: &EntityId,
+    certificates: &[Certificate],
+    checkpoints: &[Checkpoint],
+) -> Result<Vouched, ChainError> {
+    let lineage = Lineage::check(entity, certificates, checkpoints)?;
+    Ok(Vouched {
+        digests: lineage.vouched,
+        signed_through: lineage.signed_through,
+    })
+}
+
 struct Walk<'a, 'e> {
     lineage: &'a Lineage<'a>,
     events: &'a [(CausalLink, &'e [u8])],
@@ -202,7 +227,9 @@ impl Walk<'_, '_> {
     }
 }
 
-fn owners(certificates: &[Certificate], last_sequence: u64) -> Vec<OwnerSpan> {
+/// Who could speak for a chain that ends at `last_sequence`, given its certificates in epoch order.
+#[must_use]
+pub fn owners(certificates: &[Certificate], last_sequence: u64) -> Vec<OwnerSpan> {
     let mut spans = Vec::with_capacity(certificates.len());
     for (certificate, later) in certificates.iter().zip((1..).map(|index| &certificates[index..])) {
         let end = later

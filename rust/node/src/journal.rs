@@ -418,6 +418,14 @@ impl<S: Store> Store for SharedStore<S> {
         self.0.lock().page(table, range, rows_max)
     }
 
+    fn last(
+        &self,
+        table: Table,
+        range: &meshos_core::rows::KeyRange,
+    ) -> Result<Option<meshos_core::store::Row>, StoreError> {
+        self.0.lock().last(table, range)
+    }
+
     fn keep(&mut self, parts: &[&[u8]]) -> Result<meshos_core::digest::Digest, StoreError> {
         self.0.lock().keep(parts)
     }

@@ -21,6 +21,7 @@ pub mod enter;
 pub mod leave;
 pub mod resumption;
 pub mod inspection;
+pub mod logs;
 pub mod deliver;
 pub mod revive;
 pub mod controls;

@@ -371,6 +371,10 @@ impl Store for RedbStore {
         self.shared().view.page(&self.shared().tree, table, range, rows_max)
     }
 
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError> {
+        self.shared().view.last(&self.shared().tree, table, range)
+    }
+
     fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
         self.shared().folder.keep(parts)
     }

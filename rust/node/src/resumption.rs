@@ -173,7 +173,7 @@ fn kept(store: &dyn Store, entity: &EntityId) -> Result<Kept, StoreError> {
     Ok(Kept {
         rows,
         certificates,
-        checkpoints,
+        checkpoints: Checkpoint::in_order(checkpoints),
         unreadable,
     })
 }

@@ -403,6 +403,12 @@ impl<D: Daemon> Runtime<D> {
         let epoch = inside.host.epoch();
         let mut journal = Journal::after(entity, (self.stores)(), stored, mark, epoch, Rows::default());
         journal.declare(true);
+        // A snapshot that it begins with has the certificates of all its terms.
+        inside
+            .host
+            .lineage()
+            .iter()
+            .for_each(|certificate| journal.certificate(certificate));
         inside.journal = Some(Box::new(journal));
         Ok(())
     }

@@ -73,6 +73,10 @@ impl Store for Disk {
     fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
         self.store.page(table, range, rows_max)
     }
+
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError> {
+        self.store.last(table, range)
+    }
     fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
         if self.is_full {
             Err(FULL)
@@ -113,6 +117,10 @@ impl Store for Handle {
     }
     fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
         self.0.lock().page(table, range, rows_max)
+    }
+
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError> {
+        self.0.lock().last(table, range)
     }
     fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
         self.0.lock().keep(parts)

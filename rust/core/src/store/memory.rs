@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::digest::{self, Digest};
-use crate::rows::{KeyRange, Table, Write};
+use crate::rows::{KEY_BYTES_MAX, KeyRange, Table, Write};
 use crate::store::{Batch, Done, PAGE_BYTES, Row, Store, StoreError, StoreStats};
 
 /// Rows in memory, in the order of their keys.
@@ -34,6 +34,22 @@ impl Rows {
             .range((Bound::Included((table, range.from.clone())), Bound::Unbounded))
             .take_while(move |((of, key), _)| *of == table && until.as_ref().is_none_or(|until| key < until))
             .map(|((_, key), value)| (key.as_slice(), value.as_slice()))
+    }
+
+    /// The last row of a range.
+    #[must_use]
+    pub fn last(&self, table: Table, range: &KeyRange) -> Option<Row> {
+        if range.is_empty() {
+            return None;
+        }
+        let from = Bound::Included((table, range.from.clone()));
+        let until = match &range.until {
+            Some(until) => Bound::Excluded((table, until.clone())),
+            // No key is longer, and none is greater.
+            None => Bound::Included((table, vec![u8::MAX; KEY_BYTES_MAX])),
+        };
+        let last = self.0.range((from, until)).next_back();
+        last.map(|((_, key), value)| (key.clone(), value.clone()))
     }
 
     /// The first rows of a range, as [`Store::page`] gives them.
@@ -99,6 +115,10 @@ impl Store for MemoryStore {
 
     fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
         Ok(self.rows.page(table, range, rows_max))
+    }
+
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError> {
+        Ok(self.rows.last(table, range))
     }
 
     fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {

@@ -314,6 +314,10 @@ impl Store for FaultyStore {
         Ok(self.rows.page(table, range, rows_max))
     }
 
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError> {
+        Ok(self.rows.last(table, range))
+    }
+
     fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
         if self.full_for > 0 {
             return Err(StoreError::Full);

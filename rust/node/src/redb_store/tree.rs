@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use meshos_core::digest::Digest;
 use meshos_core::segment::{Position, StoreId};
-use meshos_core::store::{Damage, Step, StoreError};
+use meshos_core::store::{Damage, Row, Step, StoreError};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, StorageBackend, TableDefinition, TransactionError};
 
@@ -437,6 +437,19 @@ impl Tree {
                 }
             }
             Ok(())
+        })
+    }
+
+    /// The last row from a key on, up to and without another.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last(&self, from: &[u8], until: &[u8]) -> Result<Option<Row>, StoreError> {
+        self.reading(|reading| {
+            let rows = reading.open_table(ROWS).map_err(failed)?;
+            let last = rows.range(from..until).map_err(failed)?.next_back();
+            let last = last.transpose().map_err(failed)?;
+            Ok(last.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
         })
     }
 

@@ -170,6 +170,53 @@ impl View {
             }
         }
     }
+
+    /// The last row of a range, as [`Store::last`](meshos_core::store::Store::last) gives it.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the tree cannot be read.
+    pub fn last(&self, tree: &Tree, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError> {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let from = tree_key(table, &range.from);
+        let mut until = match &range.until {
+            Some(until) => tree_key(table, until),
+            None => vec![table.code() + 1],
+        };
+        let layers = self.0.read();
+        let frozen = layers.frozen.as_ref().map(|frozen| &*frozen.rows);
+        let mut below = tree.last(&from, &until)?;
+        loop {
+            let bounds = (Bound::Included(from.as_slice()), Bound::Excluded(until.as_slice()));
+            let tree_row = below
+                .as_ref()
+                .map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
+            let rows = [
+                last_of(&layers.active, bounds),
+                frozen.and_then(|frozen| last_of(frozen, bounds)),
+                tree_row,
+            ];
+            // Where several layers have the row, the first of them counts.
+            let Some(last) = rows.iter().flatten().map(|(key, _)| *key).max() else {
+                return Ok(None);
+            };
+            let found = rows.iter().flatten().find(|(key, _)| *key == last);
+            if let Some((key, Some(value))) = found {
+                return Ok(Some((key[1..].to_vec(), value.to_vec())));
+            }
+            until = last.to_vec();
+            if below.as_ref().is_some_and(|(key, _)| *key >= until) {
+                below = tree.last(&from, &until)?;
+            }
+        }
+    }
+}
+
+/// The last row of a layer within bounds, and whether it is one that goes.
+fn last_of<'a>(overlay: &'a Overlay, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+    let last = overlay.0.range::<[u8], _>(bounds).next_back();
+    last.map(|(key, value)| (key.as_slice(), value.as_deref()))
 }
 
 type Rows<'a> = Box<dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + 'a>;

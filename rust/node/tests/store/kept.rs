@@ -314,6 +314,11 @@ fn what_is_folded_reads_as_before() {
                 found.len(),
                 expected.len()
             );
+            let last = model
+                .iter()
+                .rfind(|((of, key), _)| *of == table && range.contains(key))
+                .map(|((_, key), value)| (key.clone(), value.clone()));
+            assert_eq!(store.last(table, &range), Ok(last), "round {round}");
         }
     }
     assert_eq!(store.page(Table::Trails, &KeyRange::all(), 5), Ok(vec![]));
