@@ -247,14 +247,7 @@ def test_every_golden_file_is_checked() -> None:
 # ---------------------------------------------------------------- the extension reads them, and writes the same
 
 Record: TypeAlias = (
-    CausalLink
-    | Certificate
-    | Checkpoint
-    | ForkRecord
-    | DaemonBindings
-    | AdminEnvelope
-    | IceEnvelope
-    | PermissionToken
+    CausalLink | Certificate | Checkpoint | ForkRecord | DaemonBindings | AdminEnvelope | IceEnvelope | PermissionToken
 )
 READERS: dict[str, Callable[[bytes], Record]] = {
     "link": CausalLink.from_bytes,
