@@ -53,6 +53,8 @@ pub enum Context {
     PermissionToken,
     /// The key under which a channel's key is sealed to a subscriber.
     SealedChannelKey,
+    /// The nonce of a sealed payload.
+    ChannelNonce,
     /// The short name of a mesh.
     Mesh,
     /// A signed frame.
@@ -69,7 +71,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 18]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 19]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -86,6 +88,7 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 18]> = LazyLock::new(|| {
         Context::Lineage,
         Context::PermissionToken,
         Context::SealedChannelKey,
+        Context::ChannelNonce,
         Context::Mesh,
         Context::Frame,
         Context::Session,
@@ -113,6 +116,7 @@ impl Context {
             Self::Lineage => "meshos 2026 lineage v1",
             Self::PermissionToken => "meshos 2026 permission token v1",
             Self::SealedChannelKey => "meshos 2026 sealed channel key v1",
+            Self::ChannelNonce => "meshos 2026 channel nonce v1",
             Self::Mesh => "meshos 2026 mesh v1",
             Self::Frame => "meshos 2026 frame v1",
             Self::Session => "meshos 2026 session v1",

@@ -4,10 +4,12 @@
 //! * Signatures are checked strictly: no malleable signature and no key of small order is accepted.
 //! * A secret is never shown, and is overwritten when it is dropped or erased.
 //!
-//! Source: RFC 8032, "Edwards-Curve Digital Signature Algorithm", section 5.1.
+//! Source: RFC 8032, "Edwards-Curve Digital Signature Algorithm", section 5.1; RFC 7748, "Elliptic Curves for Security",
+//! section 6.1.
 
 use std::fmt;
 
+use curve25519_dalek::montgomery::MontgomeryPoint;
 use ed25519_dalek::{Signature, Signer, SigningKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -101,6 +103,17 @@ impl Keypair {
         Ok(Zeroizing::new(signing.to_bytes()))
     }
 
+    /// The secret that the public key and another's make together: X25519 of this key, turned into one of that curve.
+    ///
+    /// # Errors
+    /// [`IdentityError::ReadOnly`] without the secret half; [`IdentityError::InvalidPublicKey`] if the other key is none,
+    /// since then everybody would know the secret.
+    pub fn agree(&self, x25519_public: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, IdentityError> {
+        let signing = self.signing.as_ref().ok_or(IdentityError::ReadOnly)?;
+        let secret = Zeroizing::new(signing.to_scalar_bytes());
+        agreed(&MontgomeryPoint(*x25519_public), &secret)
+    }
+
     /// Overwrites the secret half; from now on the pair is public only. May be called again.
     pub fn erase(&mut self) {
         self.signing = None;
@@ -112,6 +125,28 @@ impl fmt::Debug for Keypair {
         let half = if self.is_read_only() { "public only" } else { "can sign" };
         write!(f, "Keypair({}, {half})", self.entity_id)
     }
+}
+
+/// The secret that an X25519 secret and an entity's key make together, and the public half of the former. Only that entity
+/// finds it again, by [`Keypair::agree`].
+///
+/// # Errors
+/// [`IdentityError::InvalidPublicKey`] if the id is no usable key.
+pub fn agree_with(
+    entity: &EntityId,
+    x25519_secret: &[u8; 32],
+) -> Result<([u8; 32], Zeroizing<[u8; 32]>), IdentityError> {
+    let key = entity.verifying_key().map_err(|_| IdentityError::InvalidPublicKey)?;
+    let public = MontgomeryPoint::mul_base_clamped(*x25519_secret).to_bytes();
+    Ok((public, agreed(&key.to_montgomery(), x25519_secret)?))
+}
+
+fn agreed(public: &MontgomeryPoint, secret: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, IdentityError> {
+    let shared = Zeroizing::new(public.mul_clamped(*secret).to_bytes());
+    if shared.iter().all(|byte| *byte == 0) {
+        return Err(IdentityError::InvalidPublicKey);
+    }
+    Ok(shared)
 }
 
 /// Checks that `entity` signed `message`.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::codec::{DecodeError, Fault, Put, Reader};
+
 /// Longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -70,6 +72,26 @@ impl ChannelName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Appends its length as a byte, and its text.
+    ///
+    /// # Panics
+    /// Never: a name has at most 255 bytes.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(u8::try_from(self.0.len()).expect("a name has at most 255 bytes"));
+        Put::put(out, self.0.as_bytes());
+    }
+
+    /// Reads what [`put`](Self::put) wrote.
+    ///
+    /// # Errors
+    /// [`Fault::Truncated`], [`Fault::Utf8`], [`Fault::Invalid`] for a text that is no name.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let length = reader.u8()?;
+        let at = reader.clone();
+        let text = std::str::from_utf8(reader.take(usize::from(length))?).map_err(|_| at.fault(Fault::Utf8))?;
+        Self::new(text).map_err(|_| at.fault(Fault::Invalid { field: "channel name" }))
     }
 
     /// The stream that events of this channel belong to: XXH3-64 of the text.

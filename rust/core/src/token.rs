@@ -237,8 +237,7 @@ impl Grant {
             Scope::All => out.put_u8(0),
             Scope::Channel(name) => {
                 out.put_u8(1);
-                out.put_u8(u8::try_from(name.as_str().len()).expect("a name has at most 255 bytes"));
-                out.put(name.as_str().as_bytes());
+                name.put(out);
             }
         }
     }
@@ -263,7 +262,7 @@ impl Grant {
         let at = reader.clone();
         let scope = match reader.u8()? {
             0 => Scope::All,
-            1 => Scope::Channel(read_name(reader)?),
+            1 => Scope::Channel(ChannelName::read(reader)?),
             _ => return invalid(&at, "scope"),
         };
         Ok(Self {
@@ -279,13 +278,6 @@ impl Grant {
             signature: reader.array()?,
         })
     }
-}
-
-fn read_name(reader: &mut Reader<'_>) -> Result<ChannelName, DecodeError> {
-    let length = reader.u8()?;
-    let at = reader.clone();
-    let text = std::str::from_utf8(reader.take(usize::from(length))?).map_err(|_| at.fault(Fault::Utf8))?;
-    ChannelName::new(text).map_err(|_| at.fault(Fault::Invalid { field: "channel name" }))
 }
 
 /// Why a grant does not permit.
