@@ -1,4 +1,5 @@
-//! Decisions of the behaviour loop: each is a table, and every cell of it is visited.
+//! Decisions: each is a table, and every cell of it is visited.
 
+mod channel_keys;
 mod maintenance;
 mod supervision;

@@ -9,6 +9,7 @@ mod cursors;
 mod fork;
 mod horizon;
 mod revocation;
+mod sealed_channel;
 mod signed;
 mod snapshot;
 mod token;
