@@ -5,6 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from blake3 import blake3
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
+    crypto_scalarmult,
+    crypto_scalarmult_base,
+)
 from nacl.signing import SigningKey
 
 ZERO = bytes(32)
@@ -192,6 +197,30 @@ def revocation(issuer: SigningKey, target: str, what: bytes, unix_ms: int) -> by
     sort = {"token": 1, "subject": 2, "everything": 3}[target]
     body = struct.pack("<BB32s32sQ", 1, sort, entity_id(issuer), what, unix_ms)
     return body + issuer.sign(b"meshos 2026 revocation v1\0" + body).signature
+
+
+def handed_key(
+    key: bytes, generation: int, channel: str, publisher: SigningKey, subscriber: SigningKey, ephemeral: bytes
+) -> bytes:
+    """A channel's key, sealed to a subscriber."""
+    public = crypto_scalarmult_base(ephemeral)
+    head = struct.pack("<B32s32sQB", 1, entity_id(publisher), entity_id(subscriber), generation, len(channel))
+    transcript = head + channel.encode() + public
+    shared = crypto_scalarmult(ephemeral, bytes(subscriber.verify_key.to_curve25519_public_key()))
+    opened = crypto_scalarmult(bytes(subscriber.to_curve25519_private_key()), public)
+    assert shared == opened
+    under = derive("meshos 2026 sealed channel key v1", shared, public, entity_id(subscriber))
+    cipher = crypto_aead_xchacha20poly1305_ietf_encrypt(key, transcript, bytes(24), under)
+    body = transcript + cipher
+    return body + publisher.sign(b"meshos 2026 handed channel key v1\0" + body).signature
+
+
+def sealed_payload(key: bytes, generation: int, channel: str, publisher: bytes, sequence: int, payload: bytes) -> bytes:
+    """A payload of a gated channel."""
+    head = struct.pack("<BQ", 1, generation)
+    associated = head + publisher + struct.pack("<Q", sequence) + channel.encode()
+    nonce = derive("meshos 2026 channel nonce v1", key, associated, payload)[:24]
+    return head + nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(payload, associated, nonce, key)
 
 
 def fork_record(

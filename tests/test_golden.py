@@ -137,6 +137,10 @@ def files() -> dict[str, bytes]:
             "ice_envelope": ICE.encode(),
             "blast_radius": ICE.blast.encode(),
             "permission_token": reference.token(*grants()),
+            "handed_key": reference.handed_key(b"\x88" * 32, 7, "sensors/lidar", NODE_1, ENTITY, b"\x99" * 32),
+            "sealed_payload": reference.sealed_payload(
+                b"\x88" * 32, 7, "sensors/lidar", reference.entity_id(NODE_1), 3, b"hot"
+            ),
             "revocation": reference.revocation(NODE_1, "subject", reference.entity_id(CHILD), NEW_YEAR_MS + 1500),
         }
         | linked()
@@ -290,15 +294,9 @@ def test_released_export_is_verified() -> None:
     assert [span.node for span in report.owners] == [reference.entity_id(NODE_1), reference.entity_id(NODE_2)]
 
 
-APART = {"link", "cursors", "blast_radius", "revocation", *kept(), *recorded(), *linked()}
+GATED = ("revocation", "handed_key", "sealed_payload")
+APART = {"link", "cursors", "blast_radius", *GATED, *kept(), *recorded(), *linked(), *sent()}
 CUT = [name for name in files() if name not in APART]
-
-
-CUT = [
-    name
-    for name in files()
-    if name not in ("link", "cursors", "blast_radius") and name not in kept() | recorded() | sent()
-]
 
 
 @pytest.mark.parametrize("name", recorded())

@@ -21,6 +21,7 @@ use meshos_core::heartbeat::{Beat, Heartbeat};
 use meshos_core::journal::{Emitted, SnapshotRow, Steps};
 use meshos_core::link::CausalLink;
 use meshos_core::revocation::Revocation;
+use meshos_core::sealed_channel::{HandedKey, Place, Sealed};
 use meshos_core::segment::{self, Position};
 use meshos_core::sender::SenderRecord;
 use meshos_core::snapshot;
@@ -141,6 +142,18 @@ fn version_1_of_every_format_is_read() {
     let bytes = file("tagged_frame_v1.bin");
     let frame = frame::Frame::decode(&bytes).expect("a released format");
     assert_eq!(frame.check_tag(meshes::keys().send()), Ok(()));
+    assert_eq!(HandedKey::decode(&file("handed_key_v1.bin")), Ok(tokens::handed_key()));
+    let sealed = file("sealed_payload_v1.bin");
+    let sealed = Sealed::decode(&sealed).expect("a released format");
+    let place = Place {
+        channel: &tokens::channel(),
+        publisher: &samples::keypair(0x11).entity_id(),
+        sequence: 3,
+    };
+    assert_eq!(
+        sealed.open(&tokens::channel_key(), &place).as_deref(),
+        Some(&b"hot"[..])
+    );
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use super::envelopes::Trial;
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
+pub use super::tokens::{fuzz_handed_key as handed_key, fuzz_sealed_payload as sealed_payload};
 pub use super::tokens::{permission_token, revocation};
 pub use super::trails::records;
 use crate::armour as text;
@@ -70,6 +71,8 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("due", due),
     ("permission_token", permission_token),
     ("revocation", revocation),
+    ("handed_key", handed_key),
+    ("sealed_payload", sealed_payload),
     ("records", records),
     ("heartbeat", heartbeat),
     ("frame", frame),

@@ -254,6 +254,8 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("due", frames::due().to_bytes()),
         ("permission_token", tokens::token().to_bytes()),
         ("revocation", tokens::stated().to_bytes()),
+        ("handed_key", tokens::handed_key().to_bytes()),
+        ("sealed_payload", tokens::sealed_payload()),
     ];
     all.extend(trails::files());
     all.push(("heartbeat", meshes::heartbeat().to_bytes()));

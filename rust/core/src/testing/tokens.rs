@@ -1,12 +1,16 @@
-//! A permission token and a revocation with fixed keys, those of [`samples`](super::samples), and their fuzz functions.
+//! A permission token, a revocation and a sealed payload with fixed keys, those of [`samples`](super::samples), and their
+//! fuzz functions.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::samples::keypair;
 use crate::name::ChannelName;
 use crate::revocation::{Revocation, Revocations, Target};
+use crate::sealed_channel::{ChannelKey, HandedKey, Place, Sealed, seal};
 use crate::time::UnixMs;
 use crate::token::{Demand, PermissionToken, Right, Scope, Share, Terms};
 
@@ -87,4 +91,55 @@ pub fn revocation(bytes: &[u8]) {
     let mut known = Revocations::default();
     assert_eq!(known.add(&revocation).is_ok(), revocation.verify_signature().is_ok());
     assert_eq!(known.add(&revocation).is_ok(), known.len() == 1);
+}
+
+/// Key of the golden channel in generation 7.
+#[must_use]
+pub fn channel_key() -> ChannelKey {
+    ChannelKey::new([0x88; 32])
+}
+
+/// The key of the golden channel, handed by the first node to the entity.
+///
+/// # Panics
+/// Never: sample pairs have their secret half.
+#[must_use]
+pub fn handed_key() -> HandedKey {
+    let (node, subscriber) = (keypair(0x11), keypair(0x42).entity_id());
+    let ephemeral = Zeroizing::new([0x99; 32]);
+    HandedKey::seal(&channel_key(), 7, &channel(), &node, &subscriber, &ephemeral).expect(FULL)
+}
+
+/// The third payload of the golden channel, sealed.
+#[must_use]
+pub fn sealed_payload() -> Vec<u8> {
+    let place = Place {
+        channel: &channel(),
+        publisher: &keypair(0x11).entity_id(),
+        sequence: 3,
+    };
+    seal(&channel_key(), 7, &place, b"hot")
+}
+
+static HANDED_KEY: LazyLock<HandedKey> = LazyLock::new(handed_key);
+
+/// [`HandedKey::decode`]; what was not handed so is not opened.
+pub fn fuzz_handed_key(bytes: &[u8]) {
+    let Ok(handed) = HandedKey::decode(bytes) else { return };
+    assert_eq!(handed.to_bytes(), bytes);
+    assert_eq!(handed.open(&keypair(0x42)).is_ok(), handed == *HANDED_KEY);
+}
+
+static SEALED: LazyLock<Vec<u8>> = LazyLock::new(sealed_payload);
+
+/// [`Sealed::decode`]; what was not sealed so is not opened.
+pub fn fuzz_sealed_payload(bytes: &[u8]) {
+    let Ok(sealed) = Sealed::decode(bytes) else { return };
+    assert_eq!(sealed.to_bytes(), bytes);
+    let place = Place {
+        channel: &channel(),
+        publisher: &keypair(0x11).entity_id(),
+        sequence: 3,
+    };
+    assert_eq!(sealed.open(&channel_key(), &place).is_some(), *SEALED == bytes);
 }
