@@ -11,7 +11,7 @@ from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 import reference
 
 PUT = 1
-TABLES = {"node": 1, "journal": 3, "outputs": 4}
+TABLES = {"node": 1, "daemons": 2, "journal": 3, "outputs": 4, "snapshots": 5, "checkpoints": 6, "certificates": 7}
 PROCESSED, PASSED_OVER = 1, 2
 
 
@@ -48,12 +48,13 @@ def steps(entity: bytes, digest: bytes, made: Sequence[Step]) -> bytes:
     return row + reference.derive("meshos 2026 journal steps v1", before, row)
 
 
-def outputs(chain: reference.Chain, count: int) -> bytes:
-    """The row of the first outputs of a chain."""
-    row = struct.pack("<BQ", 1, 1) + chain.digests[0] + struct.pack("<I", count)
-    for link, payload in chain.events[:count]:
+def outputs(chain: reference.Chain, count: int, first: int = 1) -> bytes:
+    """The row of some outputs of a chain."""
+    begin, end = first - 1, first - 1 + count
+    row = struct.pack("<BQ", 1, first) + chain.digests[begin] + struct.pack("<I", count)
+    for link, payload in chain.events[begin:end]:
         row += link[8:16] + struct.pack("<I", len(payload)) + payload
-    return row + chain.digests[count]
+    return row + chain.digests[end]
 
 
 def snapshot_row(entity: bytes, state: bytes, digest: bytes) -> bytes:

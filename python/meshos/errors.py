@@ -72,6 +72,8 @@ __all__ = [
     "PreviewStale",
     "ProcessFailed",
     "ProcessFailedKind",
+    "PruneRefused",
+    "PruneRefusedKind",
     "QueueFull",
     "ReentrantCallError",
     "Replayed",
@@ -858,6 +860,35 @@ class AppendFailed(ChainError):
     @property
     def kind(self) -> Literal["append_failed"]:
         return "append_failed"
+
+
+PruneRefusedKind: TypeAlias = Literal["unprovable"] | Literal["needed"]
+
+
+class PruneRefused(ChainError):
+    """A log was not pruned there, and nothing went; prune it to `nearest`.
+
+    "unprovable": no certificate and no checkpoint names the digest there, so what stayed could not be proven; an export
+    signs one. "needed": events after the newest snapshot stay.
+
+    Attributes:
+        origin: Owner of the log.
+        through: What was asked for.
+        nearest: Highest sequence up to which it may be pruned instead; where it begins already, if there is none.
+    """
+
+    def __init__(self, kind: PruneRefusedKind, origin: OriginHash, through: int, nearest: int) -> None:
+        why = "nothing signed vouches for it" if kind == "unprovable" else "events after the newest snapshot stay"
+        text = f"log {origin:016x} is not pruned through event {through}: {why}; the nearest is {nearest}"
+        super().__init__(kind, origin, through, nearest, text=text)
+        self._kind: PruneRefusedKind = kind
+        self.origin: OriginHash = origin
+        self.through: int = through
+        self.nearest: int = nearest
+
+    @property
+    def kind(self) -> PruneRefusedKind:
+        return self._kind
 
 
 SnapshotDecodeKind: TypeAlias = (

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from meshos._core import Continuous as Continuous
+from meshos._core import EntityLog as EntityLog
+from meshos._core import Forked as Forked
+from meshos._core import LogEvents as LogEvents
+from meshos._core import LogIndex as LogIndex
+from meshos._core import Migrated as Migrated
+from meshos._core import Span as Span
 from meshos._core import Store as Store
 from meshos._core import StoreStats as StoreStats
+from meshos._core import Unverifiable as Unverifiable
 from meshos._core import _inspect_store, _verify_store
+from meshos._core import open_logs as open_logs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,16 +26,29 @@ if TYPE_CHECKING:
     from meshos.identity import EntityId, OriginHash
 
 __all__ = [
+    "Continuity",
+    "Continuous",
     "DaemonRecovery",
+    "EntityLog",
+    "Forked",
+    "LogEvents",
+    "LogIndex",
+    "Migrated",
     "RecoveryReport",
+    "Span",
     "Store",
     "StoreContents",
     "StoreProof",
     "StoreStats",
     "StoredDaemon",
+    "Unverifiable",
     "inspect",
+    "open_logs",
     "verify",
 ]
+
+Continuity: TypeAlias = Continuous | Migrated | Forked | Unverifiable
+"""What can be said of a chain; the `kind` of each tells them apart."""
 
 
 class DaemonRecovery(NamedTuple):

@@ -1,7 +1,7 @@
 """The compiled module. Its public names have a home module each; import them from there."""
 
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from os import PathLike
 from types import TracebackType
@@ -39,6 +39,7 @@ from meshos.probes import HealthProbe, InventoryProbe, LocalityProbe, NodeHealth
 from meshos.recovery import RecoveryHandler
 from meshos.scheduler import PlacementScorer
 from meshos.status import Lifecycle, MaintenancePhase, MaintenanceState, RestartState
+from meshos.store import Continuity
 
 __version__: str
 
@@ -1043,6 +1044,269 @@ def _inspect_store(
     ],
 ]: ...
 
+_Anchor: TypeAlias = Literal["genesis", "fork", "certificate", "checkpoint"]
+
+@final
+class Span:
+    """One node's time as the speaker of a chain, with the digests at both ends."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        epoch: int,
+        node: EntityId,
+        reason: _Reason,
+        from_sequence: int,
+        from_digest: _BytesLike,
+        to_sequence: int,
+        to_digest: _BytesLike,
+        rolled_back_from: int | None,
+    ) -> Self: ...
+    @property
+    def epoch(self) -> int:
+        """Term of ownership."""
+    @property
+    def node(self) -> EntityId:
+        """Who spoke."""
+    @property
+    def reason(self) -> _Reason:
+        """Why it began."""
+    @property
+    def from_sequence(self) -> int:
+        """Last event before it."""
+    @property
+    def from_digest(self) -> bytes:
+        """Digest of the chain there."""
+    @property
+    def to_sequence(self) -> int:
+        """Last of its events that stands; `from_sequence` if none does."""
+    @property
+    def to_digest(self) -> bytes:
+        """Digest of the chain there."""
+    @property
+    def rolled_back_from(self) -> int | None:
+        """Sequence from which the next record declared this span rolled back."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Continuous:
+    """A chain is whole, and certain."""
+
+    __match_args__: Final = ("genesis", "head_sequence", "head_digest", "anchor", "anchored_at", "signed_through")
+    kind: ClassVar[Literal["continuous"]]
+    def __new__(
+        cls,
+        genesis: _BytesLike,
+        head_sequence: int,
+        head_digest: _BytesLike,
+        anchor: _Anchor,
+        anchored_at: int,
+        signed_through: int,
+    ) -> Self: ...
+    @property
+    def genesis(self) -> bytes:
+        """Digest before its first event."""
+    @property
+    def head_sequence(self) -> int:
+        """Its last event."""
+    @property
+    def head_digest(self) -> bytes:
+        """Digest there."""
+    @property
+    def anchor(self) -> _Anchor:
+        """What makes it certain."""
+    @property
+    def anchored_at(self) -> int:
+        """Where that is."""
+    @property
+    def signed_through(self) -> int:
+        """Highest sequence that a checkpoint covers; 0 if none does."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Migrated:
+    """A chain is whole and certain, and a node handed it on to another."""
+
+    __match_args__: Final = (
+        "genesis",
+        "head_sequence",
+        "head_digest",
+        "anchor",
+        "anchored_at",
+        "signed_through",
+        "epoch",
+        "sequence",
+        "source",
+        "target",
+    )
+    kind: ClassVar[Literal["migrated"]]
+    def __new__(
+        cls,
+        genesis: _BytesLike,
+        head_sequence: int,
+        head_digest: _BytesLike,
+        anchor: _Anchor,
+        anchored_at: int,
+        signed_through: int,
+        epoch: int,
+        sequence: int,
+        source: EntityId,
+        target: EntityId,
+    ) -> Self: ...
+    @property
+    def genesis(self) -> bytes:
+        """Digest before its first event."""
+    @property
+    def head_sequence(self) -> int:
+        """Its last event."""
+    @property
+    def head_digest(self) -> bytes:
+        """Digest there."""
+    @property
+    def anchor(self) -> _Anchor:
+        """What makes it certain."""
+    @property
+    def anchored_at(self) -> int:
+        """Where that is."""
+    @property
+    def signed_through(self) -> int:
+        """Highest sequence that a checkpoint covers; 0 if none does."""
+    @property
+    def epoch(self) -> int:
+        """Term that began with the newest change of nodes."""
+    @property
+    def sequence(self) -> int:
+        """Last event before that."""
+    @property
+    def source(self) -> EntityId:
+        """Who spoke before."""
+    @property
+    def target(self) -> EntityId:
+        """Who spoke after."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Forked:
+    """A chain is another one from an event on."""
+
+    __match_args__: Final = ("sequence", "expected", "found")
+    kind: ClassVar[Literal["forked"]]
+    def __new__(cls, sequence: int, expected: _BytesLike, found: _BytesLike) -> Self: ...
+    @property
+    def sequence(self) -> int:
+        """First event of which two histories are told; 0: their beginnings differ."""
+    @property
+    def expected(self) -> bytes:
+        """Digest that should be there: before the event, or after it where a signed record names it."""
+    @property
+    def found(self) -> bytes:
+        """Digest that is there."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Unverifiable:
+    """Events of a chain are missing, so it cannot be said."""
+
+    __match_args__: Final = ("last_verified", "gap_start")
+    kind: ClassVar[Literal["unverifiable"]]
+    def __new__(cls, last_verified: int, gap_start: int) -> Self: ...
+    @property
+    def last_verified(self) -> int:
+        """Everything up to it is certain; 0: nothing is."""
+    @property
+    def gap_start(self) -> int:
+        """First event that is missing."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class LogEvents:
+    """Events of a log, in order, read in pages as they are asked for. Their `received_at` is when they were read.
+
+    Raises `StoreError` of kind "corrupt" with the place of what is damaged, `BrokenLink` of kind "gap" for an event that
+    was let go meanwhile; then it ends.
+    """
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> CausalEvent: ...
+
+@final
+class EntityLog:
+    """What one entity emitted, as a store has it at each call. Calls raise `StoreError`, with the place of damage."""
+
+    @property
+    def entity_id(self) -> EntityId:
+        """Whose it is."""
+    @property
+    def origin_hash(self) -> int:
+        """The handle of the entity."""
+    @property
+    def base_sequence(self) -> int:
+        """Last event before the first that it has; 0 unless older ones were let go."""
+    @property
+    def base_digest(self) -> bytes:
+        """Digest of the chain there."""
+    @property
+    def head_sequence(self) -> int:
+        """Its last event; `base_sequence` if it has none."""
+    @property
+    def head_digest(self) -> bytes:
+        """Digest of the chain there."""
+    def event(self, sequence: int) -> CausalEvent | None:
+        """Return the event of a sequence; `None`: it does not have it."""
+    def digest_at(self, sequence: int) -> bytes | None:
+        """Return the digest of the chain after an event, or at the base; `None`: it does not know it."""
+    def range(self, first: int, last: int) -> LogEvents:
+        """Return the events from `first` to `last`, both included, as far as it has them now."""
+    def after(self, sequence: int) -> LogEvents:
+        """Return the events behind `sequence` that it has now."""
+    def assess(self) -> Continuity:
+        """Hash every event, and say whether the chain is whole and what makes that certain.
+
+        Raises `ChainError` for a certificate or a checkpoint that does not hold.
+        """
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Who spoke for the entity, by ascending epoch; empty as long as nothing is signed. Raises as `assess`."""
+    def prune(self, through: int) -> int:
+        """Let every event up to `through` go, in one commit, and return how many went.
+
+        Raises `PruneRefused` where nothing signed vouches for what stays or where it is needed, `StoreError` of kind
+        "locked" while a runtime uses the store.
+        """
+
+@final
+class LogIndex:
+    """The logs of a store, by the public keys of their entities. Iterating gives those, ascending."""
+
+    def get(self, entity_id: EntityId, *, fork: ForkRecord | None = None) -> EntityLog | None:
+        """Return the log of an entity; `None`: the store does not know it. `fork` says where the chain of a fork begins.
+
+        Raises `InvalidArgument` for the record of another fork, `BadSignature` for one that does not hold.
+        """
+    def find(self, origin_hash: int) -> tuple[EntityLog, ...]:
+        """Return the logs of all entities with this handle; more than one only if two keys share it."""
+    def __iter__(self) -> Iterator[EntityId]: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, entity_id: EntityId, /) -> bool: ...
+    def close(self) -> None:
+        """Close the folder, if `open_logs` opened it; a `Store` stays open. Does nothing the second time."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+def open_logs(path: str | PathLike[str]) -> LogIndex:
+    """Open the folder of a store for its logs; it needs no key, and calls no user code. Close it afterwards.
+
+    Raises `StoreError`, of kind "locked" while a process has it open.
+    """
+
 @final
 class Store:
     """One node's memory, durable before anything is acknowledged. One process at a time; close it after what uses it."""
@@ -1074,6 +1338,8 @@ class Store:
         """Its folder; `None` in memory."""
     def stats(self) -> StoreStats:
         """Count what it holds; raises `StoreError`."""
+    def logs(self) -> LogIndex:
+        """Return the logs of its daemons; they work as long as it is open."""
     def verify(self) -> None:
         """Check every page, and every snapshot that is named; raises `StoreError` with the place."""
     def close(self) -> None:

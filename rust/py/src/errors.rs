@@ -3,6 +3,7 @@
 use meshos_core::chain::{BrokenKind, ChainError};
 use meshos_core::codec::{DecodeError, Fault, Unwritable};
 use meshos_core::config::ConfigError as CoreConfigError;
+use meshos_core::entity_log::{LogError, PruneError};
 use meshos_core::host::ResumeError;
 use meshos_core::id::Origin;
 use meshos_core::identity::IdentityError as CoreIdentityError;
@@ -57,6 +58,7 @@ import_exception!(meshos.errors, RestoreFailed);
 import_exception!(meshos.errors, StaleSnapshot);
 import_exception!(meshos.errors, StoreError);
 import_exception!(meshos.errors, DivergenceError);
+import_exception!(meshos.errors, PruneRefused);
 import_exception!(meshos.errors, SnapshotIdentityMismatch);
 import_exception!(meshos.errors, BrokenLink);
 import_exception!(meshos.errors, BadSignature);
@@ -400,6 +402,33 @@ pub fn store(error: &meshos_core::store::StoreError, path: &str) -> PyErr {
         Refused::Closed => "closed",
     };
     StoreError::new_err((kind, path.to_owned(), error.to_string()))
+}
+
+/// A log cannot be read.
+pub fn log(error: &LogError, path: &str) -> PyErr {
+    match error {
+        LogError::Store(error) => store(error, path),
+        LogError::Chain(error) => chain(error),
+    }
+}
+
+/// A log was not pruned.
+pub fn prune(error: &PruneError, path: &str) -> PyErr {
+    let (kind, origin, through, nearest) = match *error {
+        PruneError::Unprovable {
+            origin,
+            through,
+            nearest,
+        } => ("unprovable", origin, through, nearest),
+        PruneError::Needed {
+            origin,
+            through,
+            snapshot: _,
+            nearest,
+        } => ("needed", origin, through, nearest),
+        PruneError::Log(ref error) => return log(error, path),
+    };
+    PruneRefused::new_err((kind, origin.get(), through, nearest))
 }
 
 /// Whether an exception of user code passes through as it is.

@@ -18,12 +18,14 @@ mod chain;
 mod checkpoint;
 mod command;
 mod config;
+mod continuity;
 mod contract;
 mod control;
 mod daemon;
 mod deck;
 mod dispatch;
 mod enter;
+mod entity_log;
 mod errors;
 mod event;
 mod factory;
@@ -112,6 +114,8 @@ mod _core {
             threads::register,
             token::register,
             store::register,
+            continuity::register,
+            entity_log::register,
             mesh::register,
             factory::register,
             host::register,

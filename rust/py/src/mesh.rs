@@ -53,9 +53,8 @@ impl PyMesh {
         if state.runtime.upgrade().is_some_and(|other| runtime::is_open(&other)) {
             return Err(AlreadyRegistered::new_err((self.node.node_id().get(),)));
         }
+        self.store.get().used_by(runtime)?;
         state.runtime = Arc::downgrade(runtime);
-        drop(state);
-        self.store.get().used_by(runtime);
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use pyo3::types::{PyBytes, PyType};
 
 use crate::args;
 use crate::daemon::PyDaemon;
+use crate::entity_log::PyLogIndex;
 use crate::errors::{self, InvalidArgument};
 use crate::guard::{Born, entry, may_wait};
 use crate::identity::{entity_id, own_key};
@@ -68,6 +69,106 @@ impl Kind {
     }
 }
 
+/// Who uses a store.
+#[derive(Default)]
+struct User {
+    /// The runtime that uses it.
+    runtime: Weak<Runtime<PyDaemon>>,
+    /// Whether a log of it is being pruned.
+    prunes: bool,
+}
+
+impl User {
+    fn runs(&self) -> bool {
+        self.runtime.upgrade().is_some_and(|runtime| runtime::is_open(&runtime))
+    }
+}
+
+/// A store that is open, as others than its [`PyStore`] have it.
+#[derive(Clone)]
+pub struct Held {
+    kind: Arc<Kind>,
+    path: Arc<str>,
+    born: Born,
+    user: Arc<Mutex<User>>,
+}
+
+impl Held {
+    /// A handle on it.
+    pub fn handle(&self) -> Box<dyn Store> {
+        self.kind.handle()
+    }
+
+    /// Its folder; empty in memory.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What it is called where it is shown.
+    pub fn name(&self) -> String {
+        match &*self.kind {
+            Kind::Memory(_) => "a store in memory".to_owned(),
+            Kind::Folder(_) => format!("{:?}", self.path),
+        }
+    }
+
+    /// In which process it was opened.
+    pub const fn born(&self) -> Born {
+        self.born
+    }
+
+    /// Keeps runtimes away, and others who prune, until dropped. Raises `StoreError` if one uses it.
+    pub fn alone(&self) -> PyResult<Alone> {
+        let mut user = self.user.lock();
+        if user.runs() || user.prunes {
+            drop(user);
+            let message = "a runtime uses it, or somebody prunes it: wait until it is free";
+            return Err(errors::StoreError::new_err(("locked", self.path.to_string(), message)));
+        }
+        user.prunes = true;
+        Ok(Alone(Arc::clone(&self.user)))
+    }
+
+    /// Closes it.
+    pub fn close(&self, py: Python<'_>, call: &'static str) -> PyResult<()> {
+        self.born.check("Store")?;
+        may_wait(call)?;
+        let closed = py.detach(|| match &*self.kind {
+            Kind::Memory(_) => Ok(()),
+            Kind::Folder(store) => store.close(),
+        });
+        closed.map_err(|error| errors::store(&error, &self.path))
+    }
+}
+
+/// Nobody else uses a store, until dropped.
+pub struct Alone(Arc<Mutex<User>>);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.0.lock().prunes = false;
+    }
+}
+
+/// Opens a folder that is there, without the key of its node.
+pub fn opened_without_key(call: &'static str, path: &Bound<'_, PyAny>) -> PyResult<Held> {
+    may_wait(call)?;
+    let shown = args::path(path, "path")?.to_string();
+    let options = Options {
+        create: false,
+        ..Options::default()
+    };
+    let folder = PathBuf::from(&shown);
+    let opened = path.py().detach(|| RedbStore::open(&folder, &options));
+    let opened = opened.map_err(|error| errors::store(&error, &shown))?;
+    Ok(Held {
+        kind: Arc::new(Kind::Folder(opened.store)),
+        path: shown.into(),
+        born: Born::now(),
+        user: Arc::default(),
+    })
+}
+
 /// One node's memory.
 #[pyclass(frozen, name = "Store", module = "meshos.store", weakref)]
 pub struct PyStore {
@@ -75,8 +176,7 @@ pub struct PyStore {
     node: Arc<Keypair>,
     path: String,
     born: Born,
-    /// The runtime that uses it.
-    user: Mutex<Weak<Runtime<PyDaemon>>>,
+    user: Arc<Mutex<User>>,
 }
 
 impl PyStore {
@@ -87,7 +187,7 @@ impl PyStore {
             node: Arc::new(node.unwrap_or_else(keys::generate)),
             path: String::new(),
             born: Born::now(),
-            user: Mutex::new(Weak::new()),
+            user: Arc::default(),
         }
     }
 
@@ -102,9 +202,16 @@ impl PyStore {
         Arc::new(move || kind.handle())
     }
 
-    /// Notes which runtime uses it.
-    pub fn used_by(&self, runtime: &Arc<Runtime<PyDaemon>>) {
-        *self.user.lock() = Arc::downgrade(runtime);
+    /// Notes which runtime uses it; raises `StoreError` while a log of it is being pruned.
+    pub fn used_by(&self, runtime: &Arc<Runtime<PyDaemon>>) -> PyResult<()> {
+        let mut user = self.user.lock();
+        if user.prunes {
+            drop(user);
+            let message = "somebody prunes it: wait until it is free";
+            return Err(errors::StoreError::new_err(("locked", self.path.clone(), message)));
+        }
+        user.runtime = Arc::downgrade(runtime);
+        Ok(())
     }
 
     fn failed(&self, error: &StoreError) -> PyErr {
@@ -163,7 +270,7 @@ impl PyStore {
                 node: Arc::new(node),
                 path: shown,
                 born: Born::now(),
-                user: Mutex::new(Weak::new()),
+                user: Arc::default(),
             })
         })
     }
@@ -205,6 +312,19 @@ impl PyStore {
         })
     }
 
+    /// Return the logs of its daemons.
+    fn logs(&self) -> PyResult<PyLogIndex> {
+        entry("Store.logs", || {
+            self.born.check("Store")?;
+            Ok(PyLogIndex::of(Held {
+                kind: Arc::clone(&self.kind),
+                path: self.path.as_str().into(),
+                born: self.born,
+                user: Arc::clone(&self.user),
+            }))
+        })
+    }
+
     /// Check every page, and every snapshot that is named.
     fn verify(&self, py: Python<'_>) -> PyResult<()> {
         entry("Store.verify", || {
@@ -224,7 +344,7 @@ impl PyStore {
         entry("Store.close", || {
             self.born.check("Store")?;
             may_wait("Store.close")?;
-            if self.user.lock().upgrade().is_some_and(|user| runtime::is_open(&user)) {
+            if self.user.lock().runs() {
                 let message = "a runtime uses it: shut that down first";
                 return Err(errors::StoreError::new_err(("locked", self.path.clone(), message)));
             }
