@@ -1,12 +1,14 @@
-//! Helpers that the tests of several crates share: repeatable randomness, sample records, a store on a disk that goes
-//! wrong, and one fuzz function for every decoder.
+//! Helpers that the tests of several crates share: repeatable randomness, sample records, a store on a disk and a network
+//! that go wrong, simulations on them, and one fuzz function for every decoder.
 
 pub mod envelopes;
 pub mod frames;
 pub mod fuzz;
 pub mod meshes;
+pub mod network;
 pub mod random;
 pub mod samples;
 pub mod store;
+pub mod streams;
 pub mod tokens;
 pub mod trails;

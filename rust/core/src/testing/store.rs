@@ -101,6 +101,17 @@ impl FaultyStore {
         self
     }
 
+    /// From now on nothing goes wrong any more.
+    pub const fn calm(&mut self) {
+        self.faults = Faults {
+            full: 0,
+            sync_fails: 0,
+            slow: 0,
+            snapshot_rots: 0,
+        };
+        self.full_for = 0;
+    }
+
     fn is(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }

@@ -4,3 +4,4 @@
 mod support;
 
 mod frames;
+mod simulation;
