@@ -24,6 +24,7 @@ from meshos import (
     ProcessFailed,
     Receipt,
     StateSnapshot,
+    Store,
     WaitTimeout,
     verify_chain,
 )
@@ -61,6 +62,7 @@ from meshos.status import (
     Recovery,
     StatusSummary,
 )
+from meshos.store import Continuous, EntityLog, Forked, LogIndex, Migrated, Span, Unverifiable
 
 
 class Nothing(MeshDaemon):
@@ -188,6 +190,30 @@ def calls(runtime: DaemonRuntime, identity: Identity, event: CausalEvent) -> Non
     assert_type(runtime.with_daemon(handle.origin_hash, Full, lambda daemon: daemon.schema), int)
     assert_type(runtime.export_chain(handle.origin_hash, Path("full.chain")), ChainReport)
     assert_type(verify_chain("full.chain", identity.entity_id), ChainReport)
+
+
+def logs(store: Store, entity_id: EntityId) -> str:
+    index = store.logs()
+    assert_type(index, LogIndex)
+    assert_type(list(index), list[EntityId])
+    log = index.get(entity_id)
+    assert_type(log, EntityLog | None)
+    if log is None:
+        return "nothing"
+    assert_type(list(log.range(1, 2)), list[CausalEvent])
+    assert_type(log.prune(2), int)
+    assert_type(log.spans, tuple[Span, ...])
+    found = log.assess()
+    match found:
+        case Continuous() | Migrated():
+            assert_type(found.anchor, Literal["genesis", "fork", "certificate", "checkpoint"])
+        case Forked():
+            assert_type(found.expected, bytes)
+        case Unverifiable():
+            assert_type(found.gap_start, int)
+        case other:
+            assert_never(other)
+    return found.kind
 
 
 async def twins(runtime: DaemonRuntime, identity: Identity, event: CausalEvent) -> None:

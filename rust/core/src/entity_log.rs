@@ -107,18 +107,25 @@ impl<'s> EntityLog<'s> {
         }
     }
 
-    /// The log of an entity in a store. Two rows are looked at, or three when the store has no output of it.
+    /// The log of an entity in a store. Two rows are looked at, whatever the store has of it.
     ///
     /// # Errors
     /// [`StoreError`]: it cannot be read, or one of those rows is damaged.
     pub fn open(store: &'s dyn Store, genesis: Genesis) -> Result<Self, StoreError> {
         let entity = genesis.entity();
         let own = KeyRange::beginning_with(entity.as_bytes());
-        let oldest = store.page(Table::Outputs, &own, 1)?;
-        let newest = store.last(Table::Outputs, &own)?;
-        let (base, stored) = match oldest.first().zip(newest.as_ref()) {
-            Some((oldest, newest)) => {
-                let (oldest, newest) = (bounds(&entity, oldest)?, bounds(&entity, newest)?);
+        let mut newest = store.last(Table::Outputs, &own)?;
+        let mut end = None;
+        if newest.is_none() {
+            // All that there was, if there was any, is let go. What comes meanwhile comes after the journal was read.
+            end = end_of_journal(store, &entity)?;
+            newest = store.last(Table::Outputs, &own)?;
+        }
+        let (base, stored) = match newest {
+            Some(newest) => {
+                let oldest = store.page(Table::Outputs, &own, 1)?;
+                let oldest = bounds(&entity, oldest.first().unwrap_or(&newest))?;
+                let newest = bounds(&entity, &newest)?;
                 let base = Point {
                     sequence: oldest.first - 1,
                     digest: oldest.before,
@@ -129,9 +136,8 @@ impl<'s> EntityLog<'s> {
                 };
                 (base, stored)
             }
-            // All that there was, if there was any, is let go.
             None => {
-                let end = end_of_journal(store, &entity)?.unwrap_or_else(|| genesis.point());
+                let end = end.unwrap_or_else(|| genesis.point());
                 (end, end)
             }
         };

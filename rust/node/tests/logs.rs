@@ -136,6 +136,67 @@ fn a_log_has_what_a_daemon_emitted() {
 }
 
 #[test]
+fn a_log_is_judged_as_it_is_now() {
+    let node = Node::new();
+    let slot = node.spawn(journal(10, 100));
+    send(&slot, 1);
+    let store = node.store.clone();
+    let log = EntityLog::open(&store, genesis()).expect("readable");
+    // What is emitted and signed later is not missing.
+    for sequence in 2..=15 {
+        send(&slot, sequence);
+    }
+    node.export(&slot);
+    let Ok(Continuity::Continuous {
+        head,
+        signed_through: 15,
+        ..
+    }) = log.assess()
+    else {
+        panic!("{:?}", log.assess());
+    };
+    assert_eq!((log.head().sequence, head.sequence), (1, 15));
+}
+
+#[test]
+fn a_log_is_whole_at_every_moment_of_its_daemon() {
+    let node = Node::new();
+    let slot = node.spawn(journal(7, 100));
+    let store = node.store.clone();
+    std::thread::scope(|scope| {
+        let emitting = scope.spawn(|| {
+            for sequence in 1..=600 {
+                send(&slot, sequence);
+                if sequence % 50 == 0 {
+                    node.export(&slot);
+                }
+            }
+        });
+        let mut seen = 0;
+        loop {
+            let is_last = emitting.is_finished();
+            let log = EntityLog::open(&store, genesis()).expect("readable");
+            let events = log.range(1, u64::MAX);
+            let count = events
+                .map(|event| event.expect("whole").link.sequence)
+                .fold(0, |last, next| {
+                    assert_eq!(next, last + 1);
+                    next
+                });
+            assert_eq!(count, log.head().sequence);
+            assert!(count >= seen);
+            seen = count;
+            let found = log.assess().expect("what is signed holds");
+            assert!(found.is_whole(), "{found:?}");
+            if is_last {
+                assert_eq!(count, 600);
+                break;
+            }
+        }
+    });
+}
+
+#[test]
 fn a_daemon_whose_log_was_pruned_goes_on() {
     let node = Node::new();
     let slot = node.spawn(journal(10, 100));

@@ -9,6 +9,8 @@ use crate::store::{Damage, Store, StoreError};
 
 /// Rows read at once.
 const PAGE: usize = 64;
+/// How often a log is gone over whose beginning is let go meanwhile.
+const TRIES: u32 = 3;
 
 impl EntityLog<'_> {
     /// What makes it certain: where it begins, and every certificate and checkpoint that the store has of it.
@@ -43,32 +45,60 @@ impl EntityLog<'_> {
         Ok(self.anchors()?.spans(self.head()))
     }
 
-    /// Hashes every event of it, and says whether it is whole and what makes that certain.
+    /// Hashes every event of it, as the store has it now, and says whether it is whole and what makes that certain.
     ///
     /// # Errors
     /// [`LogError`]: a row cannot be read, or what is signed does not hold. What is missing or of another history is no
     /// error, but what is said.
     pub fn assess(&self) -> Result<Continuity, LogError> {
-        let anchors = self.anchors()?;
-        let mut walk = Walk::begin(&anchors, self.base);
-        let mut last = None;
-        if let Some(store) = self.store {
-            last = end_of_journal(store, &self.entity())?;
-            self.go_along(store, &mut walk)?;
+        let Some(store) = self.store else {
+            let anchors = self.anchors()?;
+            let mut walk = Walk::begin(&anchors, self.base);
+            self.go_over_appended(&mut walk);
+            return Ok(walk.end(None));
+        };
+        let mut tries = 1;
+        loop {
+            // What the records and the journal tell of was kept before them, so events are looked at last.
+            let anchors = self.anchors()?;
+            let told = end_of_journal(store, &self.entity())?;
+            let now = Self::open(store, self.genesis)?;
+            let end = if self.appended.is_empty() {
+                now.stored
+            } else {
+                self.stored
+            };
+            let mut walk = self.go_along(store, &anchors, now.base, end)?;
+            self.go_over_appended(&mut walk);
+            let found = walk.end(told.filter(|told| self.appended.is_empty() || told.sequence > self.head().sequence));
+            // Rows that were let go behind its back look like a hole.
+            let is_hole = matches!(found, Continuity::Unverifiable { .. });
+            if !is_hole || tries == TRIES || Self::open(store, self.genesis)?.base == now.base {
+                return Ok(found);
+            }
+            tries += 1;
         }
+    }
+
+    fn go_over_appended(&self, walk: &mut Walk<'_>) {
         let events = self.appended.iter().map(|appended| &appended.event);
         let appended: Vec<_> = events.map(|event| (event.link, &event.payload[..])).collect();
         if !appended.is_empty() {
             walk.row(self.stored, &appended, self.head());
-            // What was appended is ahead of the journal.
-            last = last.filter(|last| last.sequence > self.head().sequence);
         }
-        Ok(walk.end(last))
     }
 
-    fn go_along(&self, store: &dyn Store, walk: &mut Walk<'_>) -> Result<(), StoreError> {
+    /// Goes along what the store has, from `base` to `end`.
+    fn go_along<'a>(
+        &self,
+        store: &dyn Store,
+        anchors: &'a Anchors,
+        base: Point,
+        end: Point,
+    ) -> Result<Walk<'a>, StoreError> {
         let entity = self.entity();
-        let mut range = rows_through(&entity, 0, self.stored.sequence);
+        let mut walk = Walk::begin(anchors, base);
+        let mut range = rows_through(&entity, 0, end.sequence);
         while !walk.is_over() {
             let rows = store.page(Table::Outputs, &range, PAGE)?;
             let Some((key, _)) = rows.last() else { break };
@@ -80,7 +110,7 @@ impl EntityLog<'_> {
                     sequence: super::number(&row.0)? - 1,
                     digest: emitted.before,
                 };
-                if before.sequence < walk.at().sequence {
+                if before.sequence < walk.at().sequence && !walk.is_over() {
                     return Err(apart(&entity, before.sequence + 1));
                 }
                 let after = Point {
@@ -90,7 +120,7 @@ impl EntityLog<'_> {
                 walk.row(before, &emitted.outputs, after);
             }
         }
-        Ok(())
+        Ok(walk)
     }
 
     /// Shows each row of the entity in a table, which says whether it is the one that its key says.

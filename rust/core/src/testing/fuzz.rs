@@ -24,7 +24,7 @@ use crate::export::{self, verify_file};
 use crate::fork::ForkRecord;
 use crate::id::{EntityId, Origin};
 use crate::identity;
-use crate::journal::{Emitted, Pending, SnapshotRow, Steps};
+use crate::journal::{Emitted, OutputBounds, Pending, SnapshotRow, Steps, outputs_row};
 use crate::link::CausalLink;
 use crate::name::ChannelName;
 use crate::rows;
@@ -286,8 +286,9 @@ fn steps_as_they_are(bytes: &[u8]) {
     assert_eq!(*pending.mark(), steps.after);
 }
 
-/// [`Emitted::decode`]; what is read is a chain.
+/// [`Emitted::decode`] and [`OutputBounds::read`]; what is read is a chain, and has one encoding.
 pub fn outputs(bytes: &[u8]) {
+    let bounds = OutputBounds::read(bytes);
     let Ok(emitted) = Emitted::decode(Origin::new(7), bytes) else {
         return;
     };
@@ -297,6 +298,15 @@ pub fn outputs(bytes: &[u8]) {
         digest = digest::event(&digest, &link.to_bytes(), payload);
     }
     assert_eq!(digest, emitted.after);
+    let bounds = bounds.expect("a row has two ends");
+    assert_eq!((bounds.before, bounds.after), (emitted.before, emitted.after));
+    let (first, last) = (emitted.outputs.first(), emitted.outputs.last());
+    assert_eq!(first.map(|(link, _)| link.sequence), Some(bounds.first));
+    assert_eq!(last.map(|(link, _)| link.sequence), Some(bounds.last));
+    let row = outputs_row(&EntityId::from_bytes([7; 32]), &emitted.before, &emitted.outputs);
+    let value = row.and_then(|row| row.value).expect("it has outputs");
+    // The links are of another origin, and so the digest at its end.
+    assert_eq!(value[..value.len() - 32], bytes[..bytes.len() - 32]);
 }
 
 /// [`SnapshotRow::decode`].

@@ -166,6 +166,12 @@ fn any_place_is_read_with_one_seek() {
         assert_eq!(rows, spanned, "{first} to {last}");
         assert!(seeks <= 7 + spanned / 64, "{first} to {last}: {seeks} seeks");
     }
+    assert!(log.assess().expect("readable").is_whole());
+    assert_eq!(
+        shelf.store.largest.get(),
+        64,
+        "however much is read, a page is all that is held"
+    );
 }
 
 #[test]

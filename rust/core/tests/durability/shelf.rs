@@ -24,6 +24,8 @@ pub struct Counting {
     pub store: MemoryStore,
     pub seeks: Cell<usize>,
     pub rows: Cell<usize>,
+    /// Rows of the largest page.
+    pub largest: Cell<usize>,
 }
 
 impl Counting {
@@ -35,6 +37,7 @@ impl Counting {
     fn saw(&self, rows: usize) {
         self.seeks.set(self.seeks.get() + 1);
         self.rows.set(self.rows.get() + rows);
+        self.largest.set(self.largest.get().max(rows));
     }
 }
 
