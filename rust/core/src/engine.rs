@@ -79,6 +79,12 @@ impl Payload {
         &self.0.bytes
     }
 
+    /// What was found in the bytes before, if it is a `T`.
+    #[must_use]
+    pub fn found<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.0.found.get()?.downcast_ref()
+    }
+
     /// What `find` makes of the bytes, found once for all receivers in this process that look for a `T`. It must depend
     /// on nothing but the bytes.
     pub fn find<T: Any + Send + Sync>(&self, find: impl Fn(&[u8]) -> T) -> Arc<T> {

@@ -123,7 +123,7 @@ impl Default for PresenceConfig {
             suspect_after: 3,
             dead_after: 10,
             peers_max: 4096,
-            beats_per_second: 100,
+            beats_per_second: 50,
             seed: 0,
         }
     }
@@ -371,14 +371,23 @@ impl Presence {
         let (node, entity) = (beat.node, beat.from);
         let first = self.silence(&beat, self.config.suspect_after);
         self.next_look = self.next_look.min(now.saturating_add(first));
-        let peer = Peer {
-            beat,
-            heard: now,
-            silent_since: now,
-            state: to,
-            rtt,
-        };
-        self.peers.insert(node, peer);
+        match self.peers.get_mut(&node) {
+            Some(peer) => {
+                peer.beat = beat;
+                (peer.heard, peer.silent_since) = (now, now);
+                (peer.state, peer.rtt) = (to, rtt);
+            }
+            None => {
+                let peer = Peer {
+                    beat,
+                    heard: now,
+                    silent_since: now,
+                    state: to,
+                    rtt,
+                };
+                self.peers.insert(node, peer);
+            }
+        }
         self.stats.heard += 1;
         if event == Event::NewRun {
             actions.push(Action::Greet(entity));

@@ -107,6 +107,12 @@ impl LoopClock {
         Deadline(self.started.checked_add(at.since(self.base)))
     }
 
+    /// What this clock shows at an instant; at the start, if that is before it.
+    #[must_use]
+    pub fn at(&self, instant: Instant) -> UnixMs {
+        self.base.plus(instant.saturating_duration_since(self.started))
+    }
+
     /// What the wall clock shows when this one shows `at`: the wall clock may have been set since the start.
     #[must_use]
     pub fn wall(&self, at: UnixMs) -> UnixMs {

@@ -47,3 +47,8 @@ pub mod redb_store;
 pub mod verdicts;
 pub mod behaviour;
 pub mod compute;
+pub mod load;
+pub mod reactor;
+pub mod local_engine;
+pub mod mesh;
+pub mod mesh_probes;

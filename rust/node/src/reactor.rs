@@ -1,0 +1,307 @@
+//! The reactor: one thread of the process that has its meshes take their turns.
+//!
+//! Whoever has a place is given a turn when it was woken, and when the time comes that it named. However many there are,
+//! they share the thread; a turn is short and never waits.
+//!
+//! Invariants
+//! * There is at most one such thread in a process. It starts with the first place, and ends when there is none.
+//! * A wake is never lost: who is woken during a turn gets another one.
+//! * No lock is held during a turn. One that panics is taken out, and counted.
+//! * A child of a fork has none of it: it begins anew.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use arc_swap::ArcSwapOption;
+
+use crate::sync::{Condvar, Mutex};
+
+/// What is given turns.
+pub trait Turn: Send + Sync {
+    /// Does what is due; returns when the next turn is due without a wake, if ever.
+    fn turn(&self) -> Option<Instant>;
+}
+
+struct Seat {
+    turn: Weak<dyn Turn>,
+    woken: Arc<AtomicBool>,
+    due: Option<Instant>,
+}
+
+#[derive(Default)]
+struct State {
+    seats: BTreeMap<u64, Seat>,
+    due: BTreeSet<(Instant, u64)>,
+    woken: VecDeque<u64>,
+    made: u64,
+    running: bool,
+    /// Whether the thread waits: waking one that does not would be a call of the system for nothing.
+    waiting: bool,
+    panics: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+/// Gives turns.
+#[derive(Clone, Default)]
+pub struct Reactor {
+    shared: Arc<Shared>,
+}
+
+/// A place in a reactor, until it is dropped.
+pub struct Place {
+    shared: Arc<Shared>,
+    number: u64,
+    woken: Arc<AtomicBool>,
+}
+
+static OF_PROCESS: ArcSwapOption<(u32, Reactor)> = ArcSwapOption::const_empty();
+
+impl Reactor {
+    /// The one of this process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let process = std::process::id();
+        loop {
+            let found = OF_PROCESS.load();
+            if let Some(found) = found.as_deref().filter(|found| found.0 == process) {
+                return found.1.clone();
+            }
+            // Of two who make one at a time, the second takes that of the first.
+            let made = Some(Arc::new((process, Self::default())));
+            OF_PROCESS.compare_and_swap(&*found, made);
+        }
+    }
+
+    /// Takes a place, with a turn at once. `false` beside it: the system has no thread to give, and nothing will happen.
+    #[must_use]
+    pub fn place(&self, turn: Weak<dyn Turn>) -> (Place, bool) {
+        let mut state = self.shared.state.lock();
+        state.made += 1;
+        let number = state.made;
+        let woken = Arc::new(AtomicBool::new(true));
+        let seat = Seat {
+            turn,
+            woken: Arc::clone(&woken),
+            due: None,
+        };
+        state.seats.insert(number, seat);
+        state.woken.push_back(number);
+        if !state.running {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name("meshos-mesh".to_owned());
+            state.running = thread.spawn(move || shared.run()).is_ok();
+        }
+        let runs = state.running;
+        drop(state);
+        self.shared.wake.notify_one();
+        let shared = Arc::clone(&self.shared);
+        (Place { shared, number, woken }, runs)
+    }
+
+    /// Turns that panicked.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.shared.state.lock().panics
+    }
+}
+
+impl Place {
+    /// Asks for a turn; cheap when one was asked for already.
+    pub fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            let mut state = self.shared.state.lock();
+            state.woken.push_back(self.number);
+            let waiting = state.waiting;
+            drop(state);
+            if waiting {
+                self.shared.wake.notify_one();
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.leave(self.number);
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+}
+
+impl State {
+    fn leave(&mut self, number: u64) {
+        if let Some(due) = self.seats.remove(&number).and_then(|seat| seat.due) {
+            self.due.remove(&(due, number));
+        }
+    }
+
+    /// Those whose turn it is. Who is gone leaves its place.
+    fn called(&mut self, now: Instant) -> Vec<(u64, Arc<dyn Turn>)> {
+        while let Some((at, number)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, number));
+            let seat = self.seats.get_mut(&number).expect("who is due has a place");
+            seat.due = None;
+            if !seat.woken.swap(true, Ordering::AcqRel) {
+                self.woken.push_back(number);
+            }
+        }
+        let mut called = Vec::with_capacity(self.woken.len());
+        while let Some(number) = self.woken.pop_front() {
+            let Some(seat) = self.seats.get(&number) else { continue };
+            match seat.turn.upgrade() {
+                Some(turn) => {
+                    // From here on a wake means another turn.
+                    seat.woken.store(false, Ordering::Release);
+                    called.push((number, turn));
+                }
+                None => self.leave(number),
+            }
+        }
+        called
+    }
+
+    fn turned(&mut self, number: u64, due: Option<Instant>) {
+        let Some(seat) = self.seats.get_mut(&number) else {
+            return;
+        };
+        if seat.due == due {
+            return;
+        }
+        if let Some(before) = seat.due {
+            self.due.remove(&(before, number));
+        }
+        seat.due = due;
+        if let Some(due) = due {
+            self.due.insert((due, number));
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut state = self.state.lock();
+        loop {
+            let called = state.called(Instant::now());
+            if called.is_empty() {
+                if state.seats.is_empty() {
+                    state.running = false;
+                    return;
+                }
+                state.waiting = true;
+                state = match state.due.first() {
+                    Some((at, _)) => {
+                        let at = *at;
+                        self.wake.wait_until(state, at)
+                    }
+                    None => self.wake.wait(state),
+                };
+                state.waiting = false;
+                continue;
+            }
+            drop(state);
+            let turns: Vec<_> = called
+                .into_iter()
+                .map(|(number, turn)| (number, catch_unwind(AssertUnwindSafe(|| turn.turn()))))
+                .collect();
+            state = self.state.lock();
+            for (number, turned) in turns {
+                match turned {
+                    Ok(due) => state.turned(number, due),
+                    Err(_) => {
+                        state.panics += 1;
+                        state.leave(number);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    struct Told<F>(F);
+
+    impl<F: Fn() -> Option<Instant> + Send + Sync> Turn for Told<F> {
+        fn turn(&self) -> Option<Instant> {
+            (self.0)()
+        }
+    }
+
+    fn arc<F: Fn() -> Option<Instant> + Send + Sync + 'static>(turn: F) -> Arc<dyn Turn> {
+        Arc::new(Told(turn))
+    }
+
+    #[test]
+    fn who_is_woken_and_who_is_due_get_turns() {
+        let reactor = Reactor::default();
+        let (told, turns) = mpsc::channel();
+        let count = AtomicUsize::new(0);
+        let told_once = told.clone();
+        let due = arc(move || {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            told_once.send(number).expect("the test listens");
+            (number < 3).then(|| Instant::now() + Duration::from_millis(1))
+        });
+        let (place, runs) = reactor.place(Arc::downgrade(&due));
+        assert!(runs);
+        for number in 0..4 {
+            assert_eq!(turns.recv_timeout(Duration::from_secs(10)), Ok(number));
+        }
+        place.wake();
+        assert_eq!(turns.recv_timeout(Duration::from_secs(10)), Ok(4));
+    }
+
+    #[test]
+    fn a_turn_that_panics_is_taken_out_and_the_others_go_on() {
+        let reactor = Reactor::default();
+        let (told, turns) = mpsc::channel();
+        let bad = arc(|| std::panic::resume_unwind(Box::new("on purpose")));
+        let good = arc(move || {
+            told.send(()).expect("the test listens");
+            None
+        });
+        let (_bad, _) = reactor.place(Arc::downgrade(&bad));
+        let (place, _) = reactor.place(Arc::downgrade(&good));
+        for _ in 0..3 {
+            turns.recv_timeout(Duration::from_secs(10)).expect("a turn");
+            place.wake();
+        }
+        assert_eq!(reactor.panics(), 1);
+    }
+
+    #[test]
+    fn the_thread_ends_with_the_last_place_and_begins_again() {
+        let reactor = Reactor::default();
+        for _ in 0..20 {
+            let (told, turns) = mpsc::channel();
+            let turn = arc(move || {
+                told.send(()).expect("the test listens");
+                None
+            });
+            let (place, runs) = reactor.place(Arc::downgrade(&turn));
+            assert!(runs);
+            turns.recv_timeout(Duration::from_secs(10)).expect("a turn");
+            drop(place);
+        }
+    }
+
+    #[test]
+    fn a_process_has_one() {
+        let (one, two) = (Reactor::of_process(), Reactor::of_process());
+        assert!(Arc::ptr_eq(&one.shared, &two.shared));
+    }
+}
