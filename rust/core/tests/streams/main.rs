@@ -3,5 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod consumer;
+mod feed;
 mod frames;
+mod network;
+mod outbox;
 mod simulation;
