@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshos.daemon import DaemonHandle, DaemonHostConfig, MeshDaemon
     from meshos.identity import Identity, OriginHash
     from meshos.snapshot import StateSnapshot
-    from meshos.store import RecoveryReport
+    from meshos.store import DeadLetter, RecoveryReport
 
 _D = TypeVar("_D", bound="MeshDaemon")
 _R = TypeVar("_R")
@@ -95,6 +95,36 @@ class DaemonRuntime(RuntimeCore):
         from meshos._twins import on_lane
 
         return await on_lane("DaemonRuntime.recover_async", self.recover)
+
+    def dead_letters(self, origin_hash: OriginHash) -> tuple[DeadLetter, ...]:
+        """Return the events that a daemon passed over and that nobody decided about; raises `DaemonNotFound`."""
+        from meshos.store import _letter
+
+        kind, rows = self._dead_letters(origin_hash)
+        return tuple(_letter(origin_hash, kind, row) for row in rows)
+
+    def retry_dead_letter(self, letter: DeadLetter) -> Receipt:
+        """Have it processed once more, now and out of its order; it goes when it took effect.
+
+        Raises `ProcessFailed`, and it stays a dead letter; `InvalidArgument` when it is none any more.
+        """
+        return self._retry_dead_letter(letter.daemon.id, letter.number, letter.event)
+
+    async def retry_dead_letter_async(self, letter: DeadLetter) -> Receipt:
+        """Twin of `retry_dead_letter`."""
+        from meshos._twins import on_lane
+
+        return await on_lane("DaemonRuntime.retry_dead_letter_async", self.retry_dead_letter, letter)
+
+    def discard_dead_letter(self, letter: DeadLetter) -> None:
+        """Let it go for good; raises `InvalidArgument` when it is no dead letter any more."""
+        self._discard_dead_letter(letter.daemon.id, letter.number, letter.event)
+
+    async def discard_dead_letter_async(self, letter: DeadLetter) -> None:
+        """Twin of `discard_dead_letter`."""
+        from meshos._twins import on_lane
+
+        await on_lane("DaemonRuntime.discard_dead_letter_async", self.discard_dead_letter, letter)
 
     async def spawn_async(
         self, kind: str, identity: Identity, config: DaemonHostConfig | None = None, *, resume: bool = False

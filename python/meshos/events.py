@@ -21,6 +21,7 @@ from meshos._core import LocalReplicaIntentUpdate as LocalReplicaIntentUpdate
 from meshos._core import LogLine as LogLine
 from meshos._core import MaintenanceTransitionObserved as MaintenanceTransitionObserved
 from meshos._core import NodeHealthUpdate as NodeHealthUpdate
+from meshos._core import PassedOver as PassedOver
 from meshos._core import PlacementIntent as PlacementIntent
 from meshos._core import Registered as Registered
 from meshos._core import ReplicaBecameHolderAndLeader as ReplicaBecameHolderAndLeader
@@ -64,6 +65,7 @@ __all__ = [
     "MaintenanceTransitionObserved",
     "MeshOsEvent",
     "NodeHealthUpdate",
+    "PassedOver",
     "PlacementIntent",
     "Registered",
     "ReplicaBecameHolderAndLeader",

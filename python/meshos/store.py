@@ -14,21 +14,25 @@ from meshos._core import Span as Span
 from meshos._core import Store as Store
 from meshos._core import StoreStats as StoreStats
 from meshos._core import Unverifiable as Unverifiable
-from meshos._core import _inspect_store, _verify_store
+from meshos._core import _inspect_store, _settle_stored_letter, _stored_letters, _verify_store
 from meshos._core import open_logs as open_logs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import timedelta
+    from datetime import datetime, timedelta
     from os import PathLike
 
+    from meshos.chain import CausalEvent
     from meshos.daemon import DaemonRef
     from meshos.identity import EntityId, OriginHash
+
+    _Letter: TypeAlias = tuple[int, CausalEvent, int, str, str, int, bool]
 
 __all__ = [
     "Continuity",
     "Continuous",
     "DaemonRecovery",
+    "DeadLetter",
     "EntityLog",
     "Forked",
     "LogEvents",
@@ -42,13 +46,37 @@ __all__ = [
     "StoreStats",
     "StoredDaemon",
     "Unverifiable",
+    "dead_letters",
+    "discard_dead_letter",
     "inspect",
     "open_logs",
+    "retry_dead_letter",
     "verify",
 ]
 
 Continuity: TypeAlias = Continuous | Migrated | Forked | Unverifiable
 """What can be said of a chain; the `kind` of each tells them apart."""
+
+
+class DeadLetter(NamedTuple):
+    """An event that failed too often and was passed over."""
+
+    daemon: DaemonRef
+    """The daemon that it was for."""
+    number: int
+    """Number of the letter at this daemon, from 1; none is used twice."""
+    event: CausalEvent
+    """The event."""
+    attempts: int
+    """Tries so far."""
+    exception: str
+    """Class name of the last exception."""
+    message: str
+    """Its text, cut at 4096 bytes."""
+    at: datetime
+    """When it was passed over."""
+    is_marked: bool
+    """Whether it is tried again when its daemon comes back."""
 
 
 class DaemonRecovery(NamedTuple):
@@ -118,6 +146,8 @@ class StoredDaemon(NamedTuple):
     """Bytes of the inputs kept."""
     output_bytes: int
     """Bytes of the outputs kept."""
+    dead_letters: int
+    """Events that it passed over."""
 
 
 class StoreContents(NamedTuple):
@@ -139,8 +169,40 @@ def inspect(path: str | PathLike[str]) -> StoreContents:
     Raises `StoreError`, of kind "locked" while a process has it open.
     """
     node, stats, cut, seen = _inspect_store(path)
-    daemons = tuple(StoredDaemon(entity, *what, *chain, *steps, *sizes) for entity, what, chain, steps, sizes in seen)
+    daemons = tuple(
+        StoredDaemon(entity, *what, *chain, *steps, *sizes, letters)
+        for entity, what, chain, steps, sizes, letters in seen
+    )
     return StoreContents(node, stats, cut, daemons)
+
+
+def dead_letters(path: str | PathLike[str]) -> tuple[DeadLetter, ...]:
+    """Read all dead letters in the folder of a store, by daemon and number; the label of a daemon is its kind.
+
+    Raises `StoreError`, of kind "locked" while a process has it open: then ask its `DaemonRuntime`.
+    """
+    kinds = {stored.entity_id.origin_hash: stored.kind for stored in inspect(path).daemons}
+    return tuple(_letter(origin, kinds.get(origin, ""), row) for origin, row in _stored_letters(path))
+
+
+def retry_dead_letter(path: str | PathLike[str], letter: DeadLetter) -> None:
+    """Have a letter in the folder of a store tried once more when its daemon comes back; raises as `dead_letters`."""
+    _settle_stored_letter(path, letter.daemon.id, letter.number, retry=True)
+
+
+def discard_dead_letter(path: str | PathLike[str], letter: DeadLetter) -> None:
+    """Let a letter in the folder of a store go; raises as `dead_letters`."""
+    _settle_stored_letter(path, letter.daemon.id, letter.number, retry=False)
+
+
+def _letter(origin_hash: OriginHash, kind: str, row: _Letter) -> DeadLetter:
+    from datetime import UTC, datetime
+
+    from meshos.daemon import DaemonRef
+
+    number, event, attempts, exception, message, at_ms, is_marked = row
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return DeadLetter(DaemonRef(origin_hash, kind), number, event, attempts, exception, message, at, is_marked)
 
 
 class StoreProof(NamedTuple):

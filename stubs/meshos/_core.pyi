@@ -857,7 +857,7 @@ class DaemonBindings:
 
 # ---------------------------------------------------------------- events
 
-_Signal: TypeAlias = Registered | Unregistered | DaemonLifecycleSignal
+_Signal: TypeAlias = Registered | Unregistered | PassedOver | DaemonLifecycleSignal
 
 @final
 class DaemonLifecycleEvent:
@@ -1006,7 +1006,14 @@ class StoreStats:
 
     __match_args__: Final = ()
     def __new__(
-        cls, *, daemons: int, journal_bytes: int, snapshot_bytes: int, file_bytes: int, commits: int
+        cls,
+        *,
+        daemons: int,
+        journal_bytes: int,
+        snapshot_bytes: int,
+        file_bytes: int,
+        commits: int,
+        dead_letters: int,
     ) -> Self: ...
     @property
     def daemons(self) -> int:
@@ -1023,8 +1030,13 @@ class StoreStats:
     @property
     def commits(self) -> int:
         """Commits since it was made."""
+    @property
+    def dead_letters(self) -> int:
+        """Events that its daemons passed over."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+_Letter: TypeAlias = tuple[int, CausalEvent, int, str, str, int, bool]
 
 def _verify_store(path: str | PathLike[str]) -> tuple[int, int, int, int, int]: ...
 def _inspect_store(
@@ -1040,9 +1052,12 @@ def _inspect_store(
             tuple[int, int, bytes],
             tuple[int, int],
             tuple[int, int, int, int],
+            int,
         ]
     ],
 ]: ...
+def _stored_letters(path: str | PathLike[str]) -> list[tuple[int, _Letter]]: ...
+def _settle_stored_letter(path: str | PathLike[str], origin_hash: int, number: int, retry: bool) -> None: ...
 
 _Anchor: TypeAlias = Literal["genesis", "fork", "certificate", "checkpoint"]
 
@@ -1514,6 +1529,9 @@ class DaemonRegistry:
     @property
     def observer_errors(self) -> int:
         """Calls of observers that raised."""
+    @property
+    def lost_posts(self) -> int:
+        """Posted events that came to nothing because their daemon was stopped or lost."""
 
 @disjoint_base
 class RuntimeCore:
@@ -1634,6 +1652,16 @@ class RuntimeCore:
         self, origin_hash: OriginHash, events: Iterable[BytesLike | CausalEvent], *, timeout: timedelta | None = ...
     ) -> list[Receipt]:
         """Send in order, up to 64 under way; raises as `send` for the first that failed, and none after it takes effect."""
+    def post(self, origin_hash: OriginHash, event: BytesLike | CausalEvent) -> int:
+        """Mail an event that nobody waits for; returns its number. It is in memory until it took effect.
+
+        When `process` raises it is tried again, `attempts_max` times in all, 50 ms after the first try and twice as long
+        after each; then it is passed over and becomes a dead letter. What this node sent after it waits meanwhile.
+        Raises `Backpressure`, `DaemonNotFound`.
+        """
+    def _dead_letters(self, origin_hash: OriginHash) -> tuple[str, list[_Letter]]: ...
+    def _retry_dead_letter(self, origin_hash: OriginHash, number: int, event: CausalEvent) -> Receipt: ...
+    def _discard_dead_letter(self, origin_hash: OriginHash, number: int, event: CausalEvent) -> None: ...
     def _start_on(self, event_loop: AbstractEventLoop) -> None: ...
     def _send_soon(
         self, origin_hash: OriginHash, event: BytesLike | CausalEvent
@@ -1925,6 +1953,28 @@ class Crashed:
     @property
     def at(self) -> datetime | None:
         """When; `None`: when the loop takes it in."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class PassedOver:
+    """The daemon failed too often on an event, which is a dead letter now."""
+
+    __match_args__: Final = ("origin_hash", "sequence", "letter", "attempts")
+    kind: ClassVar[Literal["passed_over"]]
+    def __new__(cls, origin_hash: int, sequence: int, letter: int, attempts: int) -> Self: ...
+    @property
+    def origin_hash(self) -> int:
+        """Who sent the event."""
+    @property
+    def sequence(self) -> int:
+        """Its number there."""
+    @property
+    def letter(self) -> int:
+        """Number of the dead letter."""
+    @property
+    def attempts(self) -> int:
+        """Tries at the event."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 

@@ -41,6 +41,7 @@ from meshos.events import (
     ExitedCleanly,
     HealthChanged,
     MeshOsEvent,
+    PassedOver,
     Registered,
     SaturationChanged,
     Started,
@@ -156,6 +157,8 @@ class Watch(DaemonLifecycleObserver):
                         assert_never(health)
             case SaturationChanged(saturation):
                 assert_type(saturation, float)
+            case PassedOver(origin_hash, _, letter):
+                assert_type((origin_hash, letter), tuple[int, int])
             case Registered() | Unregistered() | Started() | ExitedCleanly():
                 pass
             case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, TypeAlias
 
-from meshos._cli import admin, audit, ice, keys, log, status, store
+from meshos._cli import admin, audit, ice, keys, letters, log, status, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,5 +43,5 @@ def add(commands: _Commands, epilog: str) -> None:
         made.set_defaults(run=run)
         return made
 
-    for module in (status, store, log, audit, admin, ice, keys):
+    for module in (status, store, log, letters, audit, admin, ice, keys):
         module.add(command)

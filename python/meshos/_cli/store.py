@@ -85,3 +85,5 @@ def _lines(found: StoreContents) -> Iterator[str]:
         yield f"  journal   {each.steps:,} inputs, {each.to_replay:,} since the newest snapshot"
         yield f"  snapshots {each.snapshots}, {each.snapshot_bytes:,} bytes"
         yield f"  kept      {each.input_bytes:,} bytes of inputs, {each.output_bytes:,} of outputs"
+        if each.dead_letters:
+            yield f"  dead      {each.dead_letters:,} letters"

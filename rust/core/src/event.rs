@@ -63,6 +63,15 @@ pub enum DaemonLifecycleSignal {
         /// Whether it takes no events until it is started again; else it went on by itself.
         down: bool,
     },
+    /// It failed too often on an event, which is a dead letter now.
+    PassedOver {
+        /// Origin and number of the event.
+        event: (Origin, u64),
+        /// Number of the letter.
+        letter: u64,
+        /// Tries at the event.
+        attempts: u32,
+    },
     /// It reports another health.
     HealthChanged {
         /// What it reports now.

@@ -251,9 +251,16 @@ fn mailed(path: &Path) -> (f64, f64) {
     while start.elapsed() < SPAN {
         while waiting < IN_FLIGHT {
             let letter = Letter::Draft(vec![b'x'; 64], 64);
-            slot.post(live.lanes(), live.sender(), letter, Want::Receipt, reply.clone(), None)
-                .map_err(|(error, _)| error)
-                .expect("room");
+            slot.post(
+                live.lanes(),
+                live.sender(),
+                letter,
+                Want::Receipt,
+                Some(reply.clone()),
+                None,
+            )
+            .map_err(|(error, _)| error)
+            .expect("room");
             waiting += 1;
         }
         let first = answers.recv().expect("it is answered");

@@ -47,6 +47,8 @@ impl Watch for Teller {
                 crash: crash.clone(),
                 down: *down,
             },
+            // Where it goes on is no matter of the loop.
+            DaemonLifecycleSignal::PassedOver { .. } => return,
             DaemonLifecycleSignal::HealthChanged { health } => DaemonSignal::HealthChanged(health.clone()),
             DaemonLifecycleSignal::SaturationChanged { saturation } => match Share::new(*saturation) {
                 Some(share) => DaemonSignal::SaturationChanged(share),

@@ -130,8 +130,10 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     /// Whether a call was given up while it still runs: its daemon must not be called again.
     fn still_runs(error: &Self::Error) -> bool;
 
-    /// Whether nobody waits for a reply any more.
+    /// Whether nobody wants a reply any more, and the event need not be tried.
     fn is_abandoned(reply: &Self::Reply) -> bool;
+    /// Whether nobody ever waited: the event is tried until it takes effect or is passed over.
+    fn is_unattended(reply: &Self::Reply) -> bool;
     /// Answers those who wait, in order.
     fn settle(replies: Vec<(Self::Reply, EventKey, Settled<Self>)>);
 

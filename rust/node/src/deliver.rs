@@ -61,12 +61,7 @@ pub fn deliver<D: Daemon>(
 
 /// Decides about one event and calls `process` if it is new.
 pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
-    if let Some(reason) = entered.failure() {
-        return Begun::Done(Err(DeliverError::Failed(reason)));
-    }
-    if let Some(error) = entered.journal.as_ref().and_then(|journal| journal.lost())
-        && let Err(error) = resumption::bring_back(entered, error)
-    {
+    if let Some(error) = ready(entered) {
         return Begun::Done(Err(error));
     }
     let key = D::key(event);
@@ -89,17 +84,34 @@ pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) 
         }
         Admission::CallProcess => {}
     }
-    if keeps_log(entered) && (!entered.is_complete || entered.host.log_is_full()) {
-        match snapshot_inside(entered) {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Begun::Done(Err(DeliverError::SnapshotFailed(error))),
-            None => return Begun::Done(Err(DeliverError::Stale)),
-        }
+    if let Some(error) = make_room(entered) {
+        return Begun::Done(Err(error));
     }
     match entered.lend(|daemon| daemon.process(event)) {
         Some(Process::Done(outputs)) => Begun::Done(finish(entered, event, key, want, outputs)),
         Some(Process::Later(later)) => Begun::Later(key, later),
         None => Begun::Done(Err(DeliverError::Stale)),
+    }
+}
+
+/// Why user code cannot be called now, if it cannot. A daemon that is ahead of the store is brought back first.
+pub(crate) fn ready<D: Daemon>(entered: &mut Entered<D>) -> Option<DeliverError<D>> {
+    if let Some(reason) = entered.failure() {
+        return Some(DeliverError::Failed(reason));
+    }
+    let error = entered.journal.as_ref()?.lost()?;
+    resumption::bring_back(entered, error).err()
+}
+
+/// Takes a snapshot where one must be taken before one more input; the error if it fails.
+pub(crate) fn make_room<D: Daemon>(entered: &mut Entered<D>) -> Option<DeliverError<D>> {
+    if !keeps_log(entered) || entered.is_complete && !entered.host.log_is_full() {
+        return None;
+    }
+    match snapshot_inside(entered) {
+        Some(Ok(_)) => None,
+        Some(Err(error)) => Some(DeliverError::SnapshotFailed(error)),
+        None => Some(DeliverError::Stale),
     }
 }
 
@@ -113,6 +125,21 @@ pub fn finish<D: Daemon>(
     key: EventKey,
     want: Want,
     outputs: Outputs<D>,
+) -> Result<Delivered<D>, DeliverError<D>> {
+    finish_letter(entered, event, key, want, outputs, None)
+}
+
+/// As [`finish`]; an event that was the dead letter of this number is none any more once it took effect.
+///
+/// # Errors
+/// As [`finish`].
+pub(crate) fn finish_letter<D: Daemon>(
+    entered: &mut Entered<D>,
+    event: &D::Event,
+    key: EventKey,
+    want: Want,
+    outputs: Outputs<D>,
+    letter: Option<u64>,
 ) -> Result<Delivered<D>, DeliverError<D>> {
     if entered.slot().is_forced() {
         return Err(DeliverError::Stale);
@@ -149,6 +176,10 @@ pub fn finish<D: Daemon>(
         return Err(DeliverError::Exhausted);
     };
     let receipt = (want == Want::Receipt).then(|| inside.host.receipt(key));
+    if let Some(number) = letter {
+        inside.unlist(number);
+        drop(inside.take_letter(number));
+    }
     if let Some(journal) = &mut inside.journal {
         let (link, payload) = D::parts(event);
         journal.step(&Step {

@@ -14,6 +14,7 @@ use meshos_core::id::Origin;
 
 use crate::daemon::Daemon;
 use crate::inside::{Inside, Snapshot};
+use crate::letters::Letters;
 use crate::slot::SharedKey;
 
 /// Daemons kept.
@@ -33,6 +34,8 @@ pub struct Rest<D: Daemon> {
     pub newest: Option<Arc<Snapshot<D>>>,
     /// The inputs since.
     pub log: Vec<D::Event>,
+    /// Events that were passed over.
+    pub letters: Option<Box<Letters<D>>>,
     /// Whether the two lead to the position.
     pub is_complete: bool,
     /// Whether user code of the stopped instance may still run.
@@ -51,6 +54,7 @@ impl<D: Daemon> Rest<D> {
             config: *inside.host.config(),
             newest: inside.newest.take(),
             log: std::mem::take(&mut inside.log),
+            letters: inside.letters.take(),
             is_complete: inside.is_complete,
             is_running: inside.is_running,
             position: inside.host.position(),

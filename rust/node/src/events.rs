@@ -82,13 +82,15 @@ impl Presence {
     }
 }
 
-/// Counters of the observers of a registry, past and present.
+/// Counters of a registry: of its observers, past and present, and of events that nobody waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ObserverStats {
     /// Events that a full queue refused.
     pub dropped: u64,
     /// Calls that failed.
     pub errors: u64,
+    /// Posted events that did not take effect and are no dead letters either: their daemon was stopped or lost.
+    pub unheard: u64,
 }
 
 struct Line {
@@ -101,6 +103,7 @@ struct Line {
 struct Counters {
     dropped: AtomicU64,
     errors: AtomicU64,
+    unheard: AtomicU64,
 }
 
 impl Line {
@@ -263,6 +266,12 @@ impl Events {
         ObserverStats {
             dropped: self.counters.dropped.load(Ordering::Relaxed),
             errors: self.counters.errors.load(Ordering::Relaxed),
+            unheard: self.counters.unheard.load(Ordering::Relaxed),
         }
+    }
+
+    /// Counts posted events that came to nothing.
+    pub(crate) fn count_unheard(&self, events: u64) {
+        self.counters.unheard.fetch_add(events, Ordering::Relaxed);
     }
 }

@@ -11,6 +11,7 @@ use meshos_core::snapshot::SnapshotMeta;
 
 use crate::daemon::Daemon;
 use crate::journal::Journal;
+use crate::letters::Letters;
 
 /// A snapshot with the state as user code gave it.
 pub struct Snapshot<D: Daemon> {
@@ -85,6 +86,8 @@ pub struct Inside<D: Daemon> {
     pub checkpoints: Vec<Checkpoint>,
     /// What it did on its way to the store; `None`: nothing of it is kept.
     pub journal: Option<Box<Journal>>,
+    /// Events that were passed over; `None`: none.
+    pub letters: Option<Box<Letters<D>>>,
     /// Health and load as last told.
     pub told: (DaemonHealth, f64),
 }
@@ -104,6 +107,7 @@ impl<D: Daemon> Inside<D> {
             newest,
             checkpoints: Vec::new(),
             journal: None,
+            letters: None,
             told: (DaemonHealth::Healthy, 0.0),
         }
     }

@@ -30,6 +30,8 @@ pub struct Seen {
     pub steps_bytes: u64,
     /// Bytes of its outputs.
     pub outputs_bytes: u64,
+    /// Events that it passed over.
+    pub dead_letters: u64,
 }
 
 /// Looks at every daemon, ascending by entity.
@@ -58,6 +60,7 @@ fn daemon(store: &dyn Store, entity: EntityId, stored: Result<StoredDaemon, Deco
         snapshot_bytes: 0,
         steps_bytes: 0,
         outputs_bytes: 0,
+        dead_letters: 0,
     };
     let own = || KeyRange::beginning_with(entity.as_bytes());
     let mut rested = 0;
@@ -79,6 +82,7 @@ fn daemon(store: &dyn Store, entity: EntityId, stored: Result<StoredDaemon, Deco
     each(store, Table::Outputs, own(), |_, value| {
         seen.outputs_bytes += value.len() as u64
     })?;
+    each(store, Table::DeadLetters, own(), |_, _| seen.dead_letters += 1)?;
     seen.to_replay = seen.mark.step - rested;
     Ok(seen)
 }

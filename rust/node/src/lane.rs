@@ -4,10 +4,11 @@
 //! * A job is run by one lane at a time; whoever submits it again while it runs must make sure of that.
 //! * A lane is started when a job waits and none is idle, up to the bound; idle lanes stay.
 //! * Nothing is started before the first job.
+//! * A job for later is run by a lane that is idle then, or by the next one that is.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sync::{Condvar, Mutex};
 
@@ -24,6 +25,9 @@ pub type Surround = fn(&mut (dyn FnMut() + Send));
 
 struct State {
     queue: VecDeque<Arc<dyn Job>>,
+    /// Jobs for later, by when, and by the order in which they came.
+    later: BTreeMap<(Instant, u64), Arc<dyn Job>>,
+    put_off: u64,
     threads: usize,
     idle: usize,
     started: u64,
@@ -51,7 +55,7 @@ pub struct Lanes {
 pub struct LaneStats {
     /// Threads alive.
     pub threads: usize,
-    /// Jobs waiting for a lane.
+    /// Jobs waiting for a lane, or for their time.
     pub waiting: usize,
     /// Jobs that panicked.
     pub panics: u64,
@@ -63,6 +67,8 @@ impl Lanes {
     pub fn new(name: &'static str, threads_max: usize, surround: Surround) -> Self {
         let state = State {
             queue: VecDeque::new(),
+            later: BTreeMap::new(),
+            put_off: 0,
             threads: 0,
             idle: 0,
             started: 0,
@@ -90,7 +96,46 @@ impl Lanes {
         state.queue.push_back(job);
         if state.idle >= state.queue.len() {
             self.shared.work.notify_one();
-        } else if state.threads < self.shared.threads_max {
+            return true;
+        }
+        if self.man(&mut state) {
+            return true;
+        }
+        let refused = state.queue.pop_back();
+        drop(state);
+        drop(refused);
+        false
+    }
+
+    /// Queues a job that is run at `at`, or as soon after it as a lane is idle; `false` when the pool was stopped.
+    pub fn submit_at(&self, at: Instant, job: Arc<dyn Job>) -> bool {
+        let mut state = self.shared.state.lock();
+        if state.stopping {
+            return false;
+        }
+        state.put_off += 1;
+        let place = (at, state.put_off);
+        let is_first = state.later.first_key_value().is_none_or(|(first, _)| place < *first);
+        state.later.insert(place, job);
+        if state.idle > 0 {
+            if is_first {
+                // Whoever waits for what comes later waits no longer than until this.
+                self.shared.work.notify_one();
+            }
+            return true;
+        }
+        if self.man(&mut state) {
+            return true;
+        }
+        let refused = state.later.remove(&place);
+        drop(state);
+        drop(refused);
+        false
+    }
+
+    /// Starts one more lane, if there may be one; `false`: there is none at all.
+    fn man(&self, state: &mut State) -> bool {
+        if state.threads < self.shared.threads_max {
             state.threads += 1;
             state.started += 1;
             let shared = Arc::clone(&self.shared);
@@ -104,12 +149,7 @@ impl Lanes {
             if spawned.is_err() {
                 // The system has no thread to give: the lanes there are will take the job.
                 state.threads -= 1;
-                if state.threads == 0 {
-                    let refused = state.queue.pop_back();
-                    drop(state);
-                    drop(refused);
-                    return false;
-                }
+                return state.threads > 0;
             }
         } else {
             self.shared.work.notify_one();
@@ -122,7 +162,7 @@ impl Lanes {
         let deadline = Deadline::after(timeout);
         let mut state = self.shared.state.lock();
         state.stopping = true;
-        let dropped = std::mem::take(&mut state.queue);
+        let dropped = (std::mem::take(&mut state.queue), std::mem::take(&mut state.later));
         self.shared.work.notify_all();
         while state.threads > 0 && !deadline.passed() {
             state = self.shared.ended.wait_until(state, deadline.slice());
@@ -139,7 +179,7 @@ impl Lanes {
         let state = self.shared.state.lock();
         LaneStats {
             threads: state.threads,
-            waiting: state.queue.len(),
+            waiting: state.queue.len() + state.later.len(),
             panics: state.panics,
         }
     }
@@ -161,11 +201,24 @@ impl Shared {
             if state.stopping {
                 return None;
             }
-            if let Some(job) = state.queue.pop_front() {
-                return Some(job);
+            let due = state.later.first_key_value().map(|((at, _), _)| *at);
+            let job = if due.is_some_and(|due| due <= Instant::now()) {
+                state.later.pop_first().map(|(_, job)| job)
+            } else {
+                state.queue.pop_front()
+            };
+            if job.is_some() {
+                if !state.later.is_empty() && state.idle > 0 {
+                    // Another one looks out for the next time.
+                    self.work.notify_one();
+                }
+                return job;
             }
             state.idle += 1;
-            state = self.work.wait(state);
+            state = match due {
+                Some(due) => self.work.wait_until(state, due),
+                None => self.work.wait(state),
+            };
             state.idle -= 1;
         }
     }
@@ -226,6 +279,37 @@ mod tests {
         done.wait();
         assert_eq!(lanes.stats().panics, 1);
         assert!(lanes.stop(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_job_for_later_is_run_then_and_in_its_turn() {
+        let lanes = Lanes::new("test-lane", 1, plain);
+        let (told, hears) = std::sync::mpsc::channel();
+        let started = Instant::now();
+        for (name, millis) in [("second", 40), ("first", 20), ("at once", 0)] {
+            let told = told.clone();
+            let at = started + Duration::from_millis(millis);
+            assert!(lanes.submit_at(
+                at,
+                Arc::new(Call(move || told.send((name, Instant::now())).expect("the test waits")))
+            ));
+        }
+        for (expected, millis) in [("at once", 0), ("first", 20), ("second", 40)] {
+            let (name, at) = hears.recv_timeout(Duration::from_secs(10)).expect("a lane runs it");
+            assert_eq!(name, expected);
+            assert!(at >= started + Duration::from_millis(millis), "{name} ran too early");
+        }
+        let told = told.clone();
+        assert!(lanes.submit_at(
+            Instant::now() + Duration::from_secs(3600),
+            Arc::new(Call(move || {
+                told.send(("never", Instant::now())).expect("the test waits")
+            }))
+        ));
+        assert!(
+            lanes.stop(Duration::from_secs(10)),
+            "what is for later holds up no stop"
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod keys;
 pub mod daemon;
 pub mod lane;
+pub mod letters;
 pub mod events;
 pub mod journal;
 pub mod inside;

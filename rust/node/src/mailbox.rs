@@ -5,14 +5,17 @@
 //! * Bounded in events and bytes; what does not fit is refused, never dropped.
 //! * A lane works on one mailbox at a time, in batches, and answers a batch at once.
 //! * While user code waits to be started again the mail waits too.
+//! * An event that nobody waits for is tried again when it fails, later each time, and passed over in the end. What its
+//!   sender sent after it waits for that; what others sent does not.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
+use meshos_core::attempts::{self, Next};
 use meshos_core::config::Durability;
 use meshos_core::control::DaemonControl;
 use meshos_core::gate::{self, Gate, Refusal, Signal};
@@ -23,7 +26,9 @@ use meshos_core::store::StoreError;
 use crate::controls::Controls;
 use crate::daemon::{Daemon, DeliverError, Outputs, Settled};
 use crate::deliver::{self, Begun, Want};
+use crate::journal::Commit;
 use crate::lane::{Job, Lanes};
+use crate::letters;
 use crate::slot::{Cell, EnterError, Entered, Slot};
 
 /// Events that may wait for one daemon.
@@ -63,12 +68,25 @@ pub enum Letter<D: Daemon> {
 
 struct Mail<D: Daemon> {
     letter: Written<D>,
+    sent: Sent<D>,
+}
+
+/// Everything of a mailed event but the event.
+struct Sent<D: Daemon> {
     key: EventKey,
     bytes: u64,
     want: Want,
     reply: D::Reply,
     /// Events of one group stop at the first that fails.
     group: Option<Arc<AtomicBool>>,
+    /// Tries that failed.
+    failed: u32,
+}
+
+/// What waits behind an event that failed, which is the first of it.
+struct Stalled<D: Daemon> {
+    due: Instant,
+    mail: VecDeque<Mail<D>>,
 }
 
 enum Written<D: Daemon> {
@@ -82,7 +100,17 @@ type Replies<D> = Vec<(<D as Daemon>::Reply, EventKey, Settled<D>)>;
 /// The events and controls that wait.
 pub(crate) struct Mailbox<D: Daemon> {
     queue: VecDeque<Mail<D>>,
+    /// By origin and stream.
+    stalled: BTreeMap<(Origin, u64), Stalled<D>>,
+    /// When a lane looks at what is stalled, if one was told to.
+    alarm: Option<Instant>,
+    /// Events in `queue` and `stalled`, and their bytes.
+    events: usize,
     bytes: u64,
+    /// Events that nobody waits for and that took effect, until the commit that has them is kept.
+    unsettled: VecDeque<(Arc<Commit>, Mail<D>)>,
+    /// A commit failed that had some of those.
+    revisit: bool,
     controls: Controls,
     lanes: Lanes,
     /// A lane has it, or is about to.
@@ -104,11 +132,80 @@ impl<D: Daemon> Mailbox<D> {
     fn on(lanes: &Lanes) -> Box<Self> {
         Box::new(Self {
             queue: VecDeque::new(),
+            stalled: BTreeMap::new(),
+            alarm: None,
+            events: 0,
             bytes: 0,
+            unsettled: VecDeque::new(),
+            revisit: false,
             controls: Controls::default(),
             lanes: lanes.clone(),
             scheduled: false,
         })
+    }
+
+    /// When something stalled is to be tried next.
+    fn due(&self) -> Option<Instant> {
+        self.stalled.values().map(|stalled| stalled.due).min()
+    }
+
+    /// Takes the next event that may be tried now.
+    fn next(&mut self, now: Instant) -> Option<Mail<D>> {
+        let due = self.stalled.iter_mut().find(|(_, stalled)| stalled.due <= now);
+        if let Some((key, stalled)) = due {
+            let key = *key;
+            let mail = stalled.mail.pop_front();
+            // What waits behind it is next in line, unless it fails again.
+            let behind = self.stalled.remove(&key).map(|stalled| stalled.mail);
+            for after in behind.into_iter().flatten().rev() {
+                self.queue.push_front(after);
+            }
+            return mail.inspect(|mail| self.took(mail));
+        }
+        loop {
+            let mail = self.queue.pop_front()?;
+            if self.stalled.is_empty() {
+                self.took(&mail);
+                return Some(mail);
+            }
+            match self.stalled.get_mut(&(mail.sent.key.origin, mail.sent.key.stream)) {
+                Some(stalled) => stalled.mail.push_back(mail),
+                None => {
+                    self.took(&mail);
+                    return Some(mail);
+                }
+            }
+        }
+    }
+
+    fn took(&mut self, mail: &Mail<D>) {
+        self.events -= 1;
+        self.bytes -= mail.sent.bytes;
+    }
+
+    /// Takes any event, whether it may be tried or not.
+    fn any(&mut self) -> Option<Mail<D>> {
+        let mail = self.queue.pop_front().or_else(|| {
+            let mut first = self.stalled.first_entry()?;
+            let mail = first.get_mut().mail.pop_front();
+            if first.get().mail.is_empty() {
+                first.remove();
+            }
+            mail
+        });
+        mail.inspect(|mail| self.took(mail))
+    }
+
+    /// Puts an event back that is to be tried again, before what its sender sent after it.
+    fn stall(&mut self, mail: Mail<D>, due: Instant) {
+        self.events += 1;
+        self.bytes += mail.sent.bytes;
+        let stalled = Stalled {
+            due,
+            mail: VecDeque::from([mail]),
+        };
+        let key = &stalled.mail[0].sent.key;
+        self.stalled.insert((key.origin, key.stream), stalled);
     }
 }
 
@@ -136,7 +233,7 @@ impl<D: Daemon> Slot<D> {
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
         // One event always fits: a payload above the bound must not wait for ever.
-        if mailbox.queue.len() >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && !mailbox.queue.is_empty()) {
+        if mailbox.events >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && mailbox.events > 0) {
             return Err((PostError::Full, reply));
         }
         let (letter, key) = match letter {
@@ -157,22 +254,24 @@ impl<D: Daemon> Slot<D> {
                 )
             }
         };
-        mailbox.queue.push_back(Mail {
-            letter,
+        let sent = Sent {
             key,
             bytes,
             want,
             reply,
             group,
-        });
+            failed: 0,
+        };
+        mailbox.queue.push_back(Mail { letter, sent });
+        mailbox.events += 1;
         mailbox.bytes += bytes;
         if !matches!(cell.gate, Gate::Busy | Gate::Down) {
             self.schedule(&mut cell);
             let mailbox = cell.mailbox.as_mut().expect("just used");
             if !mailbox.scheduled {
                 let mail = mailbox.queue.pop_back().expect("just queued");
-                mailbox.bytes -= bytes;
-                return Err((PostError::Closed, mail.reply));
+                mailbox.took(&mail);
+                return Err((PostError::Closed, mail.sent.reply));
             }
         }
         Ok(key.sequence)
@@ -212,20 +311,142 @@ impl<D: Daemon> Slot<D> {
     /// Gives the mailbox to a lane, if something waits in it and no lane has it.
     pub(crate) fn schedule(self: &Arc<Self>, cell: &mut Cell<D>) {
         let works = matches!(cell.gate, Gate::Active | Gate::Busy);
-        if let Some(mailbox) = &mut cell.mailbox
-            && !mailbox.scheduled
-            && (!mailbox.queue.is_empty() || works && !mailbox.controls.is_empty())
-        {
+        let stays = works || cell.gate == Gate::Down;
+        let Some(mailbox) = &mut cell.mailbox else { return };
+        if mailbox.scheduled {
+            return;
+        }
+        let due = mailbox.due();
+        // Who is closed or lost answers everything that waits.
+        let is_due = due.is_some_and(|due| !stays || due <= Instant::now());
+        if !mailbox.queue.is_empty() || is_due || works && mailbox.revisit || works && !mailbox.controls.is_empty() {
             mailbox.scheduled = mailbox.lanes.submit(Arc::clone(self) as Arc<dyn Job>);
+        } else if let Some(due) = due
+            && mailbox.alarm.is_none_or(|alarm| due < alarm)
+            && mailbox.lanes.submit_at(due, Arc::new(Alarm(Arc::clone(self))))
+        {
+            mailbox.alarm = Some(due);
         }
     }
 
     fn next_mail(&self) -> Option<Mail<D>> {
         let mut cell = self.cell.lock();
         let mailbox = cell.mailbox.as_mut()?;
-        let mail = mailbox.queue.pop_front()?;
-        mailbox.bytes -= mail.bytes;
-        Some(mail)
+        let now = if mailbox.stalled.is_empty() {
+            None
+        } else {
+            Some(Instant::now())
+        };
+        mailbox.next(now.unwrap_or_else(Instant::now))
+    }
+
+    fn any_mail(&self) -> Option<Mail<D>> {
+        self.cell.lock().mailbox.as_mut()?.any()
+    }
+
+    /// Has an event tried again that failed while nobody waits for it, or passes it over; gives back what neither can be
+    /// done with. What was passed over is `unattended` until that is kept.
+    fn failed(
+        &self,
+        entered: &mut Entered<D>,
+        event: D::Event,
+        mut sent: Sent<D>,
+        error: DeliverError<D>,
+        unattended: &mut Vec<Mail<D>>,
+    ) -> Option<(D::Reply, EventKey, Settled<D>)> {
+        let wait = match &error {
+            DeliverError::Raised(raised) | DeliverError::SnapshotFailed(raised) => {
+                if D::never_ran(raised) || !entered.is_present() {
+                    attempts::WAIT_FIRST
+                } else {
+                    sent.failed = sent.failed.saturating_add(1);
+                    let attempts_max = entered.host.config().attempts_max;
+                    match attempts::after(sent.failed, attempts_max, &entered.letters_held(), sent.bytes) {
+                        Next::Retry(wait) => wait,
+                        Next::PassOver => {
+                            letters::pass_over(entered, &event, sent.key, sent.failed, raised);
+                            sent.failed -= 1;
+                            let letter = Written::Event(event);
+                            unattended.push(Mail { letter, sent });
+                            return None;
+                        }
+                    }
+                }
+            }
+            // The store has no room for the moment.
+            DeliverError::NotKept(_) => attempts::WAIT_MAX,
+            _ => return Some((sent.reply, sent.key, Err(error))),
+        };
+        let mut cell = self.cell.lock();
+        let mailbox = cell.mailbox.as_mut().expect("mail comes out of a mailbox");
+        let letter = Written::Event(event);
+        mailbox.stall(Mail { letter, sent }, Instant::now() + wait);
+        None
+    }
+
+    /// Has those events tried again that nobody waits for and that a failed commit has not kept. Called when the daemon
+    /// was brought back to where it was before them.
+    pub(crate) fn restall(&self) {
+        let mut cell = self.cell.lock();
+        let Some(mailbox) = &mut cell.mailbox else { return };
+        let now = Instant::now();
+        for (commit, mail) in std::mem::take(&mut mailbox.unsettled).into_iter().rev() {
+            if commit.outcome() == Some(Ok(())) {
+                continue;
+            }
+            mailbox.events += 1;
+            mailbox.bytes += mail.sent.bytes;
+            let key = (mail.sent.key.origin, mail.sent.key.stream);
+            let stalled = mailbox.stalled.entry(key).or_insert_with(|| Stalled {
+                due: now,
+                mail: VecDeque::new(),
+            });
+            stalled.due = now;
+            stalled.mail.push_front(mail);
+        }
+    }
+
+    /// Looks after what a failed commit has not kept, though nothing else is to be done.
+    fn revisit(self: &Arc<Self>) {
+        let mut cell = self.cell.lock();
+        if let Some(mailbox) = &mut cell.mailbox {
+            mailbox.revisit = true;
+        }
+        if cell.gate == Gate::Active {
+            self.schedule(&mut cell);
+        }
+    }
+
+    fn takes_revisit(&self) -> bool {
+        let mut cell = self.cell.lock();
+        let mailbox = cell.mailbox.as_mut();
+        mailbox.is_some_and(|mailbox| std::mem::take(&mut mailbox.revisit))
+    }
+
+    /// Keeps those until `commit` is kept, and lets those go that an earlier one has.
+    fn unsettle(self: &Arc<Self>, commit: &Arc<Commit>, unattended: Vec<Mail<D>>) {
+        if unattended.is_empty() {
+            return;
+        }
+        let mut cell = self.cell.lock();
+        let Some(mailbox) = &mut cell.mailbox else { return };
+        let kept = |(commit, _): &(Arc<Commit>, Mail<D>)| commit.outcome() == Some(Ok(()));
+        let settled = mailbox.unsettled.iter().take_while(|unsettled| kept(unsettled)).count();
+        let settled: Vec<_> = mailbox.unsettled.drain(..settled).collect();
+        mailbox
+            .unsettled
+            .extend(unattended.into_iter().map(|mail| (Arc::clone(commit), mail)));
+        drop(cell);
+        // User objects end outside the lock.
+        drop(settled);
+        let slot = Arc::downgrade(self);
+        commit.then(Box::new(move |outcome| {
+            if outcome.is_err()
+                && let Some(slot) = slot.upgrade()
+            {
+                slot.revisit();
+            }
+        }));
     }
 
     /// Ends the turn of a lane: the mailbox may be scheduled again.
@@ -242,12 +463,20 @@ impl<D: Daemon> Slot<D> {
 
     /// Answers everything that waits with an error.
     pub(crate) fn refuse_all(&self, error: impl Fn() -> DeliverError<D>) {
-        let mut replies = Vec::new();
-        while let Some(mail) = self.next_mail() {
-            replies.push((mail.reply, mail.key, Err(error())));
+        let (mut replies, mut unheard) = (Vec::new(), 0);
+        while let Some(mail) = self.any_mail() {
+            unheard += u64::from(D::is_unattended(&mail.sent.reply));
+            replies.push((mail.sent.reply, mail.sent.key, Err(error())));
         }
+        self.count_unheard(unheard);
         if !replies.is_empty() {
             D::settle(replies);
+        }
+    }
+
+    fn count_unheard(&self, events: u64) {
+        if let Some(registry) = self.events() {
+            registry.count_unheard(events);
         }
     }
 
@@ -277,29 +506,36 @@ impl<D: Daemon> Slot<D> {
     /// Works on what waits until the batch is full, user code goes elsewhere, or nothing is left.
     fn batch(self: &Arc<Self>, mut entered: Entered<D>, mut replies: Replies<D>) {
         let started = Instant::now();
+        let mut unattended = Vec::new();
         let present = self.give_controls(&mut entered);
+        if present && self.takes_revisit() && entered.is_open() {
+            // If it does not come back, who waits for it is told so.
+            let _ = deliver::ready(&mut entered);
+        }
         while present
             && replies.len() < BATCH_MAX
             && entered.is_open()
             && !matches!(self.gate(), Gate::Stopping)
             && (replies.is_empty() || started.elapsed() < BATCH_TIME)
         {
-            let Some(mail) = self.next_mail() else { break };
-            if D::is_abandoned(&mail.reply) {
-                continue;
-            }
-            if mail.group.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed)) {
-                replies.push((mail.reply, mail.key, Err(DeliverError::Skipped)));
-                continue;
-            }
-            let event = match mail.letter {
-                Written::Event(event) => event,
-                Written::Draft(draft) => D::numbered(draft, mail.key),
+            let Some(Mail { letter, sent }) = self.next_mail() else {
+                break;
             };
-            match deliver::begin(&mut entered, &event, mail.want) {
-                Begun::Done(outcome) => replies.push(answer(mail.reply, mail.key, mail.group.as_ref(), outcome)),
+            if D::is_abandoned(&sent.reply) {
+                continue;
+            }
+            if sent.group.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed)) {
+                replies.push((sent.reply, sent.key, Err(DeliverError::Skipped)));
+                continue;
+            }
+            let event = match letter {
+                Written::Event(event) => event,
+                Written::Draft(draft) => D::numbered(draft, sent.key),
+            };
+            match deliver::begin(&mut entered, &event, sent.want) {
+                Begun::Done(outcome) => self.done(&mut entered, event, sent, outcome, &mut replies, &mut unattended),
                 Begun::Later(key, later) => {
-                    self.settle(&mut entered, std::mem::take(&mut replies));
+                    self.settle(&mut entered, std::mem::take(&mut replies), unattended);
                     let daemon = Arc::clone(&entered.daemon);
                     if self.is_supervised() {
                         entered.park();
@@ -308,16 +544,14 @@ impl<D: Daemon> Slot<D> {
                         entered,
                         event,
                         key,
-                        want: mail.want,
-                        reply: mail.reply,
-                        group: mail.group,
+                        sent,
                     };
                     daemon.on_done(later, Box::new(move |outputs| call.resume(outputs)));
                     return;
                 }
             }
         }
-        let held = self.hold(&mut entered, replies);
+        let held = self.hold(&mut entered, replies, unattended);
         drop(entered);
         if let Some(replies) = held {
             D::settle(replies);
@@ -325,15 +559,50 @@ impl<D: Daemon> Slot<D> {
         self.end_turn();
     }
 
-    fn settle(self: &Arc<Self>, entered: &mut Entered<D>, replies: Replies<D>) {
-        if let Some(replies) = self.hold(entered, replies) {
+    /// Notes what came of an event.
+    fn done(
+        &self,
+        entered: &mut Entered<D>,
+        event: D::Event,
+        sent: Sent<D>,
+        outcome: Settled<D>,
+        replies: &mut Replies<D>,
+        unattended: &mut Vec<Mail<D>>,
+    ) {
+        if !D::is_unattended(&sent.reply) {
+            replies.push(answer(sent, outcome));
+            return;
+        }
+        match outcome {
+            Err(error) => {
+                if self.failed(entered, event, sent, error, unattended).is_some() {
+                    self.count_unheard(1);
+                }
+            }
+            Ok(_) => {
+                let letter = Written::Event(event);
+                unattended.push(Mail { letter, sent });
+            }
+        }
+    }
+
+    fn settle(self: &Arc<Self>, entered: &mut Entered<D>, replies: Replies<D>, unattended: Vec<Mail<D>>) {
+        if let Some(replies) = self.hold(entered, replies, unattended) {
             D::settle(replies);
         }
     }
 
     /// Has those who wait answered once what was done is kept; gives the answers back that need not wait for that.
-    fn hold(self: &Arc<Self>, entered: &mut Entered<D>, replies: Replies<D>) -> Option<Replies<D>> {
+    fn hold(
+        self: &Arc<Self>,
+        entered: &mut Entered<D>,
+        replies: Replies<D>,
+        unattended: Vec<Mail<D>>,
+    ) -> Option<Replies<D>> {
         let commit = deliver::submit(entered);
+        if let Some(commit) = &commit {
+            self.unsettle(commit, unattended);
+        }
         if replies.is_empty() {
             return None;
         }
@@ -393,18 +662,29 @@ impl<D: Daemon> Job for Slot<D> {
     }
 }
 
-fn answer<D: Daemon>(
-    reply: D::Reply,
-    key: EventKey,
-    group: Option<&Arc<AtomicBool>>,
-    outcome: Settled<D>,
-) -> (D::Reply, EventKey, Settled<D>) {
+/// Looks at what is stalled when something of it is due.
+struct Alarm<D: Daemon>(Arc<Slot<D>>);
+
+impl<D: Daemon> Job for Alarm<D> {
+    fn run(self: Arc<Self>) {
+        let mut cell = self.0.cell.lock();
+        if let Some(mailbox) = &mut cell.mailbox {
+            mailbox.alarm = None;
+        }
+        // Whoever is inside schedules it when they leave.
+        if cell.gate != Gate::Busy {
+            self.0.schedule(&mut cell);
+        }
+    }
+}
+
+fn answer<D: Daemon>(sent: Sent<D>, outcome: Settled<D>) -> (D::Reply, EventKey, Settled<D>) {
     if outcome.is_err()
-        && let Some(failed) = group
+        && let Some(failed) = &sent.group
     {
         failed.store(true, Ordering::Relaxed);
     }
-    (reply, key, outcome)
+    (sent.reply, sent.key, outcome)
 }
 
 /// A mailed event whose coroutine runs.
@@ -412,9 +692,7 @@ struct Call<D: Daemon> {
     entered: Entered<D>,
     event: D::Event,
     key: EventKey,
-    want: Want,
-    reply: D::Reply,
-    group: Option<Arc<AtomicBool>>,
+    sent: Sent<D>,
 }
 
 impl<D: Daemon> Call<D> {
@@ -432,14 +710,22 @@ impl<D: Daemon> Call<D> {
             }
             return;
         }
-        let outcome = deliver::finish(&mut self.entered, &self.event, self.key, self.want, outputs);
+        let outcome = deliver::finish(&mut self.entered, &self.event, self.key, self.sent.want, outputs);
         self.end(outcome);
     }
 
     fn end(mut self, outcome: Settled<D>) {
         let slot = Arc::clone(self.entered.slot());
-        let replies = vec![answer(self.reply, self.key, self.group.as_ref(), outcome)];
-        let held = slot.hold(&mut self.entered, replies);
+        let (mut replies, mut unattended) = (Vec::new(), Vec::new());
+        slot.done(
+            &mut self.entered,
+            self.event,
+            self.sent,
+            outcome,
+            &mut replies,
+            &mut unattended,
+        );
+        let held = slot.hold(&mut self.entered, replies, unattended);
         drop(self.entered);
         if let Some(replies) = held {
             D::settle(replies);
@@ -455,7 +741,7 @@ impl<D: Daemon> Job for Resumption<D> {
         let taken = self.0.lock().take();
         if let Some((mut call, outputs)) = taken {
             D::batch(|| {
-                let outcome = deliver::finish(&mut call.entered, &call.event, call.key, call.want, outputs);
+                let outcome = deliver::finish(&mut call.entered, &call.event, call.key, call.sent.want, outputs);
                 call.end(outcome);
             });
         }

@@ -10,7 +10,8 @@ use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::codec::DecodeError;
 use meshos_core::config::DaemonHostConfig;
-use meshos_core::host::{Few, Host};
+use meshos_core::dead_letter::DeadLetter;
+use meshos_core::host::Host;
 use meshos_core::id::EntityId;
 use meshos_core::ingress::EventKey;
 use meshos_core::journal::{self as core_journal, Mark, Outcome, SnapshotRow, Step};
@@ -18,13 +19,14 @@ use meshos_core::resumption::{self as plan, Divergence, Place, Replay};
 use meshos_core::retention::OutputsHeld;
 use meshos_core::rows::{KeyRange, Table, entity_key, of_entity_key};
 use meshos_core::snapshot;
-use meshos_core::store::{Store, StoreError};
+use meshos_core::store::{Damage, Store, StoreError};
 use meshos_core::stored::StoredDaemon;
 
 use crate::daemon::{Daemon, DeliverError, Process};
 use crate::inside::{Inside, Snapshot};
 use crate::journal::{Journal, Rows};
 use crate::leave::Entered;
+use crate::letters::{Letter, Letters};
 
 /// Rows read at once.
 const PAGE: usize = 1024;
@@ -231,6 +233,7 @@ pub fn resume<D: Daemon>(
         inside.host = inside.host.certified(certificate);
     }
     inside.checkpoints = checkpoints;
+    inside.letters = letters(&*store, &entity)?;
     inside.is_complete = inside.newest.is_some();
     let position = inside.host.position();
     let report = Report {
@@ -244,6 +247,29 @@ pub fn resume<D: Daemon>(
     let journal = Journal::after(entity, store, stored, *replay.mark(), inside.host.epoch(), rows);
     inside.journal = Some(Box::new(journal));
     Ok((inside, report))
+}
+
+fn letters<D: Daemon>(store: &dyn Store, entity: &EntityId) -> Result<Option<Box<Letters<D>>>, ResumeFailed<D>> {
+    let (mut letters, mut bad) = (None::<Box<Letters<D>>>, None);
+    each_row(
+        store,
+        Table::DeadLetters,
+        entity,
+        |number, value| match DeadLetter::decode(value) {
+            Ok(row) => letters.get_or_insert_default().put(number, Letter::read(&row)),
+            Err(error) => bad = bad.or(Some((number, error))),
+        },
+    )?;
+    match bad {
+        None => Ok(letters),
+        Some((number, error)) => Err(StoreError::Damaged(Damage::Row {
+            table: Table::DeadLetters,
+            entity: *entity,
+            number,
+            error,
+        })
+        .into()),
+    }
 }
 
 fn whole_snapshot<D: Daemon>(store: &dyn Store, entity: &EntityId, row: &SnapshotRow) -> Option<Arc<Snapshot<D>>> {
@@ -299,7 +325,12 @@ fn take_again<D: Daemon>(
         sequence: step.link.sequence,
     };
     let outputs = match step.outcome {
-        Outcome::PassedOver => Few::new(),
+        Outcome::PassedOver => {
+            inside.host.passed_over(key);
+            return replay
+                .emitted(place, step, 0, inside.host.position().digest)
+                .map_err(ResumeFailed::Diverged);
+        }
         Outcome::Processed => match inside.daemon.process(&event) {
             Process::Done(outputs) => outputs,
             Process::Later(later) => inside.daemon.wait(later),
@@ -361,6 +392,7 @@ pub(crate) fn bring_back<D: Daemon>(entered: &mut Entered<D>, error: StoreError)
             inside.checkpoints = std::mem::take(&mut entered.checkpoints);
             inside.host.restarted();
             **entered = inside;
+            entered.slot().restall();
             Ok(())
         }
         Err(failed) => {

@@ -342,7 +342,9 @@ impl<D: Daemon> Runtime<D> {
             journal.declare(true);
         }
         Self::first_commit(&mut inside)?;
-        self.spawned(key, inside).map(|slot| (slot, report))
+        let slot = self.spawned(key, inside)?;
+        slot.retry_marked(&self.lanes);
+        Ok((slot, report))
     }
 
     /// What the store has of the daemons of this node, ascending by entity. A row that cannot be read is an error of its

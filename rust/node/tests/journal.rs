@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::{Event, Sum, Switches, key, lanes, never};
 use meshos_core::config::{DaemonHostConfig, Durability, OnError};
+use meshos_core::dead_letter::DeadLetter;
 use meshos_core::digest::Digest;
 use meshos_core::identity::Keypair;
 use meshos_core::rows::{KeyRange, Table};
@@ -21,6 +22,7 @@ use meshos_node::clock::Deadline;
 use meshos_node::daemon::{DeliverError, Settled};
 use meshos_node::deliver::{self, Want};
 use meshos_node::journal::{SharedStore, Stores, Waited};
+use meshos_node::letters;
 use meshos_node::mailbox::Letter;
 use meshos_node::resumption::{Report, ResumeFailed};
 use meshos_node::runtime::{Runtime, SpawnError};
@@ -288,7 +290,7 @@ fn nobody_is_answered_before_it_is_kept() {
         node.runtime.sender(),
         event,
         Want::Receipt,
-        reply,
+        Some(reply),
         None,
     )
     .map_err(|(error, _)| error)
@@ -340,6 +342,171 @@ fn a_full_disk_refuses_and_when_there_is_space_the_daemon_goes_on_from_what_was_
     assert_eq!((slot.view().head.sequence, total(&slot)), (2, 6));
 }
 
+/// Mails an event that nobody waits for.
+fn post(node: &Node, slot: &Arc<Slot<Sum>>, sequence: u64, payload: &[u8]) {
+    let event = Letter::Event(Event::outside(7, sequence, payload));
+    let posted = slot.post(
+        node.runtime.lanes(),
+        node.runtime.sender(),
+        event,
+        Want::Receipt,
+        None,
+        None,
+    );
+    posted.map_err(|(error, _)| error).expect("room");
+}
+
+fn letters(slot: &Arc<Slot<Sum>>) -> Vec<(u64, u64, u32)> {
+    let look = |inside: &meshos_node::inside::Inside<Sum>| {
+        let letters = inside.letters.iter().flat_map(|letters| letters.iter());
+        letters
+            .map(|(number, letter)| (number, letter.key.sequence, letter.attempts))
+            .collect()
+    };
+    slot.peek(look).unwrap_or_default()
+}
+
+fn retry(slot: &Arc<Slot<Sum>>, number: u64) -> bool {
+    let mut entered = slot.enter(Deadline::never(), &mut never).expect("it runs");
+    let tried = letters::retry(&mut entered, number, None).expect("it is there");
+    let commit = deliver::submit(&mut entered);
+    drop(entered);
+    if let Some(commit) = commit {
+        assert_eq!(commit.wait(Deadline::never(), &mut never), Waited::Settled(Ok(())));
+    }
+    tried.is_ok()
+}
+
+fn twice() -> DaemonHostConfig {
+    DaemonHostConfig {
+        attempts_max: 2,
+        on_error: OnError::Restore,
+        ..journal()
+    }
+}
+
+#[test]
+fn what_was_passed_over_stays_so_after_a_kill_and_may_be_tried_again() {
+    let node = Node::new();
+    let slot = node.spawn(twice());
+    post(&node, &slot, 1, b"raise");
+    post(&node, &slot, 2, b"abc");
+    common::until(|| slot.view().stats.events_processed == 1);
+    assert_eq!(letters(&slot), [(1, 1, 2)]);
+    let stats = slot.view().stats;
+    assert_eq!((stats.errors, stats.dead_letters), (2, 1));
+    drop(slot);
+    let node = node.killed();
+    let (slot, report) = node.resume();
+    assert_eq!((letters(&slot), report.replayed), (vec![(1, 1, 2)], 2));
+    assert_eq!(slot.view().stats.dead_letters, 1);
+    assert!(!retry(&slot, 1), "it raises still");
+    assert_eq!(letters(&slot), [(1, 1, 3)]);
+    // Whoever sends it again hears that it is behind the cursor.
+    assert!(
+        send(&slot, 1, b"raise")
+            .err()
+            .is_some_and(|error| error.contains("Unknown"))
+    );
+    drop(slot);
+    let (slot, _) = node.killed().resume();
+    assert_eq!(letters(&slot), [(1, 1, 3)]);
+}
+
+#[test]
+fn a_letter_that_takes_effect_does_so_once_and_out_of_its_order() {
+    let node = Node::new();
+    let slot = node.spawn(twice());
+    node.switches.fails.store(2, Ordering::SeqCst);
+    post(&node, &slot, 1, b"fails");
+    post(&node, &slot, 2, b"abc");
+    common::until(|| slot.view().stats.events_processed == 1);
+    assert!(retry(&slot, 1));
+    assert_eq!((letters(&slot), total(&slot)), (vec![], 8));
+    assert_eq!((slot.view().head.sequence, slot.view().stats.events_processed), (2, 2));
+    // Its receipt is kept, as that of any event.
+    assert_eq!(send(&slot, 1, b"fails").map(|outputs| outputs.len()), Ok(0));
+    drop(slot);
+    let node = node.killed();
+    let (slot, report) = node.resume();
+    assert_eq!((letters(&slot), total(&slot), report.replayed), (vec![], 8, 3));
+    assert_eq!(slot.view().head.sequence, 2);
+}
+
+#[test]
+fn what_nobody_waits_for_is_not_lost_when_a_commit_fails() {
+    let node = Node::new();
+    let slot = node.spawn(twice());
+    node.disk.lock().is_full = true;
+    post(&node, &slot, 1, b"abc");
+    post(&node, &slot, 2, b"raise");
+    post(&node, &slot, 3, b"de");
+    common::until(|| node.disk.lock().term > 3);
+    node.disk.lock().is_full = false;
+    common::until(|| slot.view().stats.events_processed == 2 && letters(&slot) == [(1, 2, 2)]);
+    assert_eq!(total(&slot), 5);
+    drop(slot);
+    let (slot, _) = node.killed().resume();
+    assert_eq!((total(&slot), letters(&slot)), (5, vec![(1, 2, 2)]));
+}
+
+#[test]
+fn a_letter_that_was_marked_is_tried_when_its_daemon_comes_back() {
+    let node = Node::new();
+    let slot = node.spawn(twice());
+    node.switches.fails.store(2, Ordering::SeqCst);
+    post(&node, &slot, 1, b"fails");
+    common::until(|| letters(&slot) == [(1, 1, 2)]);
+    drop(slot);
+    let node = node.killed();
+    let mark = || {
+        let mut disk = node.disk.lock();
+        let rows = disk.page(Table::DeadLetters, &KeyRange::all(), 9).expect("readable");
+        let letter = DeadLetter::decode(&rows[0].1).expect("written by us");
+        let entity = key(1).lock().entity_id();
+        let change = DeadLetter { retry: true, ..letter }.write(&entity, 1);
+        let term = disk.term();
+        let batch = Batch {
+            term,
+            writes: vec![change],
+        };
+        disk.submit(batch, Box::new(|outcome| assert!(outcome.is_ok())));
+    };
+    mark();
+    let (slot, _) = node.resume();
+    common::until(|| slot.view().stats.events_processed == 1);
+    assert_eq!((letters(&slot), total(&slot)), (vec![], 5));
+}
+
+#[test]
+fn what_is_stalled_holds_up_its_sender_and_nobody_else() {
+    let node = Node::new();
+    let config = DaemonHostConfig {
+        attempts_max: 3,
+        ..twice()
+    };
+    let slot = node.spawn(config);
+    post(&node, &slot, 1, b"raise");
+    post(&node, &slot, 2, b"own");
+    let event = Letter::Event(Event::outside(8, 1, b"other"));
+    slot.post(
+        node.runtime.lanes(),
+        node.runtime.sender(),
+        event,
+        Want::Receipt,
+        None,
+        None,
+    )
+    .map_err(|(error, _)| error)
+    .expect("room");
+    common::until(|| slot.view().stats.events_processed == 2);
+    let seen: Vec<Vec<u8>> = node.switches.seen.lock().clone();
+    let is = |payload: &'static [u8]| move |seen: &Vec<u8>| seen == payload;
+    let other = seen.iter().position(is(b"other")).expect("it took effect");
+    let (last_try, own) = (seen.iter().rposition(is(b"raise")), seen.iter().position(is(b"own")));
+    assert!(Some(other) < last_try && last_try < own, "{seen:?}");
+}
+
 #[test]
 fn mail_that_is_not_kept_is_told_so() {
     let node = Node::new();
@@ -353,7 +520,7 @@ fn mail_that_is_not_kept_is_told_so() {
             node.runtime.sender(),
             event,
             Want::Receipt,
-            reply.clone(),
+            Some(reply.clone()),
             None,
         )
         .map_err(|(error, _)| error)

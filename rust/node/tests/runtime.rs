@@ -260,7 +260,7 @@ fn one_is_inside_at_a_time_whatever_the_callers_do() {
                 runtime.sender(),
                 Letter::Draft(b"x".to_vec(), 1),
                 Want::Receipt,
-                reply.clone(),
+                Some(reply.clone()),
                 None,
             );
             assert!(posted.is_ok());
@@ -290,7 +290,7 @@ fn mailed_events_take_effect_in_order_and_a_failed_group_stops() {
                 runtime.sender(),
                 letter,
                 Want::Receipt,
-                reply.clone(),
+                Some(reply.clone()),
                 group
             )
             .is_ok()
@@ -342,7 +342,7 @@ fn a_coroutine_holds_the_daemon_until_it_is_done() {
                 runtime.sender(),
                 letter,
                 Want::Outputs,
-                reply.clone(),
+                Some(reply.clone()),
                 None
             )
             .is_ok()

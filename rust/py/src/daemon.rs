@@ -23,7 +23,7 @@ use crate::control;
 use crate::event;
 use crate::guard::InUserCode;
 use crate::output::{self, Returned};
-use crate::reply::{self, Reply};
+use crate::reply::{self, Reply, To};
 use crate::user::{Ran, UserError};
 
 /// State bytes: a whole `bytes` object, or a part of one.
@@ -258,6 +258,10 @@ impl Daemon for PyDaemon {
 
     fn is_abandoned(reply: &Reply) -> bool {
         reply.is_abandoned()
+    }
+
+    fn is_unattended(reply: &Reply) -> bool {
+        matches!(reply.to, To::Nobody)
     }
 
     fn settle(replies: Vec<(Reply, EventKey, Settled<Self>)>) {

@@ -88,7 +88,7 @@ pub fn deliver<'py>(
 
 /// Waits until what was done is kept, detached from the interpreter.
 #[cold]
-fn kept(py: Python<'_>, origin: Origin, commit: &Commit) -> PyResult<()> {
+pub fn kept(py: Python<'_>, origin: Origin, commit: &Commit) -> PyResult<()> {
     let mut signal = None;
     let waited = py.detach(|| commit.wait(Deadline::after(WAIT), &mut || guard::interrupted(&mut signal)));
     match (waited, signal) {

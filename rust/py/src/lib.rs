@@ -22,6 +22,7 @@ mod continuity;
 mod contract;
 mod control;
 mod daemon;
+mod dead_letter;
 mod deck;
 mod dispatch;
 mod enter;
@@ -116,6 +117,7 @@ mod _core {
             store::register,
             continuity::register,
             entity_log::register,
+            dead_letter::register,
             mesh::register,
             factory::register,
             host::register,

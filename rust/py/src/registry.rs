@@ -279,6 +279,12 @@ impl PyRegistry {
         self.registry.observer_stats().errors
     }
 
+    /// Posted events that came to nothing because their daemon was stopped or lost.
+    #[getter]
+    fn lost_posts(&self) -> u64 {
+        self.registry.observer_stats().unheard
+    }
+
     fn __repr__(&self) -> String {
         format!("DaemonRegistry(<{} daemons>)", self.registry.count())
     }

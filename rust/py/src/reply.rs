@@ -49,6 +49,8 @@ pub enum To {
     },
     /// A place in a tray that a thread waits for.
     Tray(Arc<Tray>, usize),
+    /// Nowhere: the event was posted.
+    Nobody,
 }
 
 /// The answers that are there, each in its place.
@@ -130,7 +132,7 @@ impl Reply {
     /// so it does not count.
     pub fn is_abandoned(&self) -> bool {
         match &self.to {
-            To::Tray(..) => false,
+            To::Tray(..) | To::Nobody => false,
             To::Future { future, .. } => Python::attach(|py| {
                 let cancelled = future.bind(py).call_method0(intern!(py, "cancelled"));
                 cancelled.and_then(|cancelled| cancelled.is_truthy()).unwrap_or(true)
@@ -174,8 +176,12 @@ pub fn settle(replies: Vec<(Reply, EventKey, Settled<PyDaemon>)>) {
     Python::attach(|py| {
         let mut batches: Vec<(Py<PyAny>, Vec<Bound<'_, PyTuple>>)> = Vec::new();
         for (reply, key, settled) in replies {
+            if matches!(reply.to, To::Nobody) {
+                continue;
+            }
             let answer = value(py, reply.origin, key, reply.event, settled);
             match reply.to {
+                To::Nobody => {}
                 To::Tray(tray, place) => tray.put(place, answer),
                 To::Future { future, event_loop } => {
                     let Ok(entry) = entry(py, &future, answer) else {

@@ -24,12 +24,14 @@ use crate::aio::Loop;
 use crate::args;
 use crate::control::extract_control;
 use crate::daemon::PyDaemon;
+use crate::dead_letter;
 use crate::enter::{self, enter};
 use crate::errors::{self, InvalidArgument};
 use crate::factory::PyFactories;
 use crate::guard::{self, Born, InUserCode, entry, may_wait};
 use crate::handle::PyDaemonHandle;
 use crate::mesh::PyMesh;
+use crate::receipt::PyReceipt;
 use crate::recover;
 use crate::registry::{self, PyRegistry};
 use crate::snapshot::PyStateSnapshot;
@@ -482,6 +484,47 @@ impl PyRuntime {
                     .import(slf.py(), "meshos._twins", "deliver_later")?
                     .call1((slf, origin_hash, event)),
             }
+        })
+    }
+
+    fn post(&self, origin_hash: &Bound<'_, PyAny>, event: &Bound<'_, PyAny>) -> PyResult<u64> {
+        entry("DaemonRuntime.post", || {
+            self.born.check("DaemonRuntime")?;
+            crate::send::post_one(self, origin_hash, event)
+        })
+    }
+
+    /// The dead letters of a daemon: number, event, tries, class name and text of the last exception, and when.
+    fn _dead_letters(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<(String, Vec<dead_letter::Row>)> {
+        entry("DaemonRuntime.dead_letters", || {
+            self.check("DaemonRuntime.dead_letters")?;
+            dead_letter::list(origin_hash.py(), &self.reach(origin_hash)?)
+        })
+    }
+
+    /// Tries a dead letter once more.
+    fn _retry_dead_letter(
+        &self,
+        origin_hash: &Bound<'_, PyAny>,
+        number: u64,
+        event: &Bound<'_, PyAny>,
+    ) -> PyResult<PyReceipt> {
+        entry("DaemonRuntime.retry_dead_letter", || {
+            self.check("DaemonRuntime.retry_dead_letter")?;
+            dead_letter::retry(&self.reach(origin_hash)?, number, event)
+        })
+    }
+
+    /// Lets a dead letter go.
+    fn _discard_dead_letter(
+        &self,
+        origin_hash: &Bound<'_, PyAny>,
+        number: u64,
+        event: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        entry("DaemonRuntime.discard_dead_letter", || {
+            self.check("DaemonRuntime.discard_dead_letter")?;
+            dead_letter::discard(&self.reach(origin_hash)?, number, event)
         })
     }
 

@@ -226,6 +226,13 @@ pub fn many<'py>(
     PyList::new(py, receipts)
 }
 
+/// Mails an event that nobody waits for; returns its number.
+pub fn post_one(runtime: &PyRuntime, origin_hash: &Bound<'_, PyAny>, event: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let given = Given::read(event)?;
+    let slot = runtime.reach(origin_hash)?;
+    post(event.py(), runtime, &slot, &given, Want::Receipt, To::Nobody, None)
+}
+
 /// Makes what stands for the answer to a mailed event, and where it goes; `None` when no loop runs on this thread.
 fn reply(py: Python<'_>) -> PyResult<Option<(Bound<'_, PyAny>, To)>> {
     let Some(event_loop) = aio::current_loop(py)? else {

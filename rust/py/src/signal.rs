@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use meshos_core::event::{Crash, DaemonHealth, DaemonLifecycleSignal};
+use meshos_core::id::Origin;
 use meshos_core::signal;
 use meshos_core::time::UnixMs;
 use pyo3::prelude::*;
@@ -49,6 +50,21 @@ record! {
 }
 
 record! {
+    /// The daemon failed too often on an event, which is a dead letter now.
+    pub struct PyPassedOver in "meshos.events" as "PassedOver", kind "passed_over",
+    signature "(origin_hash, sequence, letter, attempts)" {
+        /// Who sent the event.
+        origin_hash: Origin,
+        /// Its number there.
+        sequence: u64,
+        /// Number of the dead letter.
+        letter: u64,
+        /// Tries at the event.
+        attempts: u32,
+    }
+}
+
+record! {
     /// The daemon reports another health.
     pub struct PyHealthChanged in "meshos.events" as "HealthChanged", kind "health_changed",
     signature "(health, at=None)" {
@@ -78,6 +94,7 @@ union! {
         Started(PyStarted),
         ExitedCleanly(PyExitedCleanly),
         Crashed(PyCrashed),
+        PassedOver(PyPassedOver),
         HealthChanged(PyHealthChanged),
         SaturationChanged(PySaturationChanged),
     }
@@ -105,6 +122,17 @@ impl From<&DaemonLifecycleSignal> for LifecycleSignal {
             DaemonLifecycleSignal::Crashed { crash, .. } => PyCrashed {
                 reason: Arc::clone(&crash.reason),
                 at,
+            }
+            .into(),
+            DaemonLifecycleSignal::PassedOver {
+                event: (origin_hash, sequence),
+                letter,
+                attempts,
+            } => PyPassedOver {
+                origin_hash: *origin_hash,
+                sequence: *sequence,
+                letter: *letter,
+                attempts: *attempts,
             }
             .into(),
             DaemonLifecycleSignal::HealthChanged { health } => PyHealthChanged {
@@ -148,6 +176,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyStarted>()?;
     module.add_class::<PyExitedCleanly>()?;
     module.add_class::<PyCrashed>()?;
+    module.add_class::<PyPassedOver>()?;
     module.add_class::<PyHealthChanged>()?;
     module.add_class::<PySaturationChanged>()
 }

@@ -40,17 +40,20 @@ record! {
         file_bytes: u64,
         /// Commits since it was made.
         commits: u64,
+        /// Events that its daemons passed over.
+        dead_letters: u64,
     }
 }
 
 impl PyStoreStats {
-    fn of(daemons: u64, stats: &StoreStats) -> Self {
+    fn of(daemons: u64, dead_letters: u64, stats: &StoreStats) -> Self {
         Self {
             daemons,
             journal_bytes: stats.log_bytes,
             snapshot_bytes: stats.snapshot_bytes,
             file_bytes: stats.file_bytes,
             commits: stats.commits,
+            dead_letters,
         }
     }
 }
@@ -303,12 +306,13 @@ impl PyStore {
             let kind = &*self.kind;
             let counted = py.detach(|| {
                 let store = kind.handle();
-                let mut daemons = 0;
+                let (mut daemons, mut letters) = (0, 0);
                 resumption::each(&*store, Table::Daemons, KeyRange::all(), |_, _| daemons += 1)?;
-                Ok((daemons, store.stats()))
+                resumption::each(&*store, Table::DeadLetters, KeyRange::all(), |_, _| letters += 1)?;
+                Ok((daemons, letters, store.stats()))
             });
-            let (daemons, stats) = counted.map_err(|error| self.failed(&error))?;
-            Ok(PyStoreStats::of(daemons, &stats))
+            let (daemons, letters, stats) = counted.map_err(|error| self.failed(&error))?;
+            Ok(PyStoreStats::of(daemons, letters, &stats))
         })
     }
 
@@ -380,17 +384,18 @@ impl PyStore {
 }
 
 /// A stored daemon: entity, kind or what is wrong with its row, whether it runs, epoch, position and digest of its chain,
-/// last step, steps that a recovery takes again, snapshots and their bytes, bytes of steps and of outputs.
+/// last step, steps that a recovery takes again, snapshots and their bytes, bytes of steps and of outputs, dead letters.
 type Seen<'py> = (
     Bound<'py, PyAny>,
     (String, Option<String>, bool),
     (u64, u64, Bound<'py, PyBytes>),
     (u64, u64),
     (u64, u64, u64, u64),
+    u64,
 );
 
 /// Opens a folder that is there, without the key of its node, and closes it again.
-fn keyless<T: Send>(
+pub fn keyless<T: Send>(
     call: &'static str,
     path: &Bound<'_, PyAny>,
     look: impl FnOnce(&OpenedStore) -> Result<T, StoreError> + Send,
@@ -437,7 +442,8 @@ fn inspect<'py>(path: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, PyStor
             let daemons = inspection::daemons(&opened.store)?;
             Ok((opened.store.node(), opened.store.stats(), opened.opened.cut, daemons))
         })?;
-        let stats = PyStoreStats::of(daemons.len() as u64, &stats);
+        let letters = daemons.iter().map(|seen| seen.dead_letters).sum();
+        let stats = PyStoreStats::of(daemons.len() as u64, letters, &stats);
         let rows = daemons.into_iter().map(|seen| {
             let (kind, problem) = match &seen.stored {
                 Ok(stored) => (stored.kind.clone(), None),
@@ -459,6 +465,7 @@ fn inspect<'py>(path: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, PyStor
                     seen.steps_bytes,
                     seen.outputs_bytes,
                 ),
+                seen.dead_letters,
             ))
         });
         Ok((entity_id(py, node)?, stats, cut, rows.collect::<PyResult<_>>()?))

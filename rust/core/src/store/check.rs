@@ -7,6 +7,7 @@
 use crate::certificate::Certificate;
 use crate::checkpoint::Checkpoint;
 use crate::codec::DecodeError;
+use crate::dead_letter::DeadLetter;
 use crate::digest::Digest;
 use crate::id::EntityId;
 use crate::journal::{self, Emitted, Mark, SnapshotRow};
@@ -92,7 +93,8 @@ impl Daemon<'_> {
             _ => return Err(self.apart(Table::Outputs, emitted)),
         }
         self.certificates()?;
-        self.checkpoints()
+        self.checkpoints()?;
+        self.dead_letters()
     }
 
     fn apart(&self, table: Table, number: u64) -> StoreError {
@@ -182,6 +184,13 @@ impl Daemon<'_> {
             }
         }
         Ok(end.or(snapshots.last().map(|row| row.mark)))
+    }
+
+    fn dead_letters(&self) -> Result<(), StoreError> {
+        self.each(Table::DeadLetters, |[number], value| {
+            let read = DeadLetter::decode(value).map(|_| ());
+            read.map_err(|error| bad(Table::DeadLetters, self.entity, number, error))
+        })
     }
 
     /// Checks that outputs are one chain; returns where it ends.

@@ -14,7 +14,13 @@ use meshos_core::stored::StoredDaemon;
 use meshos_core::testing::samples;
 use meshos_core::time::UnixMs;
 
-const TABLES: [Table; 4] = [Table::Daemons, Table::Journal, Table::Outputs, Table::Snapshots];
+const TABLES: [Table; 5] = [
+    Table::Daemons,
+    Table::Journal,
+    Table::Outputs,
+    Table::Snapshots,
+    Table::DeadLetters,
+];
 
 fn write(store: &mut MemoryStore, writes: Vec<Write>) {
     let batch = Batch {
@@ -78,7 +84,10 @@ fn add(store: &mut MemoryStore, entity: EntityId) {
                 epoch: 1,
                 taken_at: UnixMs::new(5),
             };
-            write(store, vec![row.write(&entity)]);
+            write(
+                store,
+                vec![row.write(&entity), samples::dead_letter().write(&entity, 1)],
+            );
         }
     }
 }

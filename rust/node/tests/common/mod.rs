@@ -63,6 +63,8 @@ pub struct Switches {
     pub snapshot_gate: Mutex<()>,
     /// Restores wait here.
     pub restore_gate: Mutex<()>,
+    /// So many "fails" events fail.
+    pub fails: AtomicUsize,
     /// Calls that wait somewhere above, or did.
     pub waiting: AtomicUsize,
     /// Pending calls of "later" events, with what they return.
@@ -70,6 +72,13 @@ pub struct Switches {
 }
 
 impl Switches {
+    fn fails(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.fails
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+            .is_ok()
+    }
+
     /// Waits at a gate if it is closed.
     fn wait(&self, gate: &Mutex<()>) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
@@ -124,7 +133,9 @@ impl Sum {
     }
 }
 
-pub type Reply = mpsc::Sender<(EventKey, Settled<Sum>)>;
+pub type Answers = mpsc::Sender<(EventKey, Settled<Sum>)>;
+/// `None`: nobody waits.
+pub type Reply = Option<Answers>;
 
 impl Daemon for Sum {
     type Event = Event;
@@ -186,9 +197,14 @@ impl Daemon for Sum {
     fn is_abandoned(_reply: &Reply) -> bool {
         false
     }
+    fn is_unattended(reply: &Reply) -> bool {
+        reply.is_none()
+    }
     fn settle(replies: Vec<(Reply, EventKey, Settled<Self>)>) {
         for (reply, key, settled) in replies {
-            let _ = reply.send((key, settled));
+            if let Some(reply) = reply {
+                let _ = reply.send((key, settled));
+            }
         }
     }
     fn kind(&self) -> &Arc<str> {
@@ -228,6 +244,7 @@ impl Daemon for Sum {
         let total = self.total.fetch_add(event.payload.len() as u64, Ordering::SeqCst) + event.payload.len() as u64;
         self.switches.inside.fetch_sub(1, Ordering::SeqCst);
         match event.payload.as_slice() {
+            b"fails" if self.switches.fails() => Process::Done(Err("this time".to_owned())),
             payload if payload.ends_with(b"raise") => Process::Done(Err("on purpose".to_owned())),
             b"none" => Process::Done(Ok(Few::new())),
             b"two" => Process::Done(Ok([b"a".to_vec(), b"b".to_vec()].into_iter().collect())),

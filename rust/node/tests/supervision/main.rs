@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::{Event, Reply, Sum, never};
+use common::{Answers, Event, Sum, never};
 use meshos_core::event::{DaemonLifecycleEvent, DaemonLifecycleSignal};
 use meshos_core::host::Few;
 use meshos_core::ingress::EventKey;
@@ -54,14 +54,14 @@ fn in_a_while(grace: Duration) -> UnixMs {
     clock::unix_ms().plus(grace)
 }
 
-fn post(runtime: &Runtime<Sum>, slot: &Arc<Slot<Sum>>, payload: &[u8], reply: &Reply) {
+fn post(runtime: &Runtime<Sum>, slot: &Arc<Slot<Sum>>, payload: &[u8], reply: &Answers) {
     let letter = Letter::Draft(payload.to_vec(), payload.len());
     let posted = slot.post(
         runtime.lanes(),
         runtime.sender(),
         letter,
         Want::Outputs,
-        reply.clone(),
+        Some(reply.clone()),
         None,
     );
     assert!(posted.is_ok());
@@ -102,6 +102,7 @@ fn word(signal: &DaemonLifecycleSignal) -> &'static str {
         DaemonLifecycleSignal::Started => "started",
         DaemonLifecycleSignal::Crashed { down: true, .. } => "down",
         DaemonLifecycleSignal::Crashed { down: false, .. } => "crashed",
+        DaemonLifecycleSignal::PassedOver { .. } => "passed over",
         DaemonLifecycleSignal::HealthChanged { .. } => "health",
         DaemonLifecycleSignal::SaturationChanged { .. } => "load",
     }

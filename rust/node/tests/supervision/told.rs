@@ -135,7 +135,9 @@ fn replayed(events: &[DaemonLifecycleEvent], number: u64) -> BTreeMap<Origin, bo
                 let known = daemons.get_mut(&event.origin).expect("it is there");
                 *known |= down;
             }
-            DaemonLifecycleSignal::HealthChanged { .. } | DaemonLifecycleSignal::SaturationChanged { .. } => {}
+            DaemonLifecycleSignal::PassedOver { .. }
+            | DaemonLifecycleSignal::HealthChanged { .. }
+            | DaemonLifecycleSignal::SaturationChanged { .. } => {}
         }
     }
     daemons
