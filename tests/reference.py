@@ -223,6 +223,53 @@ def sealed_payload(key: bytes, generation: int, channel: str, publisher: bytes, 
     return head + nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(payload, associated, nonce, key)
 
 
+def name(text: str) -> bytes:
+    """A text after its length as a byte."""
+    return bytes([len(text)]) + text.encode()
+
+
+def subscribe_frame(
+    channel: str, subscriber: SigningKey, after: tuple[int, int] | None, group: str | None, token: bytes
+) -> bytes:
+    """The body of a request to subscribe, up to and with the token."""
+    body = b"\xaa" * 16 + name(channel) + entity_id(subscriber) + struct.pack("<Q", 2)
+    body += b"\0" if after is None else b"\1" + struct.pack("<2Q", *after)
+    body += b"\0" if group is None else b"\1" + name(group)
+    return body + struct.pack("<H", len(token)) + token
+
+
+def channel_event(sequence: int, emitter: bytes | None, sealed: bool, payload: bytes) -> bytes:
+    who = b"\0" if emitter is None else b"\1" + emitter
+    return struct.pack("<Q", sequence) + who + bytes([sealed]) + struct.pack("<I", len(payload)) + payload
+
+
+def channel_frames(
+    channel: str, subscriber: SigningKey, emitter: bytes, node: bytes, publisher: bytes, token: bytes
+) -> bytes:
+    """One of each frame of a channel, each after its length."""
+    nonce, at, who = b"\xaa" * 16, name(channel), name(channel) + entity_id(subscriber)
+    asked = subscribe_frame(channel, subscriber, (5, 3), "pagers", token)
+    proof = subscriber.sign(b"meshos 2026 subscription v1\0" + publisher + node + asked).signature
+    plain = subscribe_frame(channel, subscriber, None, None, b"")
+    frames = [
+        (32, asked + b"\1" + proof),
+        (32, plain + b"\0"),
+        (33, nonce + struct.pack("<2Q", 5, 4)),
+        (34, nonce + b"\1"),
+        (35, nonce + who),
+        (36, nonce),
+        (37, at + struct.pack("<Q", 5) + channel_event(3, emitter, False, b"hot")),
+        (38, who + struct.pack("<2Q", 6, 7) + channel_event(3, None, True, b"")),
+        (39, at + struct.pack("<3Q", 5, 4, 9)),
+        (40, at + struct.pack("<2Q", 5, 9)),
+        (41, who + struct.pack("<3Q", 5, 4, 9)),
+        (42, who + struct.pack("<2Q", 6, 7)),
+        (43, who + b"\4"),
+        (44, who),
+    ]
+    return b"".join(struct.pack("<I", len(body) + 2) + bytes([1, kind]) + body for kind, body in frames)
+
+
 def fork_record(
     parent: bytes,
     child: SigningKey,

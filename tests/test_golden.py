@@ -141,6 +141,14 @@ def files() -> dict[str, bytes]:
             "sealed_payload": reference.sealed_payload(
                 b"\x88" * 32, 7, "sensors/lidar", reference.entity_id(NODE_1), 3, b"hot"
             ),
+            "channel_frames": reference.channel_frames(
+                "sensors/lidar",
+                ENTITY,
+                reference.entity_id(CHILD),
+                reference.entity_id(NODE_2),
+                reference.entity_id(NODE_1),
+                reference.token(*grants()),
+            ),
             "revocation": reference.revocation(NODE_1, "subject", reference.entity_id(CHILD), NEW_YEAR_MS + 1500),
         }
         | linked()
@@ -294,7 +302,7 @@ def test_released_export_is_verified() -> None:
     assert [span.node for span in report.owners] == [reference.entity_id(NODE_1), reference.entity_id(NODE_2)]
 
 
-GATED = ("revocation", "handed_key", "sealed_payload")
+GATED = ("revocation", "handed_key", "sealed_payload", "channel_frames")
 APART = {"link", "cursors", "blast_radius", *GATED, *kept(), *recorded(), *linked(), *sent()}
 CUT = [name for name in files() if name not in APART]
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::channel_frame::Gap;
 use crate::id::EntityId;
 
 /// Bytes that an event counts beside its payload.
@@ -24,29 +25,6 @@ pub struct Logged {
     pub emitter: Option<EntityId>,
     /// The payload, shared with all who read it.
     pub payload: Arc<[u8]>,
-}
-
-/// Numbers that a reader does not get any more, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap {
-    /// The first.
-    pub first: u64,
-    /// The last.
-    pub last: u64,
-}
-
-impl Gap {
-    /// How many there are.
-    #[must_use]
-    pub const fn len(&self) -> u64 {
-        self.last - self.first + 1
-    }
-
-    /// Never: a gap has at least one number.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        false
-    }
 }
 
 /// An event was not published.

@@ -29,6 +29,7 @@ pub mod fork;
 pub mod revocation;
 pub mod token;
 pub mod sealed_channel;
+pub mod channel_frame;
 pub mod horizon;
 pub mod cursors;
 pub mod bindings;

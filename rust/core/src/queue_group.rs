@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::channel_log::Gap;
+use crate::channel_frame::Gap;
 use crate::id::EntityId;
 
 /// Events that a member may have without having taken them.

@@ -28,11 +28,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::channel_frame::Reason;
 use crate::channel_policy::ChannelPolicy;
 use crate::id::EntityId;
 use crate::name::ChannelName;
 use crate::revocation::Revocations;
-use crate::subscription::Reason;
 use crate::time::UnixMs;
 use crate::token::{Demand, PermissionToken, Right, TokenError};
 

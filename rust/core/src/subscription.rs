@@ -26,7 +26,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::channel_log::Gap;
+use crate::channel_frame::{Gap, Nonce, Reason};
 use crate::time::UnixMs;
 
 /// Numbers asked for at once.
@@ -41,22 +41,6 @@ pub const ASK_FIRST: Duration = Duration::from_millis(50);
 pub const ASK_MAX: Duration = Duration::from_secs(2);
 /// How often a farewell is said.
 pub const TRIES_MAX: u32 = 5;
-
-/// Proves that an answer is to a question: random.
-pub type Nonce = [u8; 16];
-
-/// Why a publisher says no.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// A token is needed that permits it.
-    Unauthorized,
-    /// Too many were refused in a short time.
-    RateLimited,
-    /// There are as many subscriptions as may be.
-    TooMany,
-    /// The channel was closed.
-    Closed,
-}
 
 /// Where a subscription is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,6 +7,7 @@ use std::path::Path;
 use meshos_core::bindings::DaemonBindings;
 use meshos_core::blast::BlastRadius;
 use meshos_core::certificate::Certificate;
+use meshos_core::channel_frame::ChannelFrame;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::codec::Reader;
 use meshos_core::config::DaemonHostConfig;
@@ -154,6 +155,14 @@ fn version_1_of_every_format_is_read() {
         sealed.open(&tokens::channel_key(), &place).as_deref(),
         Some(&b"hot"[..])
     );
+    let frames = file("channel_frames_v1.bin");
+    let (mut rest, mut found) = (&frames[..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
+        found.push(ChannelFrame::decode(frame).expect("a released format"));
+        rest = after;
+    }
+    assert_eq!(found, tokens::channel_frames());
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

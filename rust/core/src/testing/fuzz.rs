@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 
 use super::envelopes::Trial;
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
-pub use super::tokens::{fuzz_handed_key as handed_key, fuzz_sealed_payload as sealed_payload};
-pub use super::tokens::{permission_token, revocation};
+pub use super::tokens::{
+    fuzz_channel_frames as channel_frames, fuzz_handed_key as handed_key, fuzz_sealed_payload as sealed_payload,
+    permission_token, revocation,
+};
 pub use super::trails::records;
 use crate::armour as text;
 use crate::bindings::DaemonBindings;
@@ -73,6 +75,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("revocation", revocation),
     ("handed_key", handed_key),
     ("sealed_payload", sealed_payload),
+    ("channel_frames", channel_frames),
     ("records", records),
     ("heartbeat", heartbeat),
     ("frame", frame),

@@ -256,6 +256,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("revocation", tokens::stated().to_bytes()),
         ("handed_key", tokens::handed_key().to_bytes()),
         ("sealed_payload", tokens::sealed_payload()),
+        ("channel_frames", tokens::channel_frame_bytes()),
     ];
     all.extend(trails::files());
     all.push(("heartbeat", meshes::heartbeat().to_bytes()));

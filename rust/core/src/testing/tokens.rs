@@ -8,6 +8,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::samples::keypair;
+use crate::channel_frame::{ChannelFrame, Event, Gap, Reason, Subscribe};
 use crate::name::ChannelName;
 use crate::revocation::{Revocation, Revocations, Target};
 use crate::sealed_channel::{ChannelKey, HandedKey, Place, Sealed, seal};
@@ -142,4 +143,128 @@ pub fn fuzz_sealed_payload(bytes: &[u8]) {
         sequence: 3,
     };
     assert_eq!(sealed.open(&channel_key(), &place).is_some(), *SEALED == bytes);
+}
+
+/// One of each frame of a channel.
+///
+/// # Panics
+/// Never: sample pairs have their secret half.
+#[must_use]
+pub fn channel_frames() -> Vec<ChannelFrame<'static>> {
+    let (channel, subscriber) = (channel(), keypair(0x42).entity_id());
+    let nonce = [0xaa; 16];
+    let mut subscribe = Subscribe {
+        nonce,
+        channel: channel.clone(),
+        subscriber,
+        epoch: 2,
+        after: Some((5, 3)),
+        group: Some(ChannelName::new("pagers").expect("a good name")),
+        token: token().to_bytes(),
+        proof: None,
+    };
+    let plain = Subscribe {
+        after: None,
+        group: None,
+        token: Vec::new(),
+        ..subscribe.clone()
+    };
+    let (node, publisher) = (keypair(0x22).entity_id(), keypair(0x11).entity_id());
+    subscribe.sign(&keypair(0x42), &node, &publisher).expect(FULL);
+    let event = Event {
+        sequence: 3,
+        emitter: Some(keypair(0x33).entity_id()),
+        sealed: false,
+        payload: b"hot",
+    };
+    let own = Event {
+        emitter: None,
+        sealed: true,
+        payload: b"",
+        ..event
+    };
+    let reason = Reason::Unauthorized;
+    let numbers = Gap { first: 4, last: 9 };
+    vec![
+        ChannelFrame::Subscribe(subscribe),
+        ChannelFrame::Subscribe(plain),
+        ChannelFrame::Accepted { nonce, log: 5, next: 4 },
+        ChannelFrame::Rejected { nonce, reason },
+        ChannelFrame::Leave {
+            nonce,
+            channel: channel.clone(),
+            subscriber,
+        },
+        ChannelFrame::Left { nonce },
+        ChannelFrame::Event {
+            channel: channel.clone(),
+            log: 5,
+            event,
+        },
+        ChannelFrame::Turn {
+            channel: channel.clone(),
+            subscriber,
+            term: 6,
+            turn: 7,
+            event: own,
+        },
+        ChannelFrame::Gap {
+            channel: channel.clone(),
+            log: 5,
+            gap: numbers,
+        },
+        ChannelFrame::Head {
+            channel: channel.clone(),
+            log: 5,
+            last: 9,
+        },
+        ChannelFrame::Repair {
+            channel: channel.clone(),
+            subscriber,
+            log: 5,
+            numbers,
+        },
+        ChannelFrame::Taken {
+            channel: channel.clone(),
+            subscriber,
+            term: 6,
+            turn: 7,
+        },
+        ChannelFrame::Ended {
+            channel: channel.clone(),
+            subscriber,
+            reason: Reason::Closed,
+        },
+        ChannelFrame::AskKey { channel, subscriber },
+    ]
+}
+
+/// Each of [`channel_frames`] after its length as a 32-bit number.
+#[must_use]
+pub fn channel_frame_bytes() -> Vec<u8> {
+    let framed = |frame: ChannelFrame<'_>| {
+        let bytes = frame.to_bytes();
+        let length = u32::try_from(bytes.len()).expect("small");
+        [&length.to_le_bytes()[..], &bytes].concat()
+    };
+    channel_frames().into_iter().flat_map(framed).collect()
+}
+
+/// [`ChannelFrame::decode`] of each frame after its length, and of the bytes as one frame.
+pub fn fuzz_channel_frames(bytes: &[u8]) {
+    let one = |bytes: &[u8]| {
+        if let Ok(frame) = ChannelFrame::decode(bytes) {
+            assert_eq!(frame.to_bytes(), bytes);
+        }
+    };
+    one(bytes);
+    let mut rest = bytes;
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let Some((frame, after)) = after.split_at_checked(length) else {
+            return;
+        };
+        one(frame);
+        rest = after;
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use meshos_core::channel_log::{ChannelLog, EVENT_BYTES, Gap, NotPublished};
+use meshos_core::channel_frame::Gap;
+use meshos_core::channel_log::{ChannelLog, EVENT_BYTES, NotPublished};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

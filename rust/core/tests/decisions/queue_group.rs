@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshos_core::channel_log::Gap;
+use meshos_core::channel_frame::Gap;
 use meshos_core::id::EntityId;
 use meshos_core::queue_group::{Action, QueueGroup, Signal, WINDOW};
 use meshos_core::testing::random::SplitMix64;

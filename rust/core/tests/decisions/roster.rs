@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use meshos_core::channel_frame::Reason;
 use meshos_core::channel_policy::ChannelPolicy;
 use meshos_core::id::EntityId;
 use meshos_core::name::ChannelName;
 use meshos_core::revocation::{Revocation, Revocations, Target};
 use meshos_core::roster::{Change, Limits, Request, Roster, SKEW, Why};
-use meshos_core::subscription::Reason;
 use meshos_core::testing::samples::keypair;
 use meshos_core::time::UnixMs;
 use meshos_core::token::{PermissionToken, Right, Scope, Terms};

@@ -5,6 +5,7 @@ mod support;
 
 mod bindings;
 mod capability;
+mod channel_frame;
 mod cursors;
 mod fork;
 mod horizon;
