@@ -62,3 +62,8 @@ def sender(key: SigningKey, node: SigningKey, since_ms: int) -> bytes:
 def due(to: bytes, stream: int, payload: bytes) -> bytes:
     """An output that is due to another daemon."""
     return journals.summed(bytes([VERSION]) + to + struct.pack("<Q", stream) + sized(payload))
+
+
+def reservation(up_to: int) -> bytes:
+    """Up to which number a sender may have used them."""
+    return journals.summed(struct.pack("<BQ", VERSION, up_to))

@@ -163,6 +163,7 @@ def linked() -> dict[str, bytes]:
     return {
         "frames": frames.golden(chain(), certificates(), reference.entity_id(NODE_2)),
         "sender": frames.sender(CHILD, NODE_1, NEW_YEAR_MS),
+        "reservation": frames.reservation(8192),
         "due": frames.due(reference.entity_id(CHILD), 2, PAYLOADS[3]),
     }
 

@@ -412,7 +412,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
                 if self.owner.is_none_or(|known| owner.epoch > known.epoch) {
                     self.owner = Some(owner);
                     self.held_until = now;
-                    self.again(now, |_| true, actions);
+                    self.again(now, |_, _| true, actions);
                     self.pump(now, actions);
                     self.progress(now);
                 }
@@ -467,7 +467,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
                     // It was answered, so its number is not above the cursor: any `prev` below it is true.
                     self.left += 1;
                     self.flying_bytes += bytes;
-                    self.again(now, |number| number == sequence, actions);
+                    self.again(now, |number, _| number == sequence, actions);
                 } else {
                     self.last_queued = sequence;
                 }
@@ -488,7 +488,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         if open.settled {
             open.settled = false;
             self.flying_bytes += bytes;
-            self.again(now, |number| number == sequence, actions);
+            self.again(now, |number, _| number == sequence, actions);
             self.arm(now);
         }
     }
@@ -521,11 +521,11 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         }
     }
 
-    /// Transmits again what is on its way and chosen.
-    fn again(&mut self, now: Duration, chosen: impl Fn(u64) -> bool, actions: &mut Vec<Action>) {
+    /// Transmits again what is on its way and chosen, by its number and when it left last.
+    fn again(&mut self, now: Duration, chosen: impl Fn(u64, Duration) -> bool, actions: &mut Vec<Action>) {
         let Some(owner) = self.owner else { return };
         for open in self.queue.iter_mut().take(self.left) {
-            if !open.settled && chosen(open.sequence) {
+            if !open.settled && chosen(open.sequence, open.left_at) {
                 open.left_at = now;
                 actions.push(Action::Transmit {
                     sequence: open.sequence,
@@ -577,10 +577,10 @@ impl<P: AsRef<[u8]>> Outbox<P> {
             }
             oldest.prev = cursor;
             let first = oldest.sequence;
-            self.again(now, |number| number == first, actions);
+            self.again(now, |number, _| number == first, actions);
         } else if now >= self.gap_until {
             self.gap_until = now + GAP_PAUSE;
-            self.again(now, |number| number > cursor, actions);
+            self.again(now, |number, _| number > cursor, actions);
         }
     }
 
@@ -605,14 +605,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         }
         // What left a moment ago is not late yet.
         let late = now.saturating_sub(RESEND_FIRST / 2);
-        let recent: BTreeSet<u64> = self
-            .queue
-            .iter()
-            .take(self.left)
-            .filter(|open| open.left_at > late)
-            .map(|open| open.sequence)
-            .collect();
-        self.again(now, |number| !recent.contains(&number), actions);
+        self.again(now, |_, left_at| left_at <= late, actions);
         self.pump(now, actions);
         self.wait = (self.wait * 2).min(RESEND_MAX);
         self.try_at = Some(now + self.jitter(self.wait));

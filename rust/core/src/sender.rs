@@ -1,16 +1,19 @@
-//! Who numbers events: the identity of a sender, and the node that it sends from.
+//! Who numbers events: the identity of a sender, the node that it sends from, and the numbers that it reserved.
 //!
 //! A node that shows this record speaks for the sender; the events themselves are not signed. Both have signed: the node,
 //! that it is its sender, and the sender, so that nobody takes the numbers of another.
 //!
 //! ```text
 //! version u8 = 1 | sender 32 | node 32 | since u64 | signature of the node 64 | signature of the sender 64
+//! reservation: version u8 = 1 | up to u64 | CRC-32 of all that u32
 //! ```
-//! Numbers are little endian. Signed is `"meshos 2026 sender v1\0"` followed by everything before the signatures.
+//! Numbers are little endian. Signed is `"meshos 2026 sender v1\0"` followed by everything before the signatures. A
+//! reservation is a row of [`Table::Node`] named `"numbers/"` and the 64 hexadecimal digits of the sender.
 
-use crate::codec::{DecodeError, Put, Reader};
+use crate::codec::{DecodeError, Fault, Put, Reader};
 use crate::id::EntityId;
 use crate::identity::{self, IdentityError, Keypair};
+use crate::rows::{Table, Write};
 use crate::time::UnixMs;
 
 const VERSION: u8 = 1;
@@ -103,4 +106,36 @@ impl SenderRecord {
         out.put(self.node.as_bytes());
         out.put_u64(self.since.get());
     }
+}
+
+/// Name of the row with the reservation of a sender, in [`Table::Node`].
+#[must_use]
+pub fn reservation_name(sender: &EntityId) -> Vec<u8> {
+    format!("numbers/{}", sender.to_hex()).into_bytes()
+}
+
+/// The row that says that a sender may have used numbers up to `up_to`.
+#[must_use]
+pub fn reserve(sender: &EntityId, up_to: u64) -> Write {
+    let mut value = vec![VERSION];
+    value.put_u64(up_to);
+    value.put_u32(crc32fast::hash(&value));
+    Write::put(Table::Node, reservation_name(sender), value)
+}
+
+/// Reads up to which number a sender may have used them.
+///
+/// # Errors
+/// [`Fault::Digest`] when the sum does not fit; otherwise the first bad field.
+pub fn reserved(bytes: &[u8]) -> Result<u64, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    reader.version_u8(VERSION)?;
+    let up_to = reader.u64()?;
+    let at_sum = reader.clone();
+    let sum = reader.u32()?;
+    reader.expect_end()?;
+    if sum != crc32fast::hash(&bytes[..bytes.len() - 4]) {
+        return Err(at_sum.fault(Fault::Digest));
+    }
+    Ok(up_to)
 }

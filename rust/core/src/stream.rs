@@ -43,7 +43,7 @@ pub const VERSION: u8 = 1;
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
 /// Most certificates of an announcement.
-pub const LINEAGE_MAX: usize = 4096;
+pub const LINEAGE_MAX: usize = 65_536;
 
 /// Whose events go where: one origin, one receiver, one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -24,7 +24,7 @@ use meshos_core::link::CausalLink;
 use meshos_core::revocation::Revocation;
 use meshos_core::sealed_channel::{HandedKey, Place, Sealed};
 use meshos_core::segment::{self, Position};
-use meshos_core::sender::SenderRecord;
+use meshos_core::sender::{SenderRecord, reserved};
 use meshos_core::snapshot;
 use meshos_core::store::head::{Head, decode_key};
 use meshos_core::stored::StoredDaemon;
@@ -130,6 +130,7 @@ fn version_1_of_every_format_is_read() {
     assert_eq!(found, frames::all());
     let sender = SenderRecord::decode(&file("sender_v1.bin")).expect("a released format");
     assert_eq!((sender, sender.verify()), (frames::sender(), Ok(())));
+    assert_eq!(reserved(&file("reservation_v1.bin")), Ok(8192));
     assert_eq!(Due::decode(&file("due_v1.bin")), Ok(frames::due()));
     assert_eq!(
         PermissionToken::decode(&file("permission_token_v1.bin")),

@@ -4,7 +4,7 @@ use super::samples::{History, PAYLOADS, keypair};
 use crate::cursors::Receipt;
 use crate::due::Due;
 use crate::id::Origin;
-use crate::sender::SenderRecord;
+use crate::sender::{SenderRecord, reserve};
 use crate::stream::{Announce, Event, Flow, Frame, Output, lineage_digest};
 use crate::time::UnixMs;
 
@@ -125,4 +125,13 @@ pub fn due() -> Due {
         stream: 2,
         payload: PAYLOADS[3].to_vec(),
     }
+}
+
+/// The numbers that this sender reserved.
+///
+/// # Panics
+/// Never: a row that is put has a value.
+#[must_use]
+pub fn reservation() -> Vec<u8> {
+    reserve(&keypair(0x33).entity_id(), 8192).value.expect("it is put")
 }

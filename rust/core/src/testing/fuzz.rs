@@ -31,7 +31,7 @@ use crate::link::CausalLink;
 use crate::name::ChannelName;
 use crate::rows;
 use crate::segment::{self, Position};
-use crate::sender::SenderRecord;
+use crate::sender::{SenderRecord, reserve, reserved};
 use crate::snapshot;
 use crate::stats::DaemonStats;
 use crate::store::head;
@@ -70,6 +70,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("dead_letter", dead_letter),
     ("frames", frames),
     ("sender", sender),
+    ("reservation", reservation),
     ("due", due),
     ("permission_token", permission_token),
     ("revocation", revocation),
@@ -407,6 +408,16 @@ pub fn sender(bytes: &[u8]) {
     if let Ok(record) = SenderRecord::decode(bytes) {
         assert_eq!(record.to_bytes(), bytes);
         assert!(record.verify().is_err() || record == super::frames::sender());
+    }
+}
+
+/// [`reserved`].
+pub fn reservation(bytes: &[u8]) {
+    for bytes in resealed(bytes) {
+        if let Ok(up_to) = reserved(&bytes) {
+            let written = reserve(&EntityId::from_bytes([1; 32]), up_to).value;
+            assert_eq!(written.as_deref(), Some(&bytes[..]));
+        }
     }
 }
 

@@ -251,6 +251,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("dead_letter", dead_letter().to_bytes()),
         ("frames", frames::golden()),
         ("sender", frames::sender().to_bytes()),
+        ("reservation", frames::reservation()),
         ("due", frames::due().to_bytes()),
         ("permission_token", tokens::token().to_bytes()),
         ("revocation", tokens::stated().to_bytes()),

@@ -89,11 +89,13 @@ pub struct Options {
     pub durability: Durability,
     /// Whether owners crash.
     pub owners_crash: bool,
+    /// Whether an owner that comes back from its journal begins another epoch, at the head of its chain.
+    pub new_epochs: bool,
     /// The network.
     pub network: network::Faults,
     /// The disks of the owners.
     pub disk: store::Faults,
-    /// What goes wrong otherwise.
+    /// What the nodes do wrong.
     pub mistakes: [Option<Mistake>; 2],
 }
 
@@ -104,6 +106,7 @@ impl Options {
         Self {
             durability: Durability::Journal,
             owners_crash: true,
+            new_epochs: false,
             network: network::Faults::default(),
             disk: store::Faults {
                 full: 20,
@@ -112,6 +115,15 @@ impl Options {
                 snapshot_rots: 0,
             },
             mistakes: [None; 2],
+        }
+    }
+
+    /// The same, and an owner that comes back begins another epoch.
+    #[must_use]
+    pub fn journal_in_new_epochs() -> Self {
+        Self {
+            new_epochs: true,
+            ..Self::journal()
         }
     }
 
@@ -224,7 +236,7 @@ fn daemon_of(entity: EntityId) -> Option<usize> {
 }
 
 /// Faults begin no more after so many of them.
-const CHAOS: usize = 30;
+const CHAOS: usize = 24;
 /// Everything has to be settled so long after the last one.
 const QUIET: Duration = Duration::from_secs(120);
 

@@ -5,7 +5,7 @@ use meshos_core::cursors::Receipt;
 use meshos_core::due::Due;
 use meshos_core::id::Origin;
 use meshos_core::identity::{IdentityError, Keypair};
-use meshos_core::sender::SenderRecord;
+use meshos_core::sender::{SenderRecord, reservation_name, reserve, reserved};
 use meshos_core::stream::{Announce, Event, Flow, Frame, LINEAGE_MAX, Output, PAYLOAD_BYTES_MAX, lineage_digest};
 use meshos_core::testing::frames;
 use meshos_core::testing::samples::{History, keypair};
@@ -254,6 +254,22 @@ fn a_sender_is_believed_only_if_both_have_signed() {
     let mut stolen = SenderRecord::sign(&keypair(5), &keypair(6), UnixMs::new(1)).expect("whole pairs");
     stolen.sender = keypair(0x33).entity_id();
     assert!(stolen.verify().is_err());
+}
+
+#[test]
+fn a_reservation_is_read_back_whole_or_not_at_all() {
+    for up_to in [0, 1, 4096, u64::MAX] {
+        let row = reserve(&keypair(0x33).entity_id(), up_to);
+        assert_eq!(row.key, reservation_name(&keypair(0x33).entity_id()));
+        let bytes = row.value.expect("it is put");
+        assert_eq!(reserved(&bytes), Ok(up_to));
+        assert_exact(&bytes, 0, reserved);
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(reserved(&changed).is_err(), "bit {bit}");
+        }
+    }
 }
 
 #[test]

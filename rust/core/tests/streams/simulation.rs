@@ -42,7 +42,7 @@ fn hold(mix: &str, options: &Options) -> Report {
     let each = [sum.acknowledged, sum.taken, sum.crashes, sum.messages_lost].map(|sum| sum / seeds);
     if seeds > 10 {
         assert!(
-            each[0] > 50 && each[1] > 30 && each[2] > 3 && each[3] > 20,
+            each[0] > 40 && each[1] > 60 && each[2] > 2 && each[3] > 40,
             "too little happens: {each:?}"
         );
     }
@@ -57,6 +57,14 @@ fn simulation_journal() {
 #[test]
 fn simulation_journal_late() {
     hold("simulation_journal_late", &Options::journal().late());
+}
+
+#[test]
+fn simulation_journal_in_new_epochs() {
+    hold(
+        "simulation_journal_in_new_epochs",
+        &Options::journal_in_new_epochs().late(),
+    );
 }
 
 #[test]

@@ -148,6 +148,12 @@ impl Live {
         }
     }
 
+    fn enter(&mut self, epoch: u64) {
+        if epoch > self.host.epoch() {
+            self.host = self.host.clone().rewound(epoch);
+        }
+    }
+
     fn waits(&self) -> bool {
         !self.answers.is_empty() || !self.pending.is_empty()
     }
@@ -250,17 +256,8 @@ impl Owner {
         let mut rewound = self.epoch;
         if !scene.makes(Mistake::NoRestartRecord) {
             // Nothing is left, and that is said before anything is done in the new epoch.
-            rewound = self.epoch + 1;
             let genesis = Host::new(self.entity, config(Durability::None)).position().digest;
-            self.epoch = rewound;
-            self.lineage.push(Certificate {
-                epoch: rewound,
-                node: node_key(self.node),
-                reason: Reason::Restart,
-                digest: genesis,
-                ..self.lineage[0]
-            });
-            self.lineage_digest = lineage_digest(&self.lineage);
+            rewound = self.declare(0, genesis);
         }
         scene.facts.emptied(self.daemon, self.epoch);
         let mut live = Live::new(self.entity, self.epoch, rewound, scene);
@@ -270,16 +267,33 @@ impl Owner {
         Ok(())
     }
 
+    /// Begins another epoch after the output `from_sequence`, durably.
+    fn declare(&mut self, from_sequence: u64, digest: Digest) -> u64 {
+        self.epoch += 1;
+        self.lineage.push(Certificate {
+            epoch: self.epoch,
+            node: node_key(self.node),
+            reason: Reason::Restart,
+            from_sequence,
+            digest,
+            ..self.lineage[0]
+        });
+        self.lineage_digest = lineage_digest(&self.lineage);
+        self.epoch
+    }
+
     /// Rebuilds the daemon from its journal.
     fn come_back(&mut self, scene: &mut Scene) -> Held {
         let steps = self.rows(Table::Journal);
         let firsts: Vec<_> = steps.iter().map(|(first, _)| *first).collect();
         resumption::plan(&self.entity, &[], &firsts, |_| false).expect("every step is there");
         scene.facts.emptied(self.daemon, self.epoch);
-        let mut live = Live::new(self.entity, self.epoch, 0, scene);
-        let mut replay = Replay::after(self.entity, *live.pending.mark(), self.epoch);
+        let mut live = Live::new(self.entity, FIRST_EPOCH, 0, scene);
+        let mut replay = Replay::after(self.entity, *live.pending.mark(), FIRST_EPOCH);
         for (first, bytes) in &steps {
             let steps = replay.row(*first, bytes).expect("rows follow");
+            // Receipts are made again, in the epoch in which they were given.
+            live.enter(steps.epoch);
             for (place, step) in Place::all(&steps).zip(&steps.steps) {
                 let uid = Uid {
                     origin: step.link.origin,
@@ -293,6 +307,12 @@ impl Owner {
                 replay.emitted(place, step, count, digest).expect("it does what it did");
             }
         }
+        if scene.options.new_epochs {
+            let position = live.host.position();
+            self.declare(position.sequence, position.digest);
+            scene.facts.daemons[self.daemon].epoch = self.epoch;
+        }
+        live.enter(self.epoch);
         live.pending = Pending::after(self.entity, *replay.mark(), self.epoch);
         scene.facts.came_back(self.daemon)?;
         let now = scene.now;
