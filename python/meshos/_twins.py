@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
+from time import monotonic
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from meshos import _core
+from meshos._checks import seconds_of
+from meshos.errors import WaitTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meshos.chain import CausalEvent
+    from meshos.mesh import Mesh, Peer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+PAUSE_MIN, PAUSE_MAX = 0.001, 0.02
+"""Seconds between two looks at the peers of a mesh."""
 
 
 async def on_lane(name: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -23,3 +32,29 @@ async def on_lane(name: str, call: Callable[P, R], *args: P.args, **kwargs: P.kw
 async def deliver_later(runtime: _core.RuntimeCore, origin_hash: int, event: CausalEvent) -> list[CausalEvent]:
     """Deliver once a loop runs."""
     return await runtime.deliver_async(origin_hash, event)
+
+
+async def itself(mesh: Mesh) -> Mesh:
+    """Enter a block: there is nothing to wait for."""
+    return mesh
+
+
+async def close(mesh: Mesh) -> None:
+    """Close a mesh."""
+    await on_lane("Mesh.close_async", mesh.close)
+
+
+async def wait_for_peer(mesh: Mesh, node_id: int, timeout: timedelta | None) -> Peer:
+    """Wait until a node is alive. However many wait, they hold no lane."""
+    seconds = seconds_of(timeout)
+    end = None if seconds is None else monotonic() + seconds
+    pause = PAUSE_MIN
+    while True:
+        try:
+            return mesh.wait_for_peer(node_id, timeout=timedelta(0))
+        except WaitTimeout:
+            left = PAUSE_MAX if end is None else end - monotonic()
+            if left <= 0:
+                raise WaitTimeout(f"node 0x{node_id:016x}", timeout or timedelta(0)) from None
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, PAUSE_MAX)

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, final
 
 from meshos._checks import instance, seconds_of
+from meshos._core import ProbeRegistry, _mesh_probes
 from meshos.compute import DaemonRuntime
 from meshos.dispatch import ComputeDispatcher
 from meshos.errors import ConfigError, LoopClosed, NotReady
@@ -51,6 +52,7 @@ class Node:
         "_lock",
         "_mesh",
         "_operator_socket",
+        "_probes",
         "_recovered",
         "_runtime",
         "_socket_path",
@@ -66,8 +68,11 @@ class Node:
         dispatcher: ActionDispatcher | None = None,
         admin_verifier: AdminVerifier | None = None,
         operator_socket: str | os.PathLike[str] | None = None,
+        probes: ProbeRegistry | None = None,
     ) -> None:
         """Take over `mesh`, and register `kinds`; raises `ConfigError`, `InvalidDaemon`.
+
+        Without `probes` the loop sees the peers of the mesh as the mesh sees them.
 
         With a path for `operator_socket`, an `OperatorSocket` is open there from `start` to `shutdown`.
         """
@@ -85,6 +90,7 @@ class Node:
         except BaseException:
             self._daemons.shutdown()
             raise
+        self._probes = _mesh_probes(mesh) if probes is None else instance(probes, ProbeRegistry, "probes")
         self._dispatcher = dispatcher
         self._admin_verifier = admin_verifier
         self._socket_path = socket_path
@@ -142,6 +148,7 @@ class Node:
                 dispatcher,
                 daemon_registry=self._daemons.daemon_registry(),
                 admin_verifier=self._admin_verifier,
+                probes=self._probes,
             )
             if self._socket_path is not None:
                 from meshos.operator import OperatorSocket

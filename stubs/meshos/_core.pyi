@@ -1,7 +1,7 @@
 """The compiled module. Its public names have a home module each; import them from there."""
 
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from os import PathLike
 from types import TracebackType
@@ -1038,6 +1038,8 @@ class StoreStats:
 
 _Letter: TypeAlias = tuple[int, CausalEvent, int, str, str, int, bool]
 
+def _mesh_probes(mesh: Mesh) -> ProbeRegistry: ...
+def _mesh_inject(mesh: Mesh, frame: BytesLike) -> None: ...
 def _verify_store(path: str | PathLike[str]) -> tuple[int, int, int, int, int]: ...
 def _inspect_store(
     path: str | PathLike[str],
@@ -1365,8 +1367,120 @@ class Store:
     ) -> None: ...
 
 @final
+class Peer:
+    """Another node, as this one sees it."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        node_id: _NodeId,
+        entity_id: EntityId,
+        state: Literal["alive", "suspect", "dead"],
+        last_heard_at: datetime,
+        rtt: timedelta | None,
+        capabilities: CapabilitySet,
+    ) -> Self: ...
+    @property
+    def node_id(self) -> _NodeId:
+        """Its handle."""
+    @property
+    def entity_id(self) -> EntityId:
+        """Its key."""
+    @property
+    def state(self) -> Literal["alive", "suspect", "dead"]:
+        """How it looks."""
+    @property
+    def last_heard_at(self) -> datetime:
+        """When its last heartbeat was heard."""
+    @property
+    def rtt(self) -> timedelta | None:
+        """The last round trip measured."""
+    @property
+    def capabilities(self) -> CapabilitySet:
+        """What it offers."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MeshStats:
+    """What happened at a node since it joined."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        beats_sent: int,
+        beats_heard: int,
+        stalls: int,
+        peers_replaced: int,
+        refused_full: int,
+        refused_malformed: int,
+        refused_other_mesh: int,
+        refused_not_for_us: int,
+        refused_ourselves: int,
+        refused_unknown_sender: int,
+        refused_other_run: int,
+        refused_unknown_kind: int,
+        refused_bad_seal: int,
+        refused_replayed: int,
+        refused_too_late: int,
+        refused_crowded: int,
+    ) -> Self: ...
+    @property
+    def beats_sent(self) -> int:
+        """Heartbeats that it sent."""
+    @property
+    def beats_heard(self) -> int:
+        """Heartbeats that it took."""
+    @property
+    def stalls(self) -> int:
+        """Times that it was held up for so long that it could not judge others."""
+    @property
+    def peers_replaced(self) -> int:
+        """Dead peers that gave way to new ones."""
+    @property
+    def refused_full(self) -> int:
+        """Frames for which there was no place."""
+    @property
+    def refused_malformed(self) -> int:
+        """Frames that could not be read."""
+    @property
+    def refused_other_mesh(self) -> int:
+        """Frames of another mesh."""
+    @property
+    def refused_not_for_us(self) -> int:
+        """Frames for another node."""
+    @property
+    def refused_ourselves(self) -> int:
+        """Frames that named this node as their sender."""
+    @property
+    def refused_unknown_sender(self) -> int:
+        """Frames of nobody in this mesh."""
+    @property
+    def refused_other_run(self) -> int:
+        """Frames of an earlier start of their sender."""
+    @property
+    def refused_unknown_kind(self) -> int:
+        """Frames that nobody takes."""
+    @property
+    def refused_bad_seal(self) -> int:
+        """Frames that were altered, or that another node made."""
+    @property
+    def refused_replayed(self) -> int:
+        """Frames that were taken before."""
+    @property
+    def refused_too_late(self) -> int:
+        """Frames that were too late to know whether they were taken before."""
+    @property
+    def refused_crowded(self) -> int:
+        """Heartbeats of more nodes than are looked after."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
 class Mesh:
-    """One node, in this process. Its key never leaves the extension; no method signs with it."""
+    """One node, alone or among others. Its key never leaves the extension; no method signs with it."""
 
     @staticmethod
     def local(*, store: Store | None = None, identity: Identity | None = None) -> Mesh:
@@ -1375,6 +1489,13 @@ class Mesh:
         Without a store it has one in memory. Raises `IdentityError` for a public-only identity, `InvalidArgument` for
         another one than the store's.
         """
+    @staticmethod
+    def local_cluster(nodes: int, *, stores: Sequence[Store] | None = None) -> tuple[Mesh, ...]:
+        """Make nodes of this process that are connected, each with its store, or one in memory.
+
+        Raises `ConfigError` for less than one or more than 4096 nodes, or another number of stores, `StoreError` for a
+        store that is given twice.
+        """
     @property
     def store(self) -> Store:
         """What it keeps."""
@@ -1382,12 +1503,33 @@ class Mesh:
     def node_id(self) -> int: ...
     @property
     def entity_id(self) -> EntityId: ...
+    def peers(self) -> Mapping[_NodeId, Peer]:
+        """Return the other nodes that were heard, as they look now; read only."""
+    def wait_for_peer(self, node_id: _NodeId, *, timeout: timedelta | None) -> Peer:
+        """Return once the peer is alive; raises `WaitTimeout`, `LoopClosed`."""
+    def wait_for_peer_async(
+        self, node_id: _NodeId, *, timeout: timedelta | None
+    ) -> Coroutine[object, None, Peer]:
+        """Twin of `wait_for_peer`."""
+    def announce(self, capabilities: CapabilitySet) -> None:
+        """Say what this node offers, in place of what it said before.
+
+        Raises `InvalidArgument` for more than fits a heartbeat, `LoopClosed`.
+        """
+    def stats(self) -> MeshStats:
+        """Count what happened at this node."""
     def close(self) -> None:
         """Leave: shuts down the runtime of this node, within 5 s. Does nothing the second time."""
+    def close_async(self) -> Coroutine[object, None, None]:
+        """Twin of `close`."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+    def __aenter__(self) -> Coroutine[object, None, Self]: ...
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> Coroutine[object, None, None]: ...
 
 @final
 class FactoryEntry:

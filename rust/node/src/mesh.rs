@@ -703,3 +703,15 @@ impl Inner {
         Some(Arc::clone(session))
     }
 }
+
+/// Waits as [`Mesh::wait_for_peer`] does at a node that is alone, where nobody will come.
+pub fn wait_for_nobody(deadline: Deadline, mut is_interrupted: impl FnMut() -> bool) -> PeerWaitError {
+    let (lock, wait) = (Mutex::new(()), Condvar::new());
+    while !deadline.passed() {
+        if is_interrupted() {
+            return PeerWaitError::Interrupted;
+        }
+        drop(wait.wait_until(lock.lock(), deadline.slice()));
+    }
+    PeerWaitError::Timeout
+}

@@ -1,21 +1,148 @@
-//! `Mesh`: one node, in this process.
+//! `Mesh`: one node, alone or among others of this process, and what it sees of them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use meshos_core::capability::CapabilitySet;
+use meshos_core::engine::Engine;
+use meshos_core::frame::{MeshId, Refusal};
+use meshos_core::heartbeat::CAPABILITIES_BYTES_MAX;
+use meshos_core::id::{EntityId, NodeId};
 use meshos_core::identity::Keypair;
+use meshos_core::presence::{Members, PeerState};
+use meshos_node::clock::Deadline;
 use meshos_node::journal::Stores;
+use meshos_node::keys;
+use meshos_node::local_engine::LocalNetwork;
+use meshos_node::mesh::{JoinError, Mesh, MeshConfig, MeshStats, PeerView, PeerWaitError, wait_for_nobody};
+use meshos_node::mesh_probes::MeshProbe;
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyMappingProxy, PyTuple};
 
 use crate::args;
+use crate::capability::{Offered, PyCapabilitySet};
 use crate::daemon::PyDaemon;
-use crate::errors::{self, AlreadyRegistered, LoopClosed};
-use crate::guard::{Born, entry, may_wait};
+use crate::errors::{self, AlreadyRegistered, ConfigError, InvalidArgument, LoopClosed};
+use crate::guard::{self, Born, entry, may_wait};
 use crate::identity::{entity_id, own_key};
+use crate::probes::PyProbeRegistry;
+use crate::record::field::{Field, read};
+use crate::record::moment::Moment;
+use crate::record::record;
+use crate::record::word::literal;
 use crate::runtime;
 use crate::store::PyStore;
+
+/// Nodes of one cluster at most.
+const NODES_MAX: u64 = 4096;
+
+literal! {
+    PeerState {
+        Alive = "alive",
+        Suspect = "suspect",
+        Dead = "dead",
+    }
+}
+
+record! {
+    /// Another node, as this one sees it.
+    pub struct PyPeer in "meshos.mesh" as "Peer", by keyword {
+        /// Its handle.
+        node_id: NodeId,
+        /// Its key.
+        entity_id: EntityId,
+        /// How it looks.
+        state: PeerState,
+        /// When its last heartbeat was heard.
+        last_heard_at: Moment,
+        /// The last round trip measured.
+        rtt: Option<Duration>,
+        /// What it offers.
+        capabilities: Offered,
+    }
+}
+
+impl From<PeerView> for PyPeer {
+    fn from(peer: PeerView) -> Self {
+        Self {
+            node_id: peer.node,
+            entity_id: peer.entity,
+            state: peer.state,
+            last_heard_at: Moment::of(peer.heard_at),
+            rtt: peer.rtt,
+            capabilities: Offered(Arc::clone(&peer.beat.heartbeat.capabilities)),
+        }
+    }
+}
+
+record! {
+    /// What happened at a node since it joined.
+    pub struct PyMeshStats in "meshos.mesh" as "MeshStats", by keyword {
+        /// Heartbeats that it sent.
+        beats_sent: u64,
+        /// Heartbeats that it took.
+        beats_heard: u64,
+        /// Times that it was held up for so long that it could not judge others.
+        stalls: u64,
+        /// Dead peers that gave way to new ones.
+        peers_replaced: u64,
+        /// Frames for which there was no place.
+        refused_full: u64,
+        /// Frames that could not be read.
+        refused_malformed: u64,
+        /// Frames of another mesh.
+        refused_other_mesh: u64,
+        /// Frames for another node.
+        refused_not_for_us: u64,
+        /// Frames that named this node as their sender.
+        refused_ourselves: u64,
+        /// Frames of nobody in this mesh.
+        refused_unknown_sender: u64,
+        /// Frames of an earlier start of their sender.
+        refused_other_run: u64,
+        /// Frames that nobody takes.
+        refused_unknown_kind: u64,
+        /// Frames that were altered, or that another node made.
+        refused_bad_seal: u64,
+        /// Frames that were taken before.
+        refused_replayed: u64,
+        /// Frames that were too late to know whether they were taken before.
+        refused_too_late: u64,
+        /// Heartbeats of more nodes than are looked after.
+        refused_crowded: u64,
+    }
+}
+
+impl From<MeshStats> for PyMeshStats {
+    fn from(stats: MeshStats) -> Self {
+        let of = |word: &str| {
+            let at = Refusal::WORDS.iter().position(|known| *known == word);
+            at.map_or(0, |at| stats.refused[at])
+        };
+        Self {
+            beats_sent: stats.presence.beats,
+            beats_heard: stats.presence.heard,
+            stalls: stats.presence.stalls,
+            peers_replaced: stats.presence.replaced,
+            refused_full: of("full"),
+            refused_malformed: of("malformed"),
+            refused_other_mesh: of("other_mesh"),
+            refused_not_for_us: of("not_for_us"),
+            refused_ourselves: of("ourselves"),
+            refused_unknown_sender: of("unknown_sender"),
+            refused_other_run: of("other_run"),
+            refused_unknown_kind: of("unknown_kind"),
+            refused_bad_seal: of("bad_seal"),
+            refused_replayed: of("replayed"),
+            refused_too_late: of("too_late"),
+            refused_crowded: of("crowded"),
+        }
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -30,6 +157,8 @@ pub struct PyMesh {
     store: Py<PyStore>,
     born: Born,
     state: Mutex<State>,
+    /// The others; `None`: it is alone.
+    mesh: Option<Mesh>,
 }
 
 impl PyMesh {
@@ -57,6 +186,82 @@ impl PyMesh {
         state.runtime = Arc::downgrade(runtime);
         Ok(())
     }
+
+    fn of(store: Py<PyStore>, mesh: Option<Mesh>) -> Self {
+        Self {
+            node: Arc::clone(store.get().node()),
+            store,
+            born: Born::now(),
+            state: Mutex::default(),
+            mesh,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    fn check_open(&self) -> PyResult<()> {
+        self.born.check("Mesh")?;
+        if self.is_closed() {
+            return Err(LoopClosed::new_err(("Mesh",)));
+        }
+        Ok(())
+    }
+
+    fn twin<'py>(slf: &Bound<'py, Self>, name: &str, arguments: Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        let module = slf.py().import(intern!(slf.py(), "meshos._twins"))?;
+        module.getattr(name)?.call1(arguments)
+    }
+}
+
+/// Reads the stores of the nodes of a cluster, or makes some.
+fn stores_of(py: Python<'_>, count: u64, stores: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Py<PyStore>>> {
+    let Some(given) = stores.filter(|stores| !stores.is_none()) else {
+        return (0..count).map(|_| Py::new(py, PyStore::in_memory(None))).collect();
+    };
+    let wrong = || args::wrong_type("stores", "a sequence of Store or None", given);
+    let mut stores = Vec::new();
+    for store in given.try_iter().map_err(|_| wrong())? {
+        let store = store?;
+        let store = store.cast::<PyStore>().map_err(|_| wrong())?;
+        stores.push(store.clone().unbind());
+        if stores.len() as u64 > count {
+            break;
+        }
+    }
+    if stores.len() as u64 != count {
+        return Err(ConfigError::new_err(("stores", "must be as many as nodes")));
+    }
+    let mut seen = BTreeSet::new();
+    for store in &stores {
+        if !seen.insert(store.get().node().entity_id()) {
+            let message = "it is given for two nodes of a cluster";
+            return Err(errors::StoreError::new_err((
+                "locked",
+                store.get().path().to_owned(),
+                message,
+            )));
+        }
+    }
+    Ok(stores)
+}
+
+fn join(keys: Vec<Arc<Keypair>>) -> Result<Vec<Mesh>, JoinError> {
+    let network = LocalNetwork::new();
+    let listed = keys.iter().map(|key| key.entity_id()).collect();
+    let members = Members::Listed(Arc::new(listed));
+    let mesh = MeshId::of(&keys::random_bytes::<32>());
+    // All are there before the first says that it is.
+    let engines: Vec<Arc<dyn Engine>> = keys
+        .iter()
+        .map(|key| Arc::new(network.join(key.entity_id())) as Arc<dyn Engine>)
+        .collect();
+    let config = MeshConfig::default();
+    let nodes = keys.into_iter().zip(engines);
+    nodes
+        .map(|(key, engine)| Mesh::join(key, mesh, members.clone(), engine, &config))
+        .collect()
 }
 
 #[pymethods]
@@ -73,17 +278,42 @@ impl PyMesh {
                     let store = args::instance::<PyStore>(store, "store", "a Store or None")?;
                     if given.is_some_and(|given| given.entity_id() != store.get().node().entity_id()) {
                         let rule = "must be that of the store, or be left out";
-                        return Err(errors::InvalidArgument::new_err(("identity", rule)));
+                        return Err(InvalidArgument::new_err(("identity", rule)));
                     }
                     store.clone().unbind()
                 }
             };
-            Ok(Self {
-                node: Arc::clone(store.get().node()),
-                store,
-                born: Born::now(),
-                state: Mutex::default(),
-            })
+            Ok(Self::of(store, None))
+        })
+    }
+
+    /// Make connected nodes in this process.
+    #[staticmethod]
+    #[pyo3(signature = (nodes, *, stores = None))]
+    fn local_cluster<'py>(
+        py: Python<'py>,
+        nodes: &Bound<'py, PyAny>,
+        stores: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        entry("Mesh.local_cluster", || {
+            let rule = || ConfigError::new_err(("nodes", format!("must be from 1 to {NODES_MAX}")));
+            let count = match nodes.extract::<i64>() {
+                Ok(count) => u64::try_from(count).map_err(|_| rule())?,
+                Err(_) => read::<u64>(nodes, "nodes")?,
+            };
+            if !(1..=NODES_MAX).contains(&count) {
+                return Err(rule());
+            }
+            let stores = stores_of(py, count, stores)?;
+            let keys = stores.iter().map(|store| Arc::clone(store.get().node())).collect();
+            let joined = py.detach(|| join(keys)).map_err(|error| match error {
+                JoinError::ReadOnly => errors::identity(&meshos_core::identity::IdentityError::ReadOnly),
+                JoinError::Engine(_) => LoopClosed::new_err(("Mesh",)),
+                JoinError::NoThread => pyo3::exceptions::PyOSError::new_err(error.to_string()),
+            })?;
+            let meshes = stores.into_iter().zip(joined);
+            let meshes = meshes.map(|(store, mesh)| Py::new(py, Self::of(store, Some(mesh))));
+            PyTuple::new(py, meshes.collect::<PyResult<Vec<_>>>()?)
         })
     }
 
@@ -102,6 +332,91 @@ impl PyMesh {
         entity_id(py, self.node.entity_id())
     }
 
+    /// The other nodes.
+    fn peers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyMappingProxy>> {
+        entry("Mesh.peers", || {
+            self.born.check("Mesh")?;
+            let peers = py.detach(|| self.mesh.as_ref().map(Mesh::peers).unwrap_or_default());
+            let dict = PyDict::new(py);
+            for peer in peers {
+                dict.set_item(peer.node.get(), Py::new(py, PyPeer::from(peer))?)?;
+            }
+            Ok(PyMappingProxy::new(py, dict.as_mapping()))
+        })
+    }
+
+    /// Wait until a node is alive.
+    #[pyo3(signature = (node_id, *, timeout))]
+    fn wait_for_peer(
+        &self,
+        py: Python<'_>,
+        node_id: &Bound<'_, PyAny>,
+        timeout: &Bound<'_, PyAny>,
+    ) -> PyResult<PyPeer> {
+        entry("Mesh.wait_for_peer", || {
+            let node = NodeId::from_python(node_id, "node_id")?;
+            let span = args::span(Some(timeout), "timeout")?;
+            self.check_open()?;
+            may_wait("Mesh.wait_for_peer")?;
+            let mut signal = None;
+            let found = py.detach(|| {
+                let deadline = span.map_or_else(Deadline::never, Deadline::after);
+                let mut interrupted = || guard::interrupted(&mut signal);
+                match &self.mesh {
+                    Some(mesh) => mesh.wait_for_peer(node, deadline, interrupted),
+                    None => Err(wait_for_nobody(deadline, || self.is_closed() || interrupted())),
+                }
+            });
+            found.map(PyPeer::from).map_err(|error| match (error, signal) {
+                (_, Some(raised)) => raised,
+                (PeerWaitError::Timeout, None) => {
+                    errors::waited(&format!("node 0x{node}"), span.unwrap_or_default(), py)
+                }
+                (PeerWaitError::Closed | PeerWaitError::Interrupted, None) => LoopClosed::new_err(("Mesh",)),
+            })
+        })
+    }
+
+    /// Twin of `wait_for_peer`.
+    #[pyo3(signature = (node_id, *, timeout))]
+    fn wait_for_peer_async<'py>(
+        slf: &Bound<'py, Self>,
+        node_id: &Bound<'py, PyAny>,
+        timeout: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        entry("Mesh.wait_for_peer_async", || {
+            let arguments = PyTuple::new(slf.py(), [slf.as_any(), node_id, timeout])?;
+            Self::twin(slf, "wait_for_peer", arguments)
+        })
+    }
+
+    /// Say what this node offers.
+    fn announce(&self, py: Python<'_>, capabilities: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("Mesh.announce", || {
+            let set = args::instance::<PyCapabilitySet>(capabilities, "capabilities", "a CapabilitySet")?;
+            self.check_open()?;
+            let set: CapabilitySet = set.get().0.clone();
+            let fits = py.detach(|| match &self.mesh {
+                Some(mesh) => mesh.announce(set),
+                None => meshos_core::heartbeat::capabilities_bytes(&set) <= CAPABILITIES_BYTES_MAX,
+            });
+            if fits {
+                return Ok(());
+            }
+            let rule = format!("must have at most {CAPABILITIES_BYTES_MAX} bytes in all");
+            Err(InvalidArgument::new_err(("capabilities", rule)))
+        })
+    }
+
+    /// What happened so far.
+    fn stats(&self, py: Python<'_>) -> PyResult<PyMeshStats> {
+        entry("Mesh.stats", || {
+            self.born.check("Mesh")?;
+            let stats = py.detach(|| self.mesh.as_ref().map(Mesh::stats));
+            Ok(stats.unwrap_or_default().into())
+        })
+    }
+
     /// Leave: shuts down the runtime of this node. Does nothing the second time.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         entry("Mesh.close", || {
@@ -112,9 +427,18 @@ impl PyMesh {
                 state.closed = true;
                 state.runtime.upgrade()
             };
-            runtime.map_or(Ok(()), |runtime| {
+            let ended = runtime.map_or(Ok(()), |runtime| {
                 runtime::shut_down(py, &runtime, Duration::from_secs(5))
-            })
+            });
+            py.detach(|| self.mesh.as_ref().map(Mesh::close));
+            ended
+        })
+    }
+
+    /// Twin of `close`.
+    fn close_async<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        entry("Mesh.close_async", || {
+            Self::twin(slf, "close", PyTuple::new(slf.py(), [slf.as_any()])?)
         })
     }
 
@@ -132,13 +456,66 @@ impl PyMesh {
         self.close(py)
     }
 
+    fn __aenter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Self::twin(slf, "itself", PyTuple::new(slf.py(), [slf.as_any()])?)
+    }
+
+    fn __aexit__<'py>(
+        slf: &Bound<'py, Self>,
+        _kind: &Bound<'py, PyAny>,
+        _error: &Bound<'py, PyAny>,
+        _trace: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Self::close_async(slf)
+    }
+
     fn __repr__(&self) -> String {
-        let closed = if self.state.lock().closed { ", closed" } else { "" };
+        let closed = if self.is_closed() { ", closed" } else { "" };
         format!("Mesh(node_id=0x{}{closed})", self.node.node_id())
     }
 }
 
-/// Adds the class to the module.
+impl Drop for PyMesh {
+    fn drop(&mut self) {
+        // In a forked child another thread may have held its locks.
+        if !self.born.is_here() {
+            std::mem::forget(self.mesh.take());
+        }
+    }
+}
+
+/// The probes that see the peers of a node.
+#[pyfunction]
+#[pyo3(name = "_mesh_probes")]
+fn probes(mesh: &Bound<'_, PyAny>) -> PyResult<PyProbeRegistry> {
+    entry("Node", || {
+        let mesh = args::instance::<PyMesh>(mesh, "mesh", "a Mesh")?.get();
+        let made = PyProbeRegistry::new();
+        for probe in mesh.mesh.iter().flat_map(MeshProbe::all) {
+            made.registry.add(probe);
+        }
+        Ok(made)
+    })
+}
+
+/// Hands a node what its engine would hand it: for tests of what forged frames do.
+#[pyfunction]
+#[pyo3(name = "_mesh_inject")]
+fn inject(py: Python<'_>, mesh: &Bound<'_, PyAny>, frame: &Bound<'_, PyAny>) -> PyResult<()> {
+    entry("Mesh", || {
+        let mesh = args::instance::<PyMesh>(mesh, "mesh", "a Mesh")?.get();
+        let frame = args::payload(frame, "frame")?.as_bytes().to_vec();
+        mesh.check_open()?;
+        py.detach(|| mesh.mesh.as_ref().map(|mesh| mesh.inject(frame)));
+        Ok(())
+    })
+}
+
+/// Adds the classes to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<PyMesh>()
+    module.add_class::<PyPeer>()?;
+    module.add_class::<PyMeshStats>()?;
+    module.add_class::<PyMesh>()?;
+    module.add_function(wrap_pyfunction!(probes, module)?)?;
+    module.add_function(wrap_pyfunction!(inject, module)?)
 }

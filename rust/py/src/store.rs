@@ -199,6 +199,11 @@ impl PyStore {
         &self.node
     }
 
+    /// Its folder; empty when it is in memory.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Gives handles on it.
     pub fn stores(&self) -> Stores {
         let kind = Arc::clone(&self.kind);
@@ -295,7 +300,8 @@ impl PyStore {
     }
 
     #[getter]
-    fn path(&self) -> Option<&str> {
+    #[pyo3(name = "path")]
+    fn shown_path(&self) -> Option<&str> {
         self.is_durable().then_some(&*self.path)
     }
 
