@@ -4,7 +4,7 @@
 //! * Everything is compared by 32-byte digests. A digest that is certain makes everything certain that it was made of, so
 //!   a chain whose beginning was let go is proven by any signed digest within it.
 //! * A chain is certain from its genesis, which follows from the entity alone, or for a fork from its record; or from what
-//!   a certificate or a checkpoint of the surviving line says. Records are judged as [`verify`](crate::verify) does.
+//!   a certificate or a checkpoint of the surviving line says. Records are judged as [`verify`] does.
 //! * A hole is never passed over, and nothing is mended.
 
 use std::collections::BTreeMap;
