@@ -1,7 +1,7 @@
 //! A network that goes wrong, over virtual time: it loses, delays, repeats and reorders messages, and falls apart. One seed
 //! gives one run.
 //!
-//! Who simulates takes [`Network::next`] for as long as there is one, and goes on at the time that it says.
+//! Who simulates takes [`Network::take_next`] for as long as there is one, and goes on at the time that it says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -182,7 +182,7 @@ impl<M: Clone> Network<M> {
     }
 
     /// The next message that arrives.
-    pub fn next(&mut self) -> Option<Arrival<M>> {
+    pub fn take_next(&mut self) -> Option<Arrival<M>> {
         let ((at, order), (from, to, message)) = self.flying.pop_first()?;
         self.waiting[to] -= 1;
         self.counters.delivered += 1;

@@ -382,7 +382,7 @@ impl World {
     }
 
     fn arrive(&mut self) -> Held {
-        let Some(arrival) = self.scene.network.next() else {
+        let Some(arrival) = self.scene.network.take_next() else {
             return Ok(());
         };
         let (from, to) = (arrival.from, arrival.to);

@@ -15,7 +15,7 @@ fn sent(seed: u64, faults: Faults, messages: u32) -> Network<u32> {
 }
 
 fn arrivals(mut network: Network<u32>) -> Vec<(Duration, u32)> {
-    std::iter::from_fn(|| network.next())
+    std::iter::from_fn(|| network.take_next())
         .map(|arrival| (arrival.at, arrival.message))
         .collect()
 }
@@ -38,7 +38,7 @@ fn messages_are_lost_late_repeated_and_overtaken_about_as_often_as_asked_for() {
     };
     let mut network = sent(2, faults, 10_000);
     let (mut late, mut last) = (0, Duration::ZERO);
-    while let Some(arrival) = network.next() {
+    while let Some(arrival) = network.take_next() {
         assert!(arrival.at >= last && arrival.at >= NOW + faults.delay_min && arrival.at <= NOW + faults.late_max);
         last = arrival.at;
         late += u32::from(arrival.at > NOW + faults.delay_max);
@@ -77,21 +77,21 @@ fn a_cut_group_is_heard_by_itself_only() {
         for (from, to) in [(0, 1), (1, 0), (2, 0), (1, 2), (0, 0)] {
             network.send(NOW, from, to, ());
         }
-        let arrived: Vec<_> = std::iter::from_fn(|| network.next())
+        let arrived: Vec<_> = std::iter::from_fn(|| network.take_next())
             .map(|arrival| (arrival.from, arrival.to))
             .collect();
         assert_eq!(arrived, heard);
         network.heal();
         network.send(NOW, 1, 0, ());
-        assert!(network.next().is_some());
+        assert!(network.take_next().is_some());
     }
 }
 
 #[test]
 fn an_arrival_that_is_put_off_comes_later() {
     let mut network = sent(1, Faults::CALM, 1);
-    let arrival = network.next().expect("one was sent");
+    let arrival = network.take_next().expect("one was sent");
     network.postpone(arrival, NOW * 2);
     assert_eq!((network.next_at(), network.counters().delivered), (Some(NOW * 2), 0));
-    assert_eq!(network.next().expect("it was put off").message, 0);
+    assert_eq!(network.take_next().expect("it was put off").message, 0);
 }

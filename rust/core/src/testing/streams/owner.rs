@@ -104,7 +104,7 @@ fn process(state: &mut u64, daemon: usize, uid: &Uid) -> Few<Vec<u8>> {
 }
 
 fn is_due(daemon: usize, payload: &[u8]) -> bool {
-    daemon == 0 && payload[0] % 3 == 0
+    daemon == 0 && payload[0].is_multiple_of(3)
 }
 
 fn content(payload: &[u8]) -> u64 {

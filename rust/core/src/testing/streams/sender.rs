@@ -111,7 +111,7 @@ impl Sender {
                 };
                 self.drafts[daemon][0].1 = Some(sequence);
                 self.contents.insert((daemon, sequence), content);
-                let deadline = (content % 4 == 0).then(|| scene.now + Duration::from_millis(150));
+                let deadline = (content.is_multiple_of(4)).then(|| scene.now + Duration::from_millis(150));
                 let signal = Signal::Send {
                     sequence,
                     payload: content.to_le_bytes().to_vec(),
