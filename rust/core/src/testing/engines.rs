@@ -1,4 +1,4 @@
-//! What every engine must do, as one suite, and a simulated engine that loses, delays, repeats, reorders and divides.
+//! What every engine must do, as one suite, and simulated engines over a [`Network`] that goes wrong.
 //!
 //! The suite runs against a [`Lab`]: the simulated engine in virtual time, and each real one. Of the simulated engine one
 //! seed gives one run: its engines only note what they are asked for, and [`SimulatedNetwork::advance`] carries it out.
@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::random::SplitMix64;
+use super::network::{self, Faults, Network};
 use super::samples::keypair;
 use crate::engine::{
     Answered, Declared, Engine, EngineError, EngineStats, PAYLOAD_BYTES_MAX, Payload, Receive, RequestError, Responder,
@@ -27,28 +27,10 @@ pub trait Lab {
     fn until(&mut self, done: &mut dyn FnMut() -> bool) -> bool;
 }
 
-/// How often the network misbehaves, each in 1000, and how long things take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NetworkFaults {
-    /// Messages that are lost.
-    pub lost: u16,
-    /// Messages that come twice.
-    pub repeated: u16,
-    /// Shortest and longest way.
-    pub delay: (Duration, Duration),
-}
+/// Nodes that may join one network, from first to last.
+pub const NODES_MAX: usize = 256;
 
-impl Default for NetworkFaults {
-    fn default() -> Self {
-        Self {
-            lost: 0,
-            repeated: 0,
-            delay: (Duration::from_micros(100), Duration::from_micros(100)),
-        }
-    }
-}
-
-type Node = u64;
+type Node = usize;
 
 enum Order {
     Publish(Node, Topic, Payload),
@@ -61,15 +43,16 @@ enum Order {
     Close(Node),
 }
 
+#[derive(Clone)]
 enum Message {
-    Publication(Node, u64, Topic, Payload),
-    Question(Node, u64, Node, Topic, Payload),
+    Publication(u64, Topic, Payload),
+    Question(u64, Topic, Payload),
     Answer(u64, Result<Payload, RequestError>),
-    Late(u64),
 }
 
 struct Waiting {
     from: Node,
+    late: Duration,
     answered: Answered,
 }
 
@@ -83,25 +66,19 @@ struct Counters {
     served: AtomicU64,
 }
 
-/// A network in virtual time.
+/// Engines over a [`Network`] in virtual time.
 pub struct SimulatedNetwork {
-    /// How it misbehaves from now on.
-    pub faults: NetworkFaults,
-    random: SplitMix64,
+    network: Network<Message>,
     now: Duration,
     orders: (Sender<Order>, Receiver<Order>),
     numbers: Arc<AtomicU64>,
-    nodes: BTreeMap<Node, (EntityId, Arc<Counters>, Arc<AtomicBool>)>,
+    joined: Node,
+    nodes: BTreeMap<Node, (EntityId, Arc<Counters>)>,
     receivers: BTreeMap<Topic, BTreeMap<u64, (Node, Arc<dyn Receive>)>>,
     services: BTreeMap<Topic, BTreeMap<u64, (Node, Arc<dyn Serve>)>>,
     watches: BTreeMap<u64, (Node, Arc<dyn Watch>)>,
     waiting: BTreeMap<u64, Waiting>,
-    flying: BTreeMap<(Duration, u64), Message>,
-    apart: BTreeSet<EntityId>,
-    /// Messages that the network lost or cut off.
-    pub lost: u64,
-    /// Messages that it delivered twice.
-    pub repeated: u64,
+    deadlines: BTreeSet<(Duration, u64)>,
 }
 
 /// The engine of one node in a simulated network.
@@ -242,22 +219,19 @@ impl Drop for SimulatedEngine {
 impl SimulatedNetwork {
     /// One without nodes; everything that goes wrong follows from the seed.
     #[must_use]
-    pub fn new(seed: u64, faults: NetworkFaults) -> Self {
+    pub fn new(seed: u64, faults: Faults) -> Self {
         Self {
-            faults,
-            random: SplitMix64::new(seed),
+            network: Network::new(NODES_MAX, seed, faults),
             now: Duration::ZERO,
             orders: channel(),
             numbers: Arc::new(AtomicU64::new(1)),
+            joined: 0,
             nodes: BTreeMap::new(),
             receivers: BTreeMap::new(),
             services: BTreeMap::new(),
             watches: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            flying: BTreeMap::new(),
-            apart: BTreeSet::new(),
-            lost: 0,
-            repeated: 0,
+            deadlines: BTreeSet::new(),
         }
     }
 
@@ -267,16 +241,26 @@ impl SimulatedNetwork {
         self.now
     }
 
+    /// What became of messages.
+    #[must_use]
+    pub const fn counters(&self) -> &network::Counters {
+        self.network.counters()
+    }
+
     /// Lets a node in.
+    ///
+    /// # Panics
+    /// If more than [`NODES_MAX`] join.
     pub fn join(&mut self, entity: EntityId) -> SimulatedEngine {
+        assert!(self.joined < NODES_MAX, "a simulation of fewer nodes");
         self.carry_out();
-        let node = self.number();
+        let node = self.joined;
+        self.joined += 1;
         let (counters, closed) = (Arc::<Counters>::default(), Arc::<AtomicBool>::default());
         for (_, watch) in self.watches.values() {
             watch.here(&entity);
         }
-        self.nodes
-            .insert(node, (entity, Arc::clone(&counters), Arc::clone(&closed)));
+        self.nodes.insert(node, (entity, Arc::clone(&counters)));
         SimulatedEngine {
             entity,
             node,
@@ -289,22 +273,41 @@ impl SimulatedNetwork {
         }
     }
 
-    /// Cuts these nodes off from all others, and joins the rest again.
-    pub fn divide(&mut self, apart: &[EntityId]) {
-        self.apart = apart.iter().copied().collect();
+    /// Cuts these nodes off from all others.
+    pub fn cut(&mut self, apart: &[EntityId]) {
+        self.carry_out();
+        let group = self.nodes.iter().filter(|(_, (entity, _))| apart.contains(entity));
+        let group: Vec<_> = group.map(|(node, _)| *node).collect();
+        self.network.cut(&group, true);
     }
 
-    /// Carries out what was asked for, and lets time pass until something arrives, at the latest until `end`. `false`:
-    /// nothing arrived.
+    /// Joins all nodes again.
+    pub fn heal(&mut self) {
+        self.carry_out();
+        self.network.heal();
+    }
+
+    /// Carries out what was asked for, and lets time pass until something arrives or is over, at the latest until `end`.
+    /// `false`: nothing did.
     pub fn advance(&mut self, end: Duration) -> bool {
         self.carry_out();
-        let Some(entry) = self.flying.first_entry().filter(|entry| entry.key().0 <= end) else {
-            self.now = self.now.max(end);
-            return false;
-        };
-        let ((at, _), message) = entry.remove_entry();
-        self.now = at;
-        self.arrive(message);
+        let late = self.deadlines.first().copied().filter(|(at, _)| *at <= end);
+        let next = self.network.next_at().filter(|at| *at <= end);
+        match (late, next) {
+            (Some((at, request)), next) if next.is_none_or(|next| at < next) => {
+                self.now = self.now.max(at);
+                self.answer(request, Err(RequestError::Timeout));
+            }
+            (_, Some(_)) => {
+                let arrival = self.network.next().expect("it was there");
+                self.now = self.now.max(arrival.at);
+                self.arrive(arrival.from, arrival.to, arrival.message);
+            }
+            _ => {
+                self.now = self.now.max(end);
+                return false;
+            }
+        }
         self.carry_out();
         true
     }
@@ -328,7 +331,7 @@ impl SimulatedNetwork {
                 }
                 Order::Watch(node, number, watch) => {
                     let others = self.nodes.iter().filter(|(other, _)| **other != node);
-                    others.for_each(|(_, (entity, ..))| watch.here(entity));
+                    others.for_each(|(_, (entity, _))| watch.here(entity));
                     self.watches.insert(number, (node, watch));
                 }
                 Order::End(number) => {
@@ -341,7 +344,7 @@ impl SimulatedNetwork {
                 }
                 Order::Answer(from, request, answer) => {
                     if let Some(to) = self.waiting.get(&request).map(|waiting| waiting.from) {
-                        self.fly(from, to, |_| Message::Answer(request, answer.clone()));
+                        self.network.send(self.now, from, to, Message::Answer(request, answer));
                     }
                 }
                 Order::Close(node) => self.close(node),
@@ -354,10 +357,8 @@ impl SimulatedNetwork {
         let others = receivers.filter(|(_, (node, _))| *node != from);
         let others: Vec<_> = others.map(|(number, (node, _))| (*number, *node)).collect();
         for (number, to) in others {
-            let (topic, payload) = (topic.clone(), payload.clone());
-            self.fly(from, to, |_| {
-                Message::Publication(to, number, topic.clone(), payload.clone())
-            });
+            let message = Message::Publication(number, topic.clone(), payload.clone());
+            self.network.send(self.now, from, to, message);
         }
     }
 
@@ -365,51 +366,28 @@ impl SimulatedNetwork {
         let request = self.number();
         let services = self.services.get(topic).into_iter().flatten();
         let to = services.map(|(_, (node, _))| *node).find(|node| *node != from);
-        self.waiting.insert(request, Waiting { from, answered });
+        let late = self.now.saturating_add(timeout);
+        self.deadlines.insert((late, request));
+        self.waiting.insert(request, Waiting { from, late, answered });
         match to {
             Some(to) => {
-                let late = self.number();
-                self.flying
-                    .insert((self.now.saturating_add(timeout), late), Message::Late(request));
-                self.fly(from, to, |_| {
-                    Message::Question(to, request, from, topic.clone(), payload.clone())
-                });
+                let message = Message::Question(request, topic.clone(), payload);
+                self.network.send(self.now, from, to, message);
             }
             None => self.answer(request, Err(RequestError::Unavailable)),
         }
     }
 
-    /// Sends a message on its way, or not, or twice.
-    fn fly(&mut self, from: Node, to: Node, message: impl Fn(Duration) -> Message) {
-        let side = |node| self.nodes.get(&node).map(|(entity, ..)| self.apart.contains(entity));
-        let chance = self.random.below(1000) as u16;
-        let copies = match chance {
-            _ if side(from) != side(to) => 0,
-            chance if chance < self.faults.lost => 0,
-            chance if chance < self.faults.lost.saturating_add(self.faults.repeated) => 2,
-            _ => 1,
-        };
-        self.lost += u64::from(copies == 0);
-        self.repeated += u64::from(copies == 2);
-        let (shortest, longest) = self.faults.delay;
-        let range = longest.saturating_sub(shortest).as_micros() as usize;
-        for _ in 0..copies {
-            let delay = shortest + Duration::from_micros(self.random.below(range + 1) as u64);
-            let at = (self.now + delay, self.number());
-            self.flying.insert(at, message(delay));
-        }
-    }
-
-    fn arrive(&mut self, message: Message) {
+    fn arrive(&mut self, from: Node, to: Node, message: Message) {
         match message {
-            Message::Publication(to, number, topic, payload) => {
+            Message::Publication(number, topic, payload) => {
                 let receiver = self.receivers.get(&topic).and_then(|all| all.get(&number));
-                if let (Some((_, receiver)), Some((_, counters, _))) = (receiver, self.nodes.get(&to)) {
+                if let (Some((_, receiver)), Some((_, counters))) = (receiver, self.nodes.get(&to)) {
                     let taken = receiver.receive(&topic, &payload);
                     add(if taken { &counters.received } else { &counters.refused });
                 }
             }
-            Message::Question(to, request, from, topic, payload) => {
+            Message::Question(request, topic, payload) => {
                 let orders = self.orders.0.clone();
                 let responder = Responder::new(Box::new(move |answer| {
                     let _ = orders.send(Order::Answer(to, request, answer));
@@ -418,13 +396,12 @@ impl SimulatedNetwork {
                 let service = services
                     .map(|(_, service)| service)
                     .find(|(node, _)| *node == to && *node != from);
-                if let (Some((_, service)), Some((_, counters, _))) = (service, self.nodes.get(&to)) {
+                if let (Some((_, service)), Some((_, counters))) = (service, self.nodes.get(&to)) {
                     add(&counters.served);
                     service.serve(&topic, &payload, responder);
                 }
             }
             Message::Answer(request, answer) => self.answer(request, answer),
-            Message::Late(request) => self.answer(request, Err(RequestError::Timeout)),
         }
     }
 
@@ -432,7 +409,8 @@ impl SimulatedNetwork {
         let Some(waiting) = self.waiting.remove(&request) else {
             return;
         };
-        if let (Err(_), Some((_, counters, _))) = (&answer, self.nodes.get(&waiting.from)) {
+        self.deadlines.remove(&(waiting.late, request));
+        if let (Err(_), Some((_, counters))) = (&answer, self.nodes.get(&waiting.from)) {
             add(&counters.unanswered);
         }
         (waiting.answered)(answer);
@@ -455,7 +433,7 @@ impl SimulatedNetwork {
             .values_mut()
             .for_each(|all| all.retain(|_, (of, _)| *of != node));
         self.watches.retain(|_, (of, _)| *of != node);
-        let Some((entity, ..)) = self.nodes.remove(&node) else {
+        let Some((entity, _)) = self.nodes.remove(&node) else {
             return;
         };
         for (_, watch) in self.watches.values() {

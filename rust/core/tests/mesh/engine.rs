@@ -6,13 +6,18 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use meshos_core::engine::{Engine, Payload, Receive, RequestError, Responder, Serve, Topic};
-use meshos_core::testing::engines::{NetworkFaults, SimulatedNetwork, conforms};
+use meshos_core::testing::engines::{SimulatedNetwork, conforms};
+use meshos_core::testing::network::Faults;
 use meshos_core::testing::samples::keypair;
 
-const BAD: NetworkFaults = NetworkFaults {
-    lost: 200,
-    repeated: 200,
-    delay: (Duration::from_micros(100), Duration::from_millis(10)),
+const BAD: Faults = Faults {
+    loss: 200,
+    duplicate: 200,
+    late: 20,
+    delay_min: Duration::from_micros(100),
+    delay_max: Duration::from_millis(10),
+    late_max: Duration::from_millis(600),
+    queue_max: usize::MAX,
 };
 
 struct Counted(AtomicU64);
@@ -35,10 +40,9 @@ impl Serve for Echo {
 #[test]
 fn the_simulated_engine_conforms() {
     for seed in 0..20 {
-        let delay = (Duration::from_micros(10), Duration::from_millis(3));
-        let faults = NetworkFaults {
-            delay,
-            ..NetworkFaults::default()
+        let faults = Faults {
+            delay_max: Duration::from_millis(3),
+            ..Faults::CALM
         };
         conforms(&mut SimulatedNetwork::new(seed, faults));
     }
@@ -56,8 +60,9 @@ fn what_is_lost_and_repeated_follows_from_the_seed() {
         }
         while network.advance(Duration::from_secs(60)) {}
         let count = counted.0.load(Ordering::Relaxed);
-        assert_eq!(count, 1000 - network.lost + network.repeated);
-        (count, network.lost, network.repeated)
+        let counters = network.counters();
+        assert_eq!(count, 1000 - counters.lost + counters.duplicated);
+        (count, counters.lost, counters.duplicated)
     };
     let runs: std::collections::BTreeSet<_> = (0..20).map(run).collect();
     assert!(runs.len() > 10 && runs.iter().all(|(_, lost, repeated)| *lost > 100 && *repeated > 100));
@@ -79,7 +84,7 @@ fn each_request_is_answered_once_whatever_the_network_does() {
             });
             one.request(&topic, Payload::new(vec![1]), Duration::from_millis(30), answered);
         }
-        network.divide(&[one.node()]);
+        network.cut(&[one.node()]);
         while network.advance(Duration::from_secs(60)) {}
         let mut all: Vec<_> = answers.try_iter().collect();
         all.sort_by_key(|(number, _)| *number);
