@@ -11,6 +11,13 @@ pub fn unix_ms() -> UnixMs {
     UnixMs::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Wall-clock time now, in microseconds since 1970.
+#[must_use]
+pub fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// How long a wait may take. Waits end in slices, so that a signal is seen in time.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Option<Instant>);

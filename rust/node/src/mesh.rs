@@ -172,7 +172,8 @@ type Opened = Result<Arc<Beat>, Refusal>;
 
 #[derive(Default)]
 struct Queue {
-    payloads: VecDeque<Payload>,
+    /// With when they arrived.
+    payloads: VecDeque<(Instant, Payload)>,
     bytes: usize,
     left: VecDeque<EntityId>,
 }
@@ -182,6 +183,8 @@ struct Inbox {
     queue: Mutex<Queue>,
     full: AtomicU64,
     place: OnceLock<Place>,
+    /// How long a heartbeat may wait, in milliseconds: where there are many nodes, several are looked at in one turn.
+    patience: AtomicU64,
 }
 
 struct Inner {
@@ -191,6 +194,7 @@ struct Inner {
     node: NodeId,
     secret: SessionSecret,
     members: Members,
+    interval: Duration,
     software: Arc<str>,
     engine: Arc<dyn Engine>,
     inbox: Arc<Inbox>,
@@ -219,7 +223,8 @@ pub struct Mesh {
 }
 
 impl Receive for Inbox {
-    fn receive(&self, _topic: &Topic, payload: &Payload) -> bool {
+    fn receive(&self, topic: &Topic, payload: &Payload) -> bool {
+        let now = Instant::now();
         let size = payload.bytes().len();
         let mut queue = self.queue.lock();
         let has_place = queue.payloads.len() < INBOX_MAX && queue.bytes.saturating_add(size) <= INBOX_BYTES_MAX;
@@ -228,10 +233,20 @@ impl Receive for Inbox {
             self.full.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        queue.payloads.push_back(payload.clone());
+        let is_first = queue.payloads.is_empty();
+        queue.payloads.push_back((now, payload.clone()));
         queue.bytes += size;
         drop(queue);
-        self.wake();
+        let patience = self.patience.load(Ordering::Relaxed);
+        match self.place.get() {
+            // The first one asked for a turn.
+            Some(_) if *topic == Topic::Beats && patience > 0 && !is_first => {}
+            Some(place) if *topic == Topic::Beats && patience > 0 => {
+                place.wake_by(now + Duration::from_millis(patience));
+            }
+            Some(place) => place.wake(),
+            None => {}
+        }
         true
     }
 }
@@ -281,8 +296,7 @@ impl Mesh {
         let (entity, node) = (key.entity_id(), key.node_id());
         assert_eq!(engine.node(), entity, "an engine is of one node");
         let clock = LoopClock::start();
-        // Later starts have higher numbers, and two in one millisecond differ.
-        let run = (clock.now().get() << 20) | (keys::random_u64() >> 44);
+        let run = next_run();
         let secret = SessionSecret::new(keys::random_bytes());
         let side = Side {
             node: entity,
@@ -297,6 +311,7 @@ impl Mesh {
             queue: Mutex::default(),
             full: AtomicU64::new(0),
             place: OnceLock::new(),
+            patience: AtomicU64::new(0),
         });
         let receiver: Arc<dyn Receive> = inbox.clone();
         let declared = vec![
@@ -311,6 +326,7 @@ impl Mesh {
             node,
             secret,
             members: members.clone(),
+            interval: options.interval,
             software: Arc::clone(&config.software),
             engine,
             inbox: Arc::clone(&inbox),
@@ -529,27 +545,28 @@ impl Turn for Inner {
             queue.bytes = 0;
             (std::mem::take(&mut queue.payloads), std::mem::take(&mut queue.left))
         };
-        for payload in &payloads {
-            if let Err(refusal) = self.hear(payload) {
+        for (arrived, payload) in &payloads {
+            if let Err(refusal) = self.hear(*arrived, payload) {
                 self.refused[refusal.index()].fetch_add(1, Ordering::Relaxed);
             }
         }
         self.give_back(payloads);
         for node in left {
-            self.step(Signal::Left(node));
+            self.step(self.started.elapsed(), Signal::Left(node));
         }
         let now = self.started.elapsed();
-        if now >= self.presence.lock().due() {
-            self.step(Signal::Turn);
+        let mut due = self.presence.lock().due();
+        if now >= due {
+            self.step(now, Signal::Turn);
+            due = self.presence.lock().due();
         }
-        let due = self.presence.lock().due();
         self.started.checked_add(due)
     }
 }
 
 impl Inner {
     /// Keeps the room of an emptied queue for the next payloads, if it is not much.
-    fn give_back(&self, mut payloads: VecDeque<Payload>) {
+    fn give_back(&self, mut payloads: VecDeque<(Instant, Payload)>) {
         payloads.clear();
         if payloads.capacity() <= 64 {
             let mut queue = self.inbox.queue.lock();
@@ -570,12 +587,12 @@ impl Inner {
         }
     }
 
-    fn hear(&self, payload: &Payload) -> Result<(), Refusal> {
+    fn hear(&self, arrived: Instant, payload: &Payload) -> Result<(), Refusal> {
         let bytes = payload.bytes();
         let frame = Frame::decode(bytes)?;
         frame.check_way(&self.mesh, &self.side.node)?;
         if frame.header.kind == Kind::HEARTBEAT {
-            return self.hear_beat(&frame, payload);
+            return self.hear_beat(&frame, arrived, payload);
         }
         let from = frame.header.from;
         let session = self.session(&from, Some(frame.header.run));
@@ -597,7 +614,7 @@ impl Inner {
         Ok(())
     }
 
-    fn hear_beat(&self, frame: &Frame<'_>, payload: &Payload) -> Result<(), Refusal> {
+    fn hear_beat(&self, frame: &Frame<'_>, arrived: Instant, payload: &Payload) -> Result<(), Refusal> {
         // The nodes of one process check a signature once: who signed what depends on the bytes alone.
         let beat = match payload.found::<Opened>() {
             Some(opened) => opened.clone()?,
@@ -605,12 +622,13 @@ impl Inner {
             None if !self.members.has(&frame.header.from) => return Err(Refusal::UnknownSender),
             None => (*payload.find(|bytes| -> Opened { Beat::open(&Frame::decode(bytes)?).map(Arc::new) })).clone()?,
         };
-        self.step(Signal::Heard(beat));
+        let at = arrived.saturating_duration_since(self.started);
+        self.step(at, Signal::Heard(beat));
         Ok(())
     }
 
-    fn step(&self, signal: Signal) {
-        let actions = self.presence.lock().step(self.started.elapsed(), signal);
+    fn step(&self, now: Duration, signal: Signal) {
+        let actions = self.presence.lock().step(now, signal);
         let mut changed = false;
         for action in actions {
             match action {
@@ -620,6 +638,10 @@ impl Inner {
                     echoes,
                     capabilities,
                 } => {
+                    // Where nodes beat more rarely than they would if they were few, there are many.
+                    let is_crowded = Duration::from_millis(u64::from(interval_ms)) > self.interval;
+                    let patience = if is_crowded { u64::from(interval_ms) / 100 } else { 0 };
+                    self.inbox.patience.store(patience, Ordering::Relaxed);
                     let heartbeat = Heartbeat {
                         unix_ms: crate::clock::unix_ms(),
                         interval_ms,
@@ -702,6 +724,17 @@ impl Inner {
         }
         Some(Arc::clone(session))
     }
+}
+
+/// The number of a start: later ones have higher numbers. It is the time, and in one process also above all before it,
+/// whatever the clock does.
+fn next_run() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let random = keys::random_u64() >> 52;
+    let now = crate::clock::unix_us() << 12 | random;
+    let next = |last: u64| now.max(last + 1);
+    let last = LAST.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
+    next(last.unwrap_or(0))
 }
 
 /// Waits as [`Mesh::wait_for_peer`] does at a node that is alone, where nobody will come.

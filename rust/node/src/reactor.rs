@@ -29,6 +29,8 @@ struct Seat {
     turn: Weak<dyn Turn>,
     woken: Arc<AtomicBool>,
     due: Option<Instant>,
+    /// The earliest time that was asked for since its last turn began.
+    asked: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -91,6 +93,7 @@ impl Reactor {
             turn,
             woken: Arc::clone(&woken),
             due: None,
+            asked: None,
         };
         state.seats.insert(number, seat);
         state.woken.push_back(number);
@@ -126,6 +129,24 @@ impl Place {
             }
         }
     }
+
+    /// Asks for a turn at a time, or before.
+    pub fn wake_by(&self, at: Instant) {
+        let mut state = self.shared.state.lock();
+        let Some(seat) = state.seats.get_mut(&self.number) else {
+            return;
+        };
+        seat.asked = Some(seat.asked.map_or(at, |asked| asked.min(at)));
+        let is_first = seat.due.is_none_or(|due| at < due);
+        if is_first {
+            state.turned(self.number, Some(at));
+        }
+        let waiting = is_first && state.waiting && state.due.first().is_some_and(|(first, _)| *first >= at);
+        drop(state);
+        if waiting {
+            self.shared.wake.notify_one();
+        }
+    }
 }
 
 impl Drop for Place {
@@ -156,9 +177,12 @@ impl State {
         }
         let mut called = Vec::with_capacity(self.woken.len());
         while let Some(number) = self.woken.pop_front() {
-            let Some(seat) = self.seats.get(&number) else { continue };
+            let Some(seat) = self.seats.get_mut(&number) else {
+                continue;
+            };
             match seat.turn.upgrade() {
                 Some(turn) => {
+                    seat.asked = None;
                     // From here on a wake means another turn.
                     seat.woken.store(false, Ordering::Release);
                     called.push((number, turn));
@@ -172,6 +196,10 @@ impl State {
     fn turned(&mut self, number: u64, due: Option<Instant>) {
         let Some(seat) = self.seats.get_mut(&number) else {
             return;
+        };
+        let due = match (due, seat.asked) {
+            (Some(due), Some(asked)) => Some(due.min(asked)),
+            (due, asked) => due.or(asked),
         };
         if seat.due == due {
             return;
@@ -296,6 +324,30 @@ mod tests {
             assert!(runs);
             turns.recv_timeout(Duration::from_secs(10)).expect("a turn");
             drop(place);
+        }
+    }
+
+    #[test]
+    fn a_turn_that_is_asked_for_comes_in_time_also_when_it_was_asked_for_during_a_turn() {
+        let reactor = Reactor::default();
+        let place = Arc::new(std::sync::OnceLock::<Place>::new());
+        let (told, turns) = mpsc::channel();
+        let asks = Arc::clone(&place);
+        let turn = arc(move || {
+            if let Some(place) = asks.get() {
+                place.wake_by(Instant::now() + Duration::from_millis(1));
+            }
+            told.send(()).expect("the test listens");
+            Some(Instant::now() + Duration::from_secs(3600))
+        });
+        assert!(place.set(reactor.place(Arc::downgrade(&turn)).0).is_ok());
+        turns.recv_timeout(Duration::from_secs(10)).expect("a turn");
+        place
+            .get()
+            .expect("it was set")
+            .wake_by(Instant::now() + Duration::from_millis(5));
+        for _ in 0..10 {
+            turns.recv_timeout(Duration::from_secs(10)).expect("a turn");
         }
     }
 

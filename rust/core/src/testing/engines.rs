@@ -299,7 +299,7 @@ impl SimulatedNetwork {
                 self.answer(request, Err(RequestError::Timeout));
             }
             (_, Some(_)) => {
-                let arrival = self.network.next().expect("it was there");
+                let arrival = self.network.take_next().expect("it was there");
                 self.now = self.now.max(arrival.at);
                 self.arrive(arrival.from, arrival.to, arrival.message);
             }
