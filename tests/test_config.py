@@ -1,5 +1,7 @@
 """Options of a daemon: by keyword only, each with its range."""
 
+from datetime import timedelta
+
 import pytest
 
 from meshos.daemon import DaemonHostConfig
@@ -12,9 +14,12 @@ DEFAULTS: dict[str, object] = {
     "delivery": "once",
     "on_error": "raise",
     "durability": "none",
+    "on_divergence": "stop",
     "attempts_max": 5,
+    "snapshots_max": 2,
     "outputs_max": 10_000,
     "outputs_bytes_max": 67_108_864,
+    "outputs_age_max": None,
 }
 OTHERS: dict[str, object] = {
     "auto_snapshot_interval": 2**64 - 1,
@@ -22,14 +27,18 @@ OTHERS: dict[str, object] = {
     "delivery": "at_least_once",
     "on_error": "restore",
     "durability": "journal",
+    "on_divergence": "continue",
     "attempts_max": 1,
+    "snapshots_max": 1,
     "outputs_max": 0,
     "outputs_bytes_max": 0,
+    "outputs_age_max": timedelta(milliseconds=1),
 }
 LARGEST = {
     "auto_snapshot_interval": 2**64 - 1,
     "max_log_entries": 2**32 - 1,
     "attempts_max": 2**32 - 1,
+    "snapshots_max": 2**32 - 1,
     "outputs_max": 2**32 - 1,
     "outputs_bytes_max": 2**64 - 1,
 }
@@ -63,7 +72,7 @@ def test_numbers_have_a_largest_value(name: str, largest: int) -> None:
         assert "2^" in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["max_log_entries", "attempts_max"])
+@pytest.mark.parametrize("name", ["max_log_entries", "attempts_max", "snapshots_max"])
 def test_what_must_be_one_at_least_is_refused_at_0(name: str) -> None:
     with pytest.raises(ConfigError, match="at least 1") as raised:
         config(**{name: 0})
@@ -77,7 +86,7 @@ def test_what_is_no_int_is_a_type_error(name: str, value: object) -> None:
         config(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["delivery", "on_error", "durability"])
+@pytest.mark.parametrize("name", ["delivery", "on_error", "durability", "on_divergence"])
 def test_words_are_those_of_the_type(name: str) -> None:
     for value in ("", "Once", "raise ", "\ud800", "keep"):
         with pytest.raises(ConfigError, match="must be") as raised:
@@ -86,6 +95,29 @@ def test_words_are_those_of_the_type(name: str) -> None:
     for wrong in (b"once", 1, None, True):
         with pytest.raises(TypeError, match=name):
             config(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("durability", "snapshot"),
+        ("on_divergence", "snapshot_every_event"),
+    ],
+)
+def test_other_words(name: str, word: str) -> None:
+    assert getattr(config(**{name: word}), name) == word
+
+
+def test_an_age_is_a_span_of_one_millisecond_at_least() -> None:
+    assert config(outputs_age_max=timedelta(days=7)).outputs_age_max == timedelta(days=7)
+    assert config(outputs_age_max=timedelta.max).outputs_age_max is not None
+    for wrong in (timedelta(), timedelta(microseconds=999), timedelta(days=-1)):
+        with pytest.raises(ConfigError) as raised:
+            config(outputs_age_max=wrong)
+        assert raised.value.field == "outputs_age_max"
+    for value in (1, 1.0, "1", b"1"):
+        with pytest.raises(TypeError, match="outputs_age_max"):
+            config(outputs_age_max=value)
 
 
 def test_unknown_options_are_type_errors() -> None:

@@ -25,7 +25,7 @@ from meshos.errors import (
     InvalidArgument,
     ProcessFailed,
 )
-from meshos.store import RecoveryReport, inspect, verify
+from meshos.store import Divergence, RecoveryReport, inspect, verify
 
 JOURNAL = DaemonHostConfig(durability="journal")
 KEY = Identity.from_seed(b"\x07" * 32)
@@ -356,6 +356,125 @@ def test_what_is_no_whole_store_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert (report.daemons[ORIGIN].sequence, outputs) == (10, [11])
 
 
+# ---------------------------------------------------------------- what a user chooses
+
+
+def test_a_daemon_that_diverged_goes_on_from_what_it_emitted(tmp_path: Path) -> None:
+    config = DaemonHostConfig(durability="journal", on_divergence="continue")
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, config)
+        for sequence in range(1, 4):
+            runtime.deliver(ORIGIN, event(sequence))
+        before = runtime.deliver(ORIGIN, event(3)) == [] and 3
+    with Store.open(tmp_path / "state") as store, node(store, Other) as runtime:
+        daemon = runtime.recover().daemons[ORIGIN]
+        assert daemon.divergence == Divergence(1, 1, 1, 1, "", 3)
+        assert (daemon.error, daemon.sequence, daemon.rolled_back_from) == (None, before, None)
+        assert said(runtime.deliver(ORIGIN, event(4))) == [8]
+        assert runtime.export_chain(ORIGIN, tmp_path / "chain").last_sequence == 4
+    assert verify(tmp_path / "state").outputs == 4
+    # What it was after the divergence was kept before it took one event more.
+    report, outputs = back(tmp_path / "state", Other)
+    assert (report.daemons[ORIGIN].divergence, outputs) == (None, [10])
+
+
+def test_a_raise_the_second_time_is_a_divergence(tmp_path: Path) -> None:
+    class Refusing(Sum):
+        def process(self, event: CausalEvent) -> Iterable[bytes]:
+            if event.link.sequence < 3:
+                raise RuntimeError("not again")
+            return super().process(event)
+
+    config = DaemonHostConfig(durability="journal", on_divergence="continue")
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, config)
+        for sequence in (1, 2):
+            runtime.deliver(ORIGIN, event(sequence))
+    report, outputs = back(tmp_path / "state", Refusing)
+    assert report.daemons[ORIGIN].divergence == Divergence(1, 1, 1, None, "RuntimeError", 2)
+    assert outputs == [1]
+
+
+def test_who_ends_the_process_did_not_diverge(tmp_path: Path) -> None:
+    class Interrupted(Sum):
+        def process(self, event: CausalEvent) -> Iterable[bytes]:
+            raise KeyboardInterrupt
+
+    config = DaemonHostConfig(durability="journal", on_divergence="continue")
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, config)
+        runtime.deliver(ORIGIN, event(1))
+    with Store.open(tmp_path / "state") as store, node(store, Interrupted) as runtime, pytest.raises(KeyboardInterrupt):
+        runtime.recover()
+
+
+@pytest.mark.parametrize("kind", [Sum, AsyncSum])
+def test_with_a_snapshot_for_every_event_nothing_is_replayed(tmp_path: Path, kind: type[MeshDaemon]) -> None:
+    config = DaemonHostConfig(durability="journal", on_divergence="snapshot_every_event")
+    with Store.open(tmp_path / "state") as store, node(store, kind) as runtime:
+        runtime.spawn("sum", KEY, config)
+        for sequence in range(1, 4):
+            assert said(runtime.deliver(ORIGIN, event(sequence))) == [sequence]
+        runtime.send_many(ORIGIN, [struct.pack("<q", 1)] * 5)
+    report, outputs = back(tmp_path / "state", kind)
+    assert (report.daemons[ORIGIN].replayed, report.daemons[ORIGIN].sequence, outputs) == (0, 8, [9])
+
+
+def test_what_is_not_wanted_leaves_the_disk(tmp_path: Path) -> None:
+    sizes = {}
+    for snapshots_max in (1, 20):
+        path = tmp_path / f"{snapshots_max}"
+        config = DaemonHostConfig(
+            durability="journal", auto_snapshot_interval=1, snapshots_max=snapshots_max, outputs_max=snapshots_max
+        )
+        with Store.open(path) as store, node(store) as runtime:
+            runtime.spawn("sum", KEY, config)
+            for sequence in range(1, 31):
+                runtime.deliver(ORIGIN, event(sequence))
+                runtime.snapshot(ORIGIN)
+        (daemon,) = inspect(path).daemons
+        assert daemon.snapshots == snapshots_max == len([*(path / "snapshots").iterdir()])
+        sizes[snapshots_max] = (daemon.snapshot_bytes, daemon.input_bytes + daemon.output_bytes)
+        assert verify(path).outputs <= snapshots_max + 1
+        assert back(path)[1] == [31]
+    assert sizes[20][0] > 15 * sizes[1][0]
+    assert sizes[20][1] > 5 * sizes[1][1]
+
+
+def test_of_snapshots_alone_the_newest_comes_back_in_a_new_epoch(tmp_path: Path) -> None:
+    config = DaemonHostConfig(durability="snapshot")
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.spawn("sum", KEY, config)
+        runtime.deliver(ORIGIN, event(1))
+    # A shutdown keeps a last snapshot; so does `stop`.
+    for epoch in (2, 3):
+        with Store.open(tmp_path / "state") as store, node(store) as runtime:
+            daemon = runtime.recover().daemons[ORIGIN]
+            assert (daemon.epoch, daemon.sequence, daemon.rolled_back_from) == (epoch, epoch - 1, epoch - 1)
+            assert said(runtime.deliver(ORIGIN, event(epoch))) == [epoch]
+    with Store.open(tmp_path / "state") as store, node(store) as runtime:
+        runtime.recover()
+        runtime.stop(ORIGIN)
+    (found,) = inspect(tmp_path / "state").daemons
+    assert (found.epoch, found.sequence, found.runs, found.input_bytes, found.output_bytes) == (4, 3, False, 0, 0)
+    verify(tmp_path / "state")
+
+
+def test_a_torn_tail_is_counted(tmp_path: Path) -> None:
+    program = CHILD.format(tests=str(Path(__file__).parent), path=str(tmp_path / "state"))
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for _ in range(4):
+            child.stdout.readline()
+        child.kill()
+    segment = max((tmp_path / "state" / "log").iterdir())
+    with segment.open("ab") as file:
+        file.write(b"FRAM half a frame")
+    report, _ = back(tmp_path / "state")
+    assert report.tail_bytes_cut >= 17
+    assert back(tmp_path / "state")[0].tail_bytes_cut == 0
+
+
 def test_a_node_brings_back_what_it_has(tmp_path: Path) -> None:
     path = filled(tmp_path / "state")
     with Store.open(path) as store, Node(Mesh.local(store=store), kinds={"sum": Sum}) as whole:
@@ -412,3 +531,58 @@ def test_a_process_that_is_killed_loses_nothing_and_does_nothing_twice(tmp_path:
     seen = report.daemons[ORIGIN].cursors[1]
     assert seen in (acknowledged, acknowledged + 1)
     assert outputs == [seen + 1]
+
+
+SNAPSHOTS = """
+import struct, sys
+sys.path.insert(0, {tests!r})
+from test_store import KEY, ORIGIN, event, node
+from meshos import DaemonHostConfig, Store
+with Store.open({path!r}) as store, node(store) as runtime:
+    report = runtime.recover()
+    if ORIGIN not in report.daemons:
+        runtime.spawn("sum", KEY, DaemonHostConfig(durability="snapshot"))
+        seen, epoch, back = 0, 1, 0
+    else:
+        daemon = report.daemons[ORIGIN]
+        seen, epoch, back = daemon.cursors.get(1, 0), daemon.epoch, daemon.rolled_back_from
+    print(epoch, seen, back, flush=True)
+    while True:
+        for seen in range(seen + 1, seen + 4):
+            runtime.deliver(ORIGIN, event(seen))
+        runtime.snapshot(ORIGIN)
+        print(seen, flush=True)
+        for ahead in range(seen + 1, seen + 3):
+            runtime.deliver(ORIGIN, event(ahead))
+        runtime.export_chain(ORIGIN, f"{path}.{{epoch}}.{{ahead}}")
+        seen = ahead
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a signal that cannot be caught")
+def test_a_process_that_is_killed_goes_back_to_its_newest_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    program = SNAPSHOTS.format(tests=str(Path(__file__).parent), path=str(path))
+    kept = 0
+    for life in range(1, 7):
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            epoch, seen, rolled_back = map(int, child.stdout.readline().split())
+            # The kill may fall between a snapshot and the line that tells of it.
+            assert (epoch, seen) in ((life, kept), (life, kept + 5))
+            assert rolled_back == (seen if life > 1 else 0)
+            lines = [child.stdout.readline() for _ in range(2 + 3 * life)]
+            child.send_signal(signal.SIGKILL)
+            lines += child.stdout.readlines()
+            kept = max(int(line) for line in lines if line.endswith("\n"))
+    with Store.open(path) as store, node(store) as runtime:
+        daemon = runtime.recover().daemons[ORIGIN]
+        assert daemon.epoch == 7
+        assert daemon.sequence >= kept
+        seen = daemon.cursors[1]
+        assert said(runtime.deliver(ORIGIN, event(seen + 1))) == [seen + 1]
+        report = runtime.export_chain(ORIGIN, tmp_path / "chain")
+        assert [span.epoch for span in report.owners] == list(range(1, 8))
+        assert [span.rolled_back_from is not None for span in report.owners] == [True] * 6 + [False]
+        assert report.signed_through == report.last_sequence == seen + 1
+    verify(path)

@@ -33,6 +33,9 @@ SEND_TIMEOUT = timedelta(seconds=30)
 """How long `send` and `send_many` wait unless told otherwise."""
 _SEND_SECONDS = SEND_TIMEOUT.total_seconds()
 
+_NOT = (0, 0, 0, 0, 0, (), 0, None, None)
+"""What came of a daemon that did not come back."""
+
 
 @final
 class DaemonRuntime(RuntimeCore):
@@ -67,13 +70,13 @@ class DaemonRuntime(RuntimeCore):
         from types import MappingProxyType
 
         from meshos.daemon import DaemonRef
-        from meshos.store import DaemonRecovery, RecoveryReport
+        from meshos.store import DaemonRecovery, Divergence, RecoveryReport
 
         began = monotonic()
-        rows, missing = self._recover()
+        rows, missing, cut = self._recover()
         daemons: dict[int, DaemonRecovery] = {}
         for origin, kind, came, error in rows:
-            epoch, snapshot, sequence, replayed, suppressed, cursors, skipped = came or (0, 0, 0, 0, 0, (), 0)
+            epoch, snapshot, sequence, replayed, suppressed, cursors, skipped, rolled_back, diverged = came or _NOT
             daemons[origin] = DaemonRecovery(
                 daemon=DaemonRef(origin, kind),
                 kind=kind,
@@ -84,11 +87,13 @@ class DaemonRuntime(RuntimeCore):
                 suppressed=suppressed,
                 cursors=MappingProxyType(dict(cursors)),
                 snapshots_skipped=skipped,
+                rolled_back_from=rolled_back,
+                divergence=None if diverged is None else Divergence(*diverged),
                 error_kind=None if error is None else str(getattr(error, "kind", type(error).__name__)),
                 error=error,
             )
         took = timedelta(seconds=monotonic() - began)
-        return RecoveryReport(daemons=MappingProxyType(daemons), kinds_missing=frozenset(missing), took=took)
+        return RecoveryReport(MappingProxyType(daemons), frozenset(missing), cut, took)
 
     async def recover_async(self) -> RecoveryReport:
         """Twin of `recover`; factories, `restore` and `process` are called on a lane."""

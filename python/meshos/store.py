@@ -33,6 +33,7 @@ __all__ = [
     "Continuous",
     "DaemonRecovery",
     "DeadLetter",
+    "Divergence",
     "EntityLog",
     "Forked",
     "LogEvents",
@@ -79,6 +80,23 @@ class DeadLetter(NamedTuple):
     """Whether it is tried again when its daemon comes back."""
 
 
+class Divergence(NamedTuple):
+    """Where a daemon first did something else when it took its inputs again; what it emitted the first time counts."""
+
+    step: int
+    """Number of the input, from 1."""
+    sequence: int
+    """First position of its chain that would have been another."""
+    expected: int
+    """Outputs of that input the first time."""
+    found: int | None
+    """Outputs now; `None`: it raised."""
+    exception: str
+    """Class name of what it raised; empty if it did not."""
+    steps: int
+    """Inputs at which it did something else."""
+
+
 class DaemonRecovery(NamedTuple):
     """How one daemon came back, or why not."""
 
@@ -100,6 +118,10 @@ class DaemonRecovery(NamedTuple):
     """Highest sequence processed of direct sends and deliveries, by origin: go on with the next."""
     snapshots_skipped: int
     """Damaged snapshots that were passed over."""
+    rolled_back_from: int | None
+    """Outputs after this position are declared rolled back; `None` under durability "journal", where none are."""
+    divergence: Divergence | None
+    """Where it did something else than the first time, and went on all the same: `on_divergence="continue"`."""
     error_kind: str | None
     """`kind` of what kept it from starting; `None`: it runs."""
     error: Exception | None
@@ -113,6 +135,8 @@ class RecoveryReport(NamedTuple):
     """Each daemon that was brought back, or could not be, by handle."""
     kinds_missing: frozenset[str]
     """Kinds without a factory; register them and `recover` again."""
+    tail_bytes_cut: int
+    """Bytes at the end of the store that were no whole commit when it was opened: nobody was told of them."""
     took: timedelta
     """How long it took."""
 

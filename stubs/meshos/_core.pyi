@@ -745,10 +745,13 @@ class DaemonHostConfig:
         max_log_entries: int = 10000,
         delivery: Literal["once", "at_least_once"] = "once",
         on_error: Literal["raise", "restore"] = "raise",
-        durability: Literal["none", "journal"] = "none",
+        durability: Literal["none", "snapshot", "journal"] = "none",
+        on_divergence: Literal["stop", "continue", "snapshot_every_event"] = "stop",
         attempts_max: int = 5,
+        snapshots_max: int = 2,
         outputs_max: int = 10000,
         outputs_bytes_max: int = 67108864,
+        outputs_age_max: timedelta | None = None,
     ) -> Self:
         """Raise `ConfigError` for an option out of range."""
     @property
@@ -764,17 +767,28 @@ class DaemonHostConfig:
     def on_error(self) -> Literal["raise", "restore"]:
         """State after a raise: as user code left it, or rebuilt from the newest snapshot and the inputs since."""
     @property
-    def durability(self) -> Literal["none", "journal"]:
-        """What of it outlives the process: nothing, or everything, kept before it is acknowledged."""
+    def durability(self) -> Literal["none", "snapshot", "journal"]:
+        """What of it outlives the process: nothing; the newest snapshot; or everything, kept before it is acknowledged."""
+    @property
+    def on_divergence(self) -> Literal["stop", "continue", "snapshot_every_event"]:
+        """What becomes of it, under "journal", when it does not do again what it did: it does not start, goes on from
+        what it emitted, or is never asked to, since a snapshot is kept with every event.
+        """
     @property
     def attempts_max(self) -> int:
         """Tries at an event that nobody waits for, before it is passed over and becomes a dead letter. At least 1."""
+    @property
+    def snapshots_max(self) -> int:
+        """Newest snapshots that a store keeps; all but the newest are there in case that it is damaged. At least 1."""
     @property
     def outputs_max(self) -> int:
         """Outputs kept for export; older ones are dropped, and the export begins after them."""
     @property
     def outputs_bytes_max(self) -> int:
         """Payload bytes of the outputs kept for export."""
+    @property
+    def outputs_age_max(self) -> timedelta | None:
+        """Outputs older than this are not kept for export; `None`: age does not matter."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -1715,8 +1729,27 @@ class RuntimeCore:
     def _recover(
         self,
     ) -> tuple[
-        list[tuple[int, str, tuple[int, int, int, int, int, list[tuple[int, int]], int] | None, Exception | None]],
+        list[
+            tuple[
+                int,
+                str,
+                tuple[
+                    int,
+                    int,
+                    int,
+                    int,
+                    int,
+                    list[tuple[int, int]],
+                    int,
+                    int | None,
+                    tuple[int, int, int, int | None, str, int] | None,
+                ]
+                | None,
+                Exception | None,
+            ]
+        ],
         list[str],
+        int,
     ]: ...
     def spawn_with_daemon(
         self,

@@ -56,6 +56,7 @@ def _plain(found: StoreContents) -> dict[str, object]:
         "snapshot_bytes": stats.snapshot_bytes,
         "file_bytes": stats.file_bytes,
         "commits": stats.commits,
+        "dead_letters": stats.dead_letters,
         "daemons": [_daemon(each) for each in found.daemons],
     }
 
@@ -76,6 +77,7 @@ def _lines(found: StoreContents) -> Iterator[str]:
     yield f"log        {stats.journal_bytes:,} bytes not in the tree yet"
     yield f"cut        {found.bytes_cut:,} bytes at the end that were no whole commit"
     yield f"daemons    {len(found.daemons)}"
+    yield f"letters    {stats.dead_letters:,} dead"
     for each in found.daemons:
         what = plain(each.kind) if each.problem is None else f"unreadable: {plain(each.problem)}"
         yield ""

@@ -67,7 +67,7 @@ pub struct DaemonHostConfig {
     pub outputs_max: u32,
     /// Payload bytes of the outputs kept for export.
     pub outputs_bytes_max: u64,
-    /// Milliseconds after which a store need not keep an output; `None`: age does not matter.
+    /// Milliseconds after which an output is not kept for export any longer, at least 1; `None`: age does not matter.
     pub outputs_age_max_ms: Option<u64>,
 }
 
@@ -114,6 +114,12 @@ impl DaemonHostConfig {
             return Err(ConfigError {
                 field,
                 rule: "must be at least 1",
+            });
+        }
+        if self.outputs_age_max_ms == Some(0) {
+            return Err(ConfigError {
+                field: "outputs_age_max",
+                rule: "must be at least 1 ms",
             });
         }
         Ok(())

@@ -373,6 +373,12 @@ impl Host {
         self.owed.is_some()
     }
 
+    /// Whether what it owes can be signed by the node that spoke before: it goes on where that node went on.
+    #[must_use]
+    pub fn owes_restart_by(&self, node: EntityId) -> bool {
+        matches!(self.owed, Some((Reason::Restart, ..))) && self.certified_node() == Some(node)
+    }
+
     /// Signs the certificate that the newest span lacks, if it does.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! * Outputs after the newest snapshot are kept, since a daemon that diverges may have to be continued from them.
 //! * Without a snapshot every step is kept.
 
+use crate::config::DaemonHostConfig;
 use crate::digest::Digest;
 use crate::journal::SnapshotRow;
 use crate::time::UnixMs;
@@ -24,12 +25,7 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self {
-            snapshots: 2,
-            outputs_max: 10_000,
-            outputs_bytes_max: 64 << 20,
-            outputs_age_max_ms: None,
-        }
+        Self::of(&DaemonHostConfig::default())
     }
 }
 
@@ -46,6 +42,14 @@ pub struct OutputsHeld {
     pub at: UnixMs,
 }
 
+impl OutputsHeld {
+    /// Whether one of its outputs is after this sequence.
+    #[must_use]
+    pub const fn is_needed_after(&self, sequence: u64) -> bool {
+        self.first + self.count as u64 > sequence + 1
+    }
+}
+
 /// What may go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Expired {
@@ -60,6 +64,30 @@ pub struct Expired {
 }
 
 impl Retention {
+    /// What the options of a daemon say.
+    #[must_use]
+    pub fn of(config: &DaemonHostConfig) -> Self {
+        Self {
+            snapshots: config.snapshots_max,
+            outputs_max: u64::from(config.outputs_max),
+            outputs_bytes_max: config.outputs_bytes_max,
+            outputs_age_max_ms: config.outputs_age_max_ms,
+        }
+    }
+
+    /// Whether the oldest row of outputs is too old and not needed: then it is worth to ask what is [`expired`].
+    ///
+    /// [`expired`]: Retention::expired
+    #[must_use]
+    pub fn has_aged(&self, newest: Option<&SnapshotRow>, oldest: Option<&OutputsHeld>, now: UnixMs) -> bool {
+        match (self.outputs_age_max_ms, newest, oldest) {
+            (Some(max), Some(newest), Some(oldest)) => {
+                now.get().saturating_sub(oldest.at.get()) > max && !oldest.is_needed_after(newest.mark.sequence)
+            }
+            _ => false,
+        }
+    }
+
     /// Decides what may go of one daemon, given the rows of its snapshots and its outputs, both ascending. A clock that
     /// went backwards makes nothing older than it is.
     ///
@@ -89,8 +117,7 @@ impl Retention {
             let age = now.get().saturating_sub(row.at.get());
             let is_old = self.outputs_age_max_ms.is_some_and(|max| age > max);
             let too_much = count > self.outputs_max || bytes > self.outputs_bytes_max || is_old;
-            let is_needed = row.first + u64::from(row.count) > needed_after + 1;
-            if too_much && !is_needed {
+            if too_much && !row.is_needed_after(needed_after) {
                 below = row.first + 1;
                 break;
             }

@@ -127,6 +127,10 @@ pub trait Daemon: Send + Sync + Sized + 'static {
 
     /// Whether the call was refused before any of it ran: nothing happened, and nothing is counted.
     fn never_ran(error: &Self::Error) -> bool;
+    /// Whether an error is to end the process, and so says nothing of its daemon.
+    fn ends_process(_error: &Self::Error) -> bool {
+        false
+    }
     /// Whether a call was given up while it still runs: its daemon must not be called again.
     fn still_runs(error: &Self::Error) -> bool;
 

@@ -10,14 +10,17 @@ use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
 use meshos_core::ingress::{Admission, EventKey};
 use meshos_core::journal::{Outcome, Step};
+use meshos_core::store::StoreError;
 
 use crate::clock;
 use crate::daemon::{Daemon, DeliverError, Delivered, Outputs, Process};
 use crate::inside::{Inside, Snapshot};
-use crate::journal::Commit;
+use crate::journal::{Commit, Content};
+use crate::keeping::Keeping;
+use crate::lane::Job;
 use crate::resumption;
 use crate::revive;
-use crate::slot::Entered;
+use crate::slot::{Entered, Slot};
 
 /// Checkpoints kept of one daemon; older ones are dropped.
 pub const CHECKPOINTS_MAX: usize = 256;
@@ -99,7 +102,11 @@ pub(crate) fn ready<D: Daemon>(entered: &mut Entered<D>) -> Option<DeliverError<
     if let Some(reason) = entered.failure() {
         return Some(DeliverError::Failed(reason));
     }
-    let error = entered.journal.as_ref()?.lost()?;
+    let journal = entered.journal.as_ref()?;
+    let error = journal.lost()?;
+    if !journal.may_be_brought_back() {
+        return Some(DeliverError::NotKept(error));
+    }
     resumption::bring_back(entered, error).err()
 }
 
@@ -108,7 +115,7 @@ pub(crate) fn make_room<D: Daemon>(entered: &mut Entered<D>) -> Option<DeliverEr
     if !keeps_log(entered) || entered.is_complete && !entered.host.log_is_full() {
         return None;
     }
-    match snapshot_inside(entered) {
+    match snapshot_inside(entered, Keep::Now) {
         Some(Ok(_)) => None,
         Some(Err(error)) => Some(DeliverError::SnapshotFailed(error)),
         None => Some(DeliverError::Stale),
@@ -149,6 +156,15 @@ pub(crate) fn finish_letter<D: Daemon>(
         Ok(outputs) => outputs,
         Err(error) => return Err(raised(entered, key, error)),
     };
+    let state = if keeps_every(entered) {
+        match state_inside(entered) {
+            Some(Ok(state)) => Some(state),
+            Some(Err(error)) => return Err(unsaved(entered, error)),
+            None => return Err(DeliverError::Stale),
+        }
+    } else {
+        None
+    };
     let inside: &mut Inside<D> = entered;
     let config = *inside.host.config();
     let kept = &mut inside.outputs;
@@ -160,7 +176,7 @@ pub(crate) fn finish_letter<D: Daemon>(
         }
         let (event, copy) = D::emitted(link, output, config.outputs_max > 0);
         match copy {
-            Some(copy) => kept.push(copy, digest, config.outputs_max, config.outputs_bytes_max),
+            Some(copy) => kept.push(copy, digest, &config),
             None => {
                 kept.base_sequence = link.sequence;
                 kept.base_digest = digest;
@@ -198,9 +214,11 @@ pub(crate) fn finish_letter<D: Daemon>(
     } else if inside.is_complete {
         inside.stray();
     }
-    if inside.host.snapshot_is_due()
+    if let Some(state) = state {
+        take_over_with(inside, state);
+    } else if inside.host.snapshot_is_due()
         && (inside.daemon.is_stateful() || inside.journal.is_some())
-        && let Some(Err(error)) = snapshot_inside(entered)
+        && let Some(Err(error)) = snapshot_inside(entered, Keep::Later)
     {
         // The event took effect; that its snapshot failed is an error of its own.
         let crash = crash::<D>("automatic snapshot: ", &error, None);
@@ -208,14 +226,13 @@ pub(crate) fn finish_letter<D: Daemon>(
             .slot()
             .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
     }
-    if let Some(journal) = &mut entered.journal
-        && let Some(error) = journal.take_snapshot_error()
+    if let Some(error) = entered
+        .journal
+        .as_ref()
+        .and_then(|journal| journal.take_snapshot_error())
     {
         // The journal goes on from the snapshot before.
-        let crash = Crash::because(&format!("automatic snapshot: {error}"));
-        entered
-            .slot()
-            .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
+        not_kept(entered.slot(), error);
     }
     Ok(Delivered {
         outputs,
@@ -273,7 +290,33 @@ fn goes_down<D: Daemon>(entered: &Entered<D>) -> bool {
 
 fn keeps_log<D: Daemon>(entered: &Entered<D>) -> bool {
     let wanted = entered.host.config().on_error == OnError::Restore || entered.slot().is_supervised();
-    entered.journal.is_some() || wanted && entered.daemon.is_stateful()
+    let is_replayed = entered.journal.as_ref().is_some_and(|journal| journal.keeps_steps());
+    is_replayed || wanted && entered.daemon.is_stateful()
+}
+
+/// Whether each event is kept together with a snapshot, which is written while user code waits.
+pub(crate) fn keeps_every<D: Daemon>(entered: &Entered<D>) -> bool {
+    entered.journal.as_ref().is_some_and(|journal| journal.keeps_every())
+}
+
+/// The event cannot be kept without a snapshot, and user code raised in it: as if it had raised in `process`.
+fn unsaved<D: Daemon>(entered: &mut Entered<D>, error: D::Error) -> DeliverError<D> {
+    entered.host.raised();
+    let crash = crash::<D>("snapshot: ", &error, None);
+    entered
+        .slot()
+        .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
+    if entered.host.config().on_error != OnError::Restore {
+        entered.stray();
+    } else if let Err(reason) = revive::rebuild(entered) {
+        return DeliverError::Lost { error, reason };
+    }
+    DeliverError::SnapshotFailed(error)
+}
+
+fn not_kept<D: Daemon>(slot: &Slot<D>, error: StoreError) {
+    let crash = Crash::because(&format!("snapshot: {error}"));
+    slot.emit(DaemonLifecycleSignal::Crashed { crash, down: false });
 }
 
 /// Submits what the journal has of the events so far; who is told of them waits for the commit. `None`: there is none,
@@ -285,33 +328,92 @@ pub fn submit<D: Daemon>(entered: &mut Entered<D>) -> Option<Arc<Commit>> {
     entered.journal.as_mut()?.submit()
 }
 
-/// Takes a snapshot at the present position, and keeps it as the newest.
+/// When what a snapshot needs is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// At once, on this thread, which waits for the disk.
+    Now,
+    /// By a lane, while events go on.
+    Later,
+}
+
+/// Takes a snapshot at the present position, and keeps it as the newest. The disk is waited for.
 ///
 /// # Errors
 /// User code raised, which is counted; nothing else changed.
 pub fn snapshot<D: Daemon>(inside: &mut Inside<D>) -> Result<Arc<Snapshot<D>>, D::Error> {
-    let state = if inside.daemon.is_stateful() {
-        inside.daemon.snapshot()
-    } else {
-        Ok(D::state(Vec::new()))
-    };
+    let state = state(inside);
     take_over(inside, state)
 }
 
-/// As [`snapshot`], so that it may be stopped by force. `None`: that happened, and there is nothing inside any more.
-pub(crate) fn snapshot_inside<D: Daemon>(entered: &mut Entered<D>) -> Option<Result<Arc<Snapshot<D>>, D::Error>> {
-    let state = if entered.daemon.is_stateful() {
-        entered.lend(Daemon::snapshot)?
+/// As [`snapshot`], while others may enter as soon as the caller left: what is waited for then comes back too.
+///
+/// # Errors
+/// User code raised, which is counted; nothing else changed.
+pub fn snapshot_later<D: Daemon>(entered: &mut Entered<D>) -> Result<Taken<D>, D::Error> {
+    let state = state(entered);
+    let snapshot = taken(entered, state)?;
+    keep_later(entered, &snapshot);
+    let kept = entered.journal.as_ref().map(|journal| Arc::clone(journal.keeping()));
+    Ok(Taken { snapshot, kept })
+}
+
+/// A snapshot that was taken, and what keeps it.
+pub struct Taken<D: Daemon> {
+    /// The snapshot.
+    pub snapshot: Arc<Snapshot<D>>,
+    /// What keeps it, to be waited for outside; `None`: nothing does.
+    pub kept: Option<Arc<Keeping>>,
+}
+
+fn state<D: Daemon>(inside: &Inside<D>) -> Result<D::State, D::Error> {
+    if inside.daemon.is_stateful() {
+        inside.daemon.snapshot()
     } else {
         Ok(D::state(Vec::new()))
-    };
-    Some(take_over(entered, state))
+    }
+}
+
+/// As [`state`], so that it may be stopped by force. `None`: that happened, and there is nothing inside any more.
+fn state_inside<D: Daemon>(entered: &mut Entered<D>) -> Option<Result<D::State, D::Error>> {
+    if entered.daemon.is_stateful() {
+        entered.lend(Daemon::snapshot)
+    } else {
+        Some(Ok(D::state(Vec::new())))
+    }
+}
+
+/// As [`snapshot`], so that it may be stopped by force. `None`: that happened, and there is nothing inside any more.
+pub(crate) fn snapshot_inside<D: Daemon>(
+    entered: &mut Entered<D>,
+    keep: Keep,
+) -> Option<Result<Arc<Snapshot<D>>, D::Error>> {
+    let state = state_inside(entered)?;
+    if keep == Keep::Now {
+        return Some(take_over(entered, state));
+    }
+    let snapshot = taken(entered, state);
+    if let Ok(snapshot) = &snapshot {
+        keep_later(entered, snapshot);
+    }
+    Some(snapshot)
 }
 
 pub(crate) fn take_over<D: Daemon>(
     inside: &mut Inside<D>,
     state: Result<D::State, D::Error>,
 ) -> Result<Arc<Snapshot<D>>, D::Error> {
+    let snapshot = taken(inside, state)?;
+    if let Some(journal) = &mut inside.journal {
+        let content: Arc<dyn Content> = Arc::clone(&snapshot) as Arc<dyn Content>;
+        // A failure is told by whoever comes next.
+        let _ = D::apart(|| journal.snapshot(content));
+    }
+    Ok(snapshot)
+}
+
+/// Makes the snapshot of a state, which is the newest from now on.
+fn taken<D: Daemon>(inside: &mut Inside<D>, state: Result<D::State, D::Error>) -> Result<Arc<Snapshot<D>>, D::Error> {
     let state = match state {
         Ok(state) => state,
         Err(error) => {
@@ -325,15 +427,68 @@ pub(crate) fn take_over<D: Daemon>(
         clock::unix_ms(),
     );
     let snapshot: Arc<Snapshot<D>> = Arc::new(Snapshot { meta, state });
-    if let Some(journal) = &mut inside.journal {
-        let state: &[u8] = snapshot.state.as_ref();
-        let kept = D::apart(|| journal.snapshot(&snapshot.meta, state));
-        if let Err(error) = kept {
-            journal.snapshot_failed(error);
-        }
-    }
     inside.rest_on(Arc::clone(&snapshot));
     Ok(snapshot)
+}
+
+/// Keeps the steps that wait together with the snapshot after them.
+fn take_over_with<D: Daemon>(inside: &mut Inside<D>, state: D::State) {
+    let Ok(snapshot) = taken(inside, Ok(state)) else { return };
+    if let Some(journal) = &mut inside.journal {
+        D::apart(|| journal.with_snapshot(&*snapshot));
+    }
+}
+
+/// Has a lane keep a snapshot.
+fn keep_later<D: Daemon>(entered: &mut Entered<D>, snapshot: &Arc<Snapshot<D>>) {
+    let slot = Arc::clone(entered.slot());
+    let Some(journal) = &mut entered.journal else { return };
+    let (older, is_to_be_asked) = journal.offer(Arc::clone(snapshot) as Arc<dyn Content>);
+    drop(older);
+    if !is_to_be_asked {
+        return;
+    }
+    let job = Arc::new(Storing {
+        keeping: Arc::clone(journal.keeping()),
+        slot: Arc::clone(&slot),
+    });
+    let lanes = slot.events().map(|events| events.lanes());
+    if !lanes.is_some_and(|lanes| lanes.submit(Arc::clone(&job) as Arc<dyn Job>)) {
+        job.run();
+    }
+}
+
+/// Keeps the snapshots of a daemon that wait to be kept, on a lane.
+struct Storing<D: Daemon> {
+    keeping: Arc<Keeping>,
+    slot: Arc<Slot<D>>,
+}
+
+impl<D: Daemon> Job for Storing<D> {
+    fn run(self: Arc<Self>) {
+        self.keeping.began();
+        while let Some(parcel) = self.keeping.take() {
+            let kept = D::apart(|| self.keeping.keep(&parcel));
+            if parcel.term.is_none()
+                && kept.is_ok()
+                && let Some(commit) = self.keeping.newest()
+            {
+                // No event waits for it, so nobody else would hear of it.
+                let slot = Arc::clone(&self.slot);
+                commit.then(Box::new(move |outcome| {
+                    if let Err(error) = outcome {
+                        not_kept(&slot, error);
+                    }
+                }));
+            }
+            drop(parcel);
+            if kept.is_err()
+                && let Some(error) = self.keeping.take_error()
+            {
+                not_kept(&self.slot, error);
+            }
+        }
+    }
 }
 
 /// Signs a checkpoint at the head, unless the newest is there already.

@@ -4,13 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use meshos_core::checkpoint::Checkpoint;
+use meshos_core::config::DaemonHostConfig;
 use meshos_core::digest::Digest;
 use meshos_core::event::DaemonHealth;
 use meshos_core::host::Host;
 use meshos_core::snapshot::SnapshotMeta;
+use meshos_core::time::UnixMs;
 
+use crate::clock;
 use crate::daemon::Daemon;
-use crate::journal::Journal;
+use crate::journal::{Content, Journal};
 use crate::letters::Letters;
 
 /// A snapshot with the state as user code gave it.
@@ -21,12 +24,24 @@ pub struct Snapshot<D: Daemon> {
     pub state: D::State,
 }
 
+impl<D: Daemon> Content for Snapshot<D> {
+    fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    fn state(&self) -> &[u8] {
+        self.state.as_ref()
+    }
+}
+
 /// An output kept for export.
 pub struct Kept<D: Daemon> {
     /// The event.
     pub event: D::Event,
     /// Digest of the chain up to it.
     pub digest: Digest,
+    /// When it was kept; only if age matters.
+    at: UnixMs,
 }
 
 /// The outputs kept for export, oldest first, and where they begin.
@@ -54,10 +69,29 @@ impl<D: Daemon> Outputs<D> {
     }
 
     /// Keeps one more, and drops the oldest beyond the bounds.
-    pub fn push(&mut self, event: D::Event, digest: Digest, outputs_max: u32, bytes_max: u64) {
+    pub fn push(&mut self, event: D::Event, digest: Digest, bounds: &DaemonHostConfig) {
+        let now = bounds.outputs_age_max_ms.map_or(UnixMs::new(0), |_| clock::unix_ms());
         self.bytes += D::payload_len(&event) as u64;
-        self.kept.push_back(Kept { event, digest });
-        while self.kept.len() > outputs_max as usize || self.bytes > bytes_max {
+        self.kept.push_back(Kept { event, digest, at: now });
+        self.drop_beyond(bounds, now);
+    }
+
+    /// Drops what is beyond the bounds by now.
+    pub fn age(&mut self, bounds: &DaemonHostConfig) {
+        if bounds.outputs_age_max_ms.is_some() {
+            self.drop_beyond(bounds, clock::unix_ms());
+        }
+    }
+
+    fn drop_beyond(&mut self, bounds: &DaemonHostConfig, now: UnixMs) {
+        let is_old = |kept: &Kept<D>| {
+            let age = now.get().saturating_sub(kept.at.get());
+            bounds.outputs_age_max_ms.is_some_and(|max| age > max)
+        };
+        while self.kept.len() > bounds.outputs_max as usize
+            || self.bytes > bounds.outputs_bytes_max
+            || self.kept.front().is_some_and(is_old)
+        {
             let Some(oldest) = self.kept.pop_front() else { break };
             self.bytes -= D::payload_len(&oldest.event) as u64;
             self.base_sequence = D::parts(&oldest.event).0.sequence;

@@ -16,7 +16,7 @@ pub struct Seen {
     pub entity: EntityId,
     /// What it is, or what is wrong with the row that says so.
     pub stored: Result<StoredDaemon, DecodeError>,
-    /// Term of ownership of its last step or snapshot.
+    /// Newest term of ownership.
     pub epoch: u64,
     /// Where its journal and its chain end, as far as they can be read.
     pub mark: Mark,
@@ -32,6 +32,16 @@ pub struct Seen {
     pub outputs_bytes: u64,
     /// Events that it passed over.
     pub dead_letters: u64,
+}
+
+/// Rows of a table.
+///
+/// # Errors
+/// [`StoreError`]: the store cannot be read.
+pub fn count(store: &dyn Store, table: Table) -> Result<u64, StoreError> {
+    let mut count = 0;
+    each(store, table, KeyRange::all(), |_, _| count += 1)?;
+    Ok(count)
 }
 
 /// Looks at every daemon, ascending by entity.
@@ -83,6 +93,12 @@ fn daemon(store: &dyn Store, entity: EntityId, stored: Result<StoredDaemon, Deco
         seen.outputs_bytes += value.len() as u64
     })?;
     each(store, Table::DeadLetters, own(), |_, _| seen.dead_letters += 1)?;
+    // Where only snapshots are kept an epoch begins with its certificate.
+    each(store, Table::Certificates, own(), |key, _| {
+        if let Some((_, [epoch])) = of_entity_key::<1>(key) {
+            seen.epoch = seen.epoch.max(epoch);
+        }
+    })?;
     seen.to_replay = seen.mark.step - rested;
     Ok(seen)
 }

@@ -3,175 +3,133 @@
 //! Invariants
 //! * Steps are added by whoever is inside, in their order, and submitted before the gate opens.
 //! * Who is answered waits for the commit that has the event, or for a later one.
-//! * Once a commit failed the daemon is ahead of the store: it takes no more events until it was brought back from it.
-//! * The file of a snapshot goes only after the rows that said so are gone.
+//! * Once a commit failed the daemon is ahead of the store: it takes no more events until it was brought back from it,
+//!   which is tried less and less often.
+//! * Where only snapshots are kept nobody waits, and a daemon is never brought back while its process lives.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Instant;
 
 use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
+use meshos_core::config::{Durability, OnDivergence};
+use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
-use meshos_core::journal::{Mark, Pending, SnapshotRow, Step};
+use meshos_core::journal::{Mark, Pending, Step};
 use meshos_core::link::CausalLink;
 use meshos_core::retention::{OutputsHeld, Retention};
-use meshos_core::rows::{Table, Write, entity_key};
-use meshos_core::snapshot::SnapshotMeta;
-use meshos_core::store::{Batch, Store, StoreError};
+use meshos_core::rows::{KeyRange, Table, Write, entity_key};
+use meshos_core::store::{Batch, Done, Row, Store, StoreError, StoreStats};
 use meshos_core::stored::StoredDaemon;
 
 use crate::clock::{self, Deadline};
-use crate::sync::{Condvar, Mutex};
+pub use crate::commit::{Commit, Then, Waited};
+use crate::keeping::{self, Keeping, Parcel, Standing};
+pub use crate::keeping::{Content, Rows, Stores};
+use crate::sync::Mutex;
 
 /// Bytes that wait before they are submitted while somebody is still inside.
 const PENDING_BYTES: usize = 4 << 20;
-
-/// Gives handles on the store of a node.
-pub type Stores = Arc<dyn Fn() -> Box<dyn Store> + Send + Sync>;
-
-/// Hears what became of a commit. It runs where the store works: it is short and never waits.
-pub type Then = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-#[derive(Default)]
-struct Fate {
-    outcome: Option<Result<(), StoreError>>,
-    then: Vec<Then>,
-}
-
-/// A batch on its way to the disk.
-#[derive(Default)]
-pub struct Commit {
-    fate: Mutex<Fate>,
-    bell: Condvar,
-}
-
-/// How a wait for a commit ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waited {
-    /// It is kept, or it is not.
-    Settled(Result<(), StoreError>),
-    /// Time was up; what becomes of it is open.
-    TimedOut,
-    /// The caller was interrupted; what becomes of it is open.
-    Interrupted,
-}
-
-impl Commit {
-    fn settle(&self, outcome: Result<(), StoreError>) {
-        let mut fate = self.fate.lock();
-        fate.outcome = Some(outcome);
-        let then = std::mem::take(&mut fate.then);
-        drop(fate);
-        self.bell.notify_all();
-        for then in then {
-            then(outcome);
-        }
-    }
-
-    /// What became of it, once that is known.
-    #[must_use]
-    pub fn outcome(&self) -> Option<Result<(), StoreError>> {
-        self.fate.lock().outcome
-    }
-
-    /// Has `then` called with what becomes of it; at once, on this thread, if that is known.
-    pub fn then(&self, then: Then) {
-        let mut fate = self.fate.lock();
-        match fate.outcome {
-            None => fate.then.push(then),
-            Some(outcome) => {
-                drop(fate);
-                then(outcome);
-            }
-        }
-    }
-
-    /// Waits for it on this thread. `interrupted` is asked about twenty times a second, with nothing locked.
-    pub fn wait(&self, deadline: Deadline, interrupted: &mut dyn FnMut() -> bool) -> Waited {
-        let mut fate = self.fate.lock();
-        loop {
-            if let Some(outcome) = fate.outcome {
-                return Waited::Settled(outcome);
-            }
-            if deadline.passed() {
-                return Waited::TimedOut;
-            }
-            drop(self.bell.wait_until(fate, deadline.slice()));
-            if interrupted() {
-                return Waited::Interrupted;
-            }
-            fate = self.fate.lock();
-        }
-    }
-}
-
-/// What is known of a daemon's rows in the store.
-#[derive(Debug, Clone, Default)]
-pub struct Rows {
-    /// First step of each row of steps, ascending.
-    pub steps: VecDeque<u64>,
-    /// Rows of outputs, ascending.
-    pub outputs: VecDeque<OutputsHeld>,
-    /// Rows of snapshots, ascending.
-    pub snapshots: Vec<SnapshotRow>,
-}
+/// Rows beside steps that are submitted again after a failure; of more the oldest are given up.
+const UNKEPT_MAX: usize = 4096;
 
 /// The journal of one daemon.
 pub struct Journal {
     entity: EntityId,
+    stores: Stores,
     store: Box<dyn Store>,
     stored: StoredDaemon,
     pending: Pending,
-    /// How far it had come when something was submitted last.
+    /// How far it has come, where steps are not kept; else how far it had come when something was submitted last.
     submitted: Mark,
     term: u64,
-    /// Why a commit failed.
-    lost: Arc<OnceLock<StoreError>>,
+    standing: Arc<Standing>,
     newest: Option<Arc<Commit>>,
-    rows: Rows,
-    retention: Retention,
-    /// Files that go once a commit is kept.
-    doomed: Vec<(Arc<Commit>, meshos_core::digest::Digest)>,
-    snapshot_error: Option<StoreError>,
+    keeping: Arc<Keeping>,
+    /// What was submitted beside steps, where steps are not kept, and may have to be submitted again.
+    unkept: Vec<(Arc<Commit>, Vec<Write>)>,
+}
+
+/// What brings a daemon back from its journal.
+pub(crate) struct Parts {
+    pub(crate) stores: Stores,
+    pub(crate) stored: StoredDaemon,
+    pub(crate) standing: Arc<Standing>,
 }
 
 impl Journal {
     /// Goes on after `mark`, with the rows that the store has.
     #[must_use]
-    pub fn after(
+    pub fn after(entity: EntityId, stores: Stores, stored: StoredDaemon, mark: Mark, epoch: u64, rows: Rows) -> Self {
+        Self::with_standing(entity, stores, stored, (mark, epoch), rows, Arc::default())
+    }
+
+    pub(crate) fn with_standing(
         entity: EntityId,
-        store: Box<dyn Store>,
+        stores: Stores,
         stored: StoredDaemon,
-        mark: Mark,
-        epoch: u64,
+        (mark, epoch): (Mark, u64),
         rows: Rows,
+        standing: Arc<Standing>,
     ) -> Self {
+        let store = stores();
+        let retention = Retention::of(&stored.config);
         Self {
             entity,
             term: store.term(),
             store,
-            stored,
             pending: Pending::after(entity, mark, epoch),
             submitted: mark,
-            lost: Arc::default(),
+            keeping: Keeping::new(entity, Arc::clone(&stores), retention, Arc::clone(&standing), rows),
+            stores,
+            stored,
+            standing,
             newest: None,
-            rows,
-            retention: Retention::default(),
-            doomed: Vec::new(),
-            snapshot_error: None,
+            unkept: Vec::new(),
         }
     }
 
-    /// Why it is ahead of the store, if it is.
+    /// Whether every step is kept, before it is acknowledged.
     #[must_use]
-    pub fn lost(&self) -> Option<StoreError> {
-        self.lost.get().copied()
+    pub fn keeps_steps(&self) -> bool {
+        self.stored.config.durability == Durability::Journal
     }
 
-    /// Gives back the store, and what it has of the daemon itself.
+    /// Whether each event is kept together with a snapshot.
     #[must_use]
-    pub fn into_parts(self) -> (Box<dyn Store>, StoredDaemon) {
-        (self.store, self.stored)
+    pub fn keeps_every(&self) -> bool {
+        self.keeps_steps() && self.stored.config.on_divergence == OnDivergence::SnapshotEveryEvent
+    }
+
+    /// Why it is ahead of the store, if it is. Where steps are not kept it always is, and that is no error.
+    #[must_use]
+    pub fn lost(&self) -> Option<StoreError> {
+        if self.keeps_steps() { self.standing.lost() } else { None }
+    }
+
+    /// Whether enough time has passed since a commit failed to try again.
+    pub(crate) fn may_be_brought_back(&self) -> bool {
+        self.back_at() <= Instant::now()
+    }
+
+    /// When it may be brought back.
+    pub(crate) fn back_at(&self) -> Instant {
+        self.standing.due()
+    }
+
+    /// Ends it, so that the daemon can be brought back from what the store has.
+    pub(crate) fn into_parts(mut self) -> Parts {
+        // A snapshot that waits to be kept is ahead of the store.
+        drop(self.keeping.take_back());
+        if let Some(commit) = self.push() {
+            // What it was ahead with is refused, and told so, before the store is read.
+            commit.wait(Deadline::never(), &mut || false);
+        }
+        Parts {
+            standing: Standing::after(&self.standing),
+            stores: self.stores,
+            stored: self.stored,
+        }
     }
 
     /// Adds what the daemon is, and whether it is to run again when its node starts.
@@ -181,25 +139,51 @@ impl Journal {
         self.also(row);
     }
 
-    /// Submits what waits, and waits on this thread until the store has it.
+    /// Submits what waits, and waits on this thread until the store has it. Snapshots that are written are not waited for.
     ///
     /// # Errors
     /// [`StoreError`]: it is not kept.
     pub fn drain(&mut self) -> Result<(), StoreError> {
-        let Some(commit) = self.submit() else { return Ok(()) };
-        match commit.wait(Deadline::never(), &mut || false) {
-            Waited::Settled(outcome) => outcome,
-            Waited::TimedOut | Waited::Interrupted => Err(StoreError::Closed),
+        match self.push() {
+            Some(commit) => settled(commit.wait(Deadline::never(), &mut || false)),
+            None => Ok(()),
         }
+    }
+
+    /// Submits what waits, and waits on this thread until the store has it, with the snapshots that were taken.
+    ///
+    /// # Errors
+    /// [`StoreError`]: something is not kept, or not yet.
+    pub fn settle(&mut self, deadline: Deadline) -> Result<(), StoreError> {
+        let commit = self.push();
+        settled(self.keeping.settle(deadline, &mut || false))?;
+        if let Some(commit) = commit {
+            settled(commit.wait(deadline, &mut || false))?;
+        }
+        self.keeping.take_error().map_or(Ok(()), Err)
+    }
+
+    /// What keeps the snapshots, to be waited for by who is not inside.
+    #[must_use]
+    pub fn keeping(&self) -> &Arc<Keeping> {
+        &self.keeping
     }
 
     /// Adds an output of the step that is added next.
     pub fn output(&mut self, link: &CausalLink, payload: &[u8]) {
-        self.pending.output(link, payload);
+        if self.keeps_steps() {
+            self.pending.output(link, payload);
+        }
     }
 
     /// Adds a step, after its outputs.
     pub fn step(&mut self, step: &Step<'_>) {
+        if !self.keeps_steps() {
+            self.submitted.step += 1;
+            self.submitted.sequence += u64::from(step.outputs);
+            self.submitted.digest = step.digest;
+            return;
+        }
         self.pending.step(step);
         if self.pending.is_full() || self.pending.bytes() >= PENDING_BYTES {
             self.submit();
@@ -230,27 +214,20 @@ impl Journal {
     }
 
     /// Submits what waits, and returns the commit that who was answered meanwhile has to wait for; `None`: everything is
-    /// kept.
+    /// kept, or steps are not.
     pub fn submit(&mut self) -> Option<Arc<Commit>> {
+        let newest = self.push();
+        newest.filter(|_| self.keeps_steps())
+    }
+
+    fn push(&mut self) -> Option<Arc<Commit>> {
+        if !self.keeps_steps() {
+            self.again();
+        }
         if !self.pending.is_empty() {
-            let writes = self.pending.take();
-            self.note(&writes);
-            let commit = Arc::new(Commit::default());
-            let (told, lost) = (Arc::clone(&commit), Arc::clone(&self.lost));
-            let batch = Batch {
-                term: self.term,
-                writes,
-            };
-            self.store.submit(
-                batch,
-                Box::new(move |outcome| {
-                    if let Err(error) = outcome {
-                        let _ = lost.set(error);
-                    }
-                    told.settle(outcome.map(|_| ()));
-                }),
-            );
-            self.newest = Some(commit);
+            let mut writes = self.pending.take();
+            self.keeping.age(&mut writes);
+            self.send(writes);
         }
         let newest = self.newest.as_ref()?;
         if newest.outcome() == Some(Ok(())) {
@@ -260,122 +237,125 @@ impl Journal {
         Some(Arc::clone(newest))
     }
 
-    fn note(&mut self, writes: &[Write]) {
-        let mark = *self.pending.mark();
-        if mark.step > self.submitted.step {
-            self.rows.steps.push_back(self.submitted.step + 1);
+    fn send(&mut self, writes: Vec<Write>) -> Arc<Commit> {
+        self.note(&writes);
+        let again = if self.keeps_steps() { None } else { Some(writes.clone()) };
+        let standing = again.is_none().then(|| Arc::clone(&self.standing));
+        let batch = Batch {
+            term: self.term,
+            writes,
+        };
+        let commit = keeping::submit(&mut *self.store, batch, standing);
+        self.unkept.extend(again.map(|writes| (Arc::clone(&commit), writes)));
+        self.newest = Some(Arc::clone(&commit));
+        commit
+    }
+
+    /// Has rows beside steps submitted again that were not kept.
+    fn again(&mut self) {
+        let is_failed = |(commit, _): &(Arc<Commit>, _)| matches!(commit.outcome(), Some(Err(_)));
+        if self.unkept.iter().any(is_failed) {
+            self.term = self.store.term();
+            let newer = self.pending.take();
+            let unkept = std::mem::take(&mut self.unkept).into_iter();
+            // One that is on its way may be refused for the one that failed: twice is as once.
+            let writes: Vec<_> = unkept.flat_map(|(_, writes)| writes).chain(newer).collect();
+            let first = writes.len().saturating_sub(UNKEPT_MAX);
+            writes
+                .into_iter()
+                .skip(first)
+                .for_each(|write| self.pending.also(write));
         }
-        if let Some(row) = writes
+        self.unkept.retain(|(commit, _)| commit.outcome() != Some(Ok(())));
+    }
+
+    fn note(&mut self, writes: &[Write]) {
+        if !self.keeps_steps() {
+            return;
+        }
+        let mark = *self.pending.mark();
+        let steps = (mark.step > self.submitted.step).then_some(self.submitted.step + 1);
+        let added = writes
             .iter()
-            .find(|write| write.table == Table::Outputs && write.value.is_some())
-        {
-            self.rows.outputs.push_back(OutputsHeld {
-                first: self.submitted.sequence + 1,
-                count: u32::try_from(mark.sequence - self.submitted.sequence).unwrap_or(u32::MAX),
-                bytes: row.value.as_ref().map_or(0, Vec::len) as u64,
-                at: clock::unix_ms(),
-            });
+            .find(|write| write.table == Table::Outputs && write.value.is_some());
+        let outputs = added.map(|row| OutputsHeld {
+            first: self.submitted.sequence + 1,
+            count: u32::try_from(mark.sequence - self.submitted.sequence).unwrap_or(u32::MAX),
+            bytes: row.value.as_ref().map_or(0, Vec::len) as u64,
+            at: clock::unix_ms(),
+        });
+        if steps.is_some() || outputs.is_some() {
+            self.keeping.submitted(steps, outputs);
         }
         self.submitted = mark;
     }
 
-    /// Keeps a snapshot of the present state, and lets go what is not needed any more.
+    fn parcel(&mut self, content: Arc<dyn Content>) -> Parcel {
+        // A row of steps ends where a snapshot is.
+        self.submit();
+        Parcel {
+            content,
+            mark: self.submitted,
+            term: self.keeps_steps().then_some(self.term),
+        }
+    }
+
+    /// Keeps a snapshot of the present state on this thread, and lets go what is not needed any more.
     ///
     /// # Errors
     /// [`StoreError`]: it is not kept, and nothing went.
-    pub fn snapshot(&mut self, meta: &SnapshotMeta, state: &[u8]) -> Result<(), StoreError> {
-        // A row of steps ends where a snapshot is.
-        self.submit();
-        self.clear_away();
-        let bytes = meta.to_bytes(state);
-        let name = self.store.keep(&[&bytes])?;
-        let row = SnapshotRow {
-            name,
-            size: bytes.len() as u64,
-            mark: *self.pending.mark(),
-            processed: meta.stats.events_processed,
-            epoch: meta.epoch,
-            taken_at: meta.taken_at,
-        };
-        let mut files = Vec::new();
-        if let Some(last) = self.rows.snapshots.pop_if(|last| last.mark.step == row.mark.step)
-            && last.name != name
-        {
-            files.push(last.name);
-        }
-        self.rows.snapshots.push(row);
-        self.pending.also(row.write(&self.entity));
-        files.extend(self.let_go());
-        if let Some(commit) = self.submit() {
-            self.doomed
-                .extend(files.into_iter().map(|file| (Arc::clone(&commit), file)));
-        } else {
-            self.discard(&files);
+    pub fn snapshot(&mut self, content: Arc<dyn Content>) -> Result<(), StoreError> {
+        let parcel = self.parcel(content);
+        drop(self.keeping.alone());
+        self.keeping.keep(&parcel)?;
+        if self.keeps_steps() {
+            // Whoever waits for what comes next waits for it too.
+            self.newest = self.keeping.newest();
         }
         Ok(())
     }
 
-    /// Removes the rows that are not needed any more; returns the files that go after them.
-    fn let_go(&mut self) -> Vec<meshos_core::digest::Digest> {
-        let rows = &mut self.rows;
-        let expired = self
-            .retention
-            .expired(&rows.snapshots, rows.outputs.make_contiguous(), clock::unix_ms());
-        let entity = &self.entity;
-        for step in &expired.snapshots {
-            rows.snapshots.retain(|row| row.mark.step != *step);
-            self.pending
-                .also(Write::remove(Table::Snapshots, entity_key(entity, [*step])));
-        }
-        while rows.steps.front().is_some_and(|first| *first < expired.steps_below) {
-            let first = rows.steps.pop_front().expect("just looked at");
-            self.pending
-                .also(Write::remove(Table::Journal, entity_key(entity, [first])));
-        }
-        while rows
-            .outputs
-            .front()
-            .is_some_and(|row| row.first < expired.outputs_below)
-        {
-            let row = rows.outputs.pop_front().expect("just looked at");
-            self.pending
-                .also(Write::remove(Table::Outputs, entity_key(entity, [row.first])));
-        }
-        expired.files
+    /// Has a snapshot of the present state kept by somebody else. Returns what waited to be kept before it, to be dropped,
+    /// and whether somebody has to be asked.
+    pub(crate) fn offer(&mut self, content: Arc<dyn Content>) -> (Option<Parcel>, bool) {
+        let parcel = self.parcel(content);
+        self.keeping.offer(parcel)
     }
 
-    /// Removes the files whose rows are gone.
-    fn clear_away(&mut self) {
-        let doomed = std::mem::take(&mut self.doomed);
-        let mut free = Vec::new();
-        for (commit, file) in doomed {
-            match commit.outcome() {
-                Some(Ok(())) => free.push(file),
-                None => self.doomed.push((commit, file)),
-                // Its row is still there.
-                Some(Err(_)) => {}
+    /// Keeps what waits together with a snapshot of the state after it: all of it or nothing.
+    pub fn with_snapshot(&mut self, content: &dyn Content) {
+        drop(self.keeping.alone());
+        let filed = self.keeping.file(&mut *self.store, content);
+        match filed {
+            Ok((name, size)) => {
+                let mut writes = self.pending.take();
+                self.note(&writes);
+                let (rows, files) = self.keeping.admit(keeping::row(content, name, size, self.submitted));
+                writes.extend(rows);
+                let commit = self.send(writes);
+                self.keeping.doom(&commit, files);
+            }
+            Err(error) => {
+                drop(self.pending.take());
+                self.standing.note(Err(error));
+                let commit = Arc::new(Commit::default());
+                commit.settle(Err(error));
+                self.newest = Some(commit);
             }
         }
-        self.discard(&free);
-    }
-
-    fn discard(&mut self, files: &[meshos_core::digest::Digest]) {
-        for file in files {
-            if self.rows.snapshots.iter().all(|row| row.name != *file) {
-                // A file that stays takes space, and is found when the store is checked.
-                let _ = self.store.discard(file);
-            }
-        }
-    }
-
-    /// Notes that a snapshot could not be kept.
-    pub(crate) fn snapshot_failed(&mut self, error: StoreError) {
-        self.snapshot_error = Some(error);
+        self.keeping.leave(None);
     }
 
     /// Why the last snapshot could not be kept, if that was not told yet.
-    pub(crate) fn take_snapshot_error(&mut self) -> Option<StoreError> {
-        self.snapshot_error.take()
+    pub(crate) fn take_snapshot_error(&self) -> Option<StoreError> {
+        self.keeping.take_error()
+    }
+}
+
+fn settled(waited: Waited) -> Result<(), StoreError> {
+    match waited {
+        Waited::Settled(outcome) => outcome,
+        Waited::TimedOut | Waited::Interrupted => Err(StoreError::Closed),
     }
 }
 
@@ -401,7 +381,7 @@ impl<S: Store> Store for SharedStore<S> {
         self.0.lock().term()
     }
 
-    fn submit(&mut self, batch: Batch, done: meshos_core::store::Done) {
+    fn submit(&mut self, batch: Batch, done: Done) {
         self.0.lock().submit(batch, done);
     }
 
@@ -409,36 +389,27 @@ impl<S: Store> Store for SharedStore<S> {
         self.0.lock().get(table, key)
     }
 
-    fn page(
-        &self,
-        table: Table,
-        range: &meshos_core::rows::KeyRange,
-        rows_max: usize,
-    ) -> Result<Vec<meshos_core::store::Row>, StoreError> {
+    fn page(&self, table: Table, range: &KeyRange, rows_max: usize) -> Result<Vec<Row>, StoreError> {
         self.0.lock().page(table, range, rows_max)
     }
 
-    fn last(
-        &self,
-        table: Table,
-        range: &meshos_core::rows::KeyRange,
-    ) -> Result<Option<meshos_core::store::Row>, StoreError> {
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError> {
         self.0.lock().last(table, range)
     }
 
-    fn keep(&mut self, parts: &[&[u8]]) -> Result<meshos_core::digest::Digest, StoreError> {
+    fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
         self.0.lock().keep(parts)
     }
 
-    fn fetch(&self, name: &meshos_core::digest::Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+    fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
         self.0.lock().fetch(name, bytes_max)
     }
 
-    fn discard(&mut self, name: &meshos_core::digest::Digest) -> Result<(), StoreError> {
+    fn discard(&mut self, name: &Digest) -> Result<(), StoreError> {
         self.0.lock().discard(name)
     }
 
-    fn stats(&self) -> meshos_core::store::StoreStats {
+    fn stats(&self) -> StoreStats {
         self.0.lock().stats()
     }
 }

@@ -13,6 +13,8 @@ pub mod daemon;
 pub mod lane;
 pub mod letters;
 pub mod events;
+pub mod commit;
+pub mod keeping;
 pub mod journal;
 pub mod inside;
 pub mod dormant;

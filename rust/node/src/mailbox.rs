@@ -109,8 +109,8 @@ pub(crate) struct Mailbox<D: Daemon> {
     bytes: u64,
     /// Events that nobody waits for and that took effect, until the commit that has them is kept.
     unsettled: VecDeque<(Arc<Commit>, Mail<D>)>,
-    /// A commit failed that had some of those.
-    revisit: bool,
+    /// A commit failed that had some of those: when they are looked after.
+    revisit: Option<Instant>,
     controls: Controls,
     lanes: Lanes,
     /// A lane has it, or is about to.
@@ -137,7 +137,7 @@ impl<D: Daemon> Mailbox<D> {
             events: 0,
             bytes: 0,
             unsettled: VecDeque::new(),
-            revisit: false,
+            revisit: None,
             controls: Controls::default(),
             lanes: lanes.clone(),
             scheduled: false,
@@ -319,9 +319,10 @@ impl<D: Daemon> Slot<D> {
         let due = mailbox.due();
         // Who is closed or lost answers everything that waits.
         let is_due = due.is_some_and(|due| !stays || due <= Instant::now());
-        if !mailbox.queue.is_empty() || is_due || works && mailbox.revisit || works && !mailbox.controls.is_empty() {
+        let revisits = mailbox.revisit.is_some_and(|at| at <= Instant::now());
+        if !mailbox.queue.is_empty() || is_due || works && revisits || works && !mailbox.controls.is_empty() {
             mailbox.scheduled = mailbox.lanes.submit(Arc::clone(self) as Arc<dyn Job>);
-        } else if let Some(due) = due
+        } else if let Some(due) = due.into_iter().chain(mailbox.revisit.filter(|_| works)).min()
             && mailbox.alarm.is_none_or(|alarm| due < alarm)
             && mailbox.lanes.submit_at(due, Arc::new(Alarm(Arc::clone(self))))
         {
@@ -407,10 +408,10 @@ impl<D: Daemon> Slot<D> {
     }
 
     /// Looks after what a failed commit has not kept, though nothing else is to be done.
-    fn revisit(self: &Arc<Self>) {
+    fn revisit(self: &Arc<Self>, at: Instant) {
         let mut cell = self.cell.lock();
         if let Some(mailbox) = &mut cell.mailbox {
-            mailbox.revisit = true;
+            mailbox.revisit = Some(at);
         }
         if cell.gate == Gate::Active {
             self.schedule(&mut cell);
@@ -420,7 +421,8 @@ impl<D: Daemon> Slot<D> {
     fn takes_revisit(&self) -> bool {
         let mut cell = self.cell.lock();
         let mailbox = cell.mailbox.as_mut();
-        mailbox.is_some_and(|mailbox| std::mem::take(&mut mailbox.revisit))
+        let now = Instant::now();
+        mailbox.is_some_and(|mailbox| mailbox.revisit.take_if(|at| *at <= now).is_some())
     }
 
     /// Keeps those until `commit` is kept, and lets those go that an earlier one has.
@@ -444,7 +446,7 @@ impl<D: Daemon> Slot<D> {
             if outcome.is_err()
                 && let Some(slot) = slot.upgrade()
             {
-                slot.revisit();
+                slot.revisit(Instant::now());
             }
         }));
     }
@@ -509,8 +511,12 @@ impl<D: Daemon> Slot<D> {
         let mut unattended = Vec::new();
         let present = self.give_controls(&mut entered);
         if present && self.takes_revisit() && entered.is_open() {
-            // If it does not come back, who waits for it is told so.
-            let _ = deliver::ready(&mut entered);
+            // If it does not come back, who waits for it is told so; if it must wait, it is tried later.
+            if let Some(DeliverError::NotKept(_)) = deliver::ready(&mut entered)
+                && let Some(journal) = &entered.journal
+            {
+                self.revisit(journal.back_at());
+            }
         }
         while present
             && replies.len() < BATCH_MAX
@@ -607,7 +613,7 @@ impl<D: Daemon> Slot<D> {
             return None;
         }
         let Some(commit) = commit else {
-            let is_unknown = !entered.is_present() && self.config().durability != Durability::None;
+            let is_unknown = !entered.is_present() && self.config().durability == Durability::Journal;
             return Some(if is_unknown {
                 // A forced stop has it: whoever asks again is told what became of it.
                 unless_kept(replies, Err(StoreError::Closed))
@@ -700,8 +706,9 @@ impl<D: Daemon> Call<D> {
         if !self.entered.unpark() {
             return self.end(Err(DeliverError::Stale));
         }
-        if outputs.is_err() && deliver::rebuilds(&self.entered) {
-            // The state is rebuilt by waiting for coroutines, which this thread, their loop's, must not do.
+        if outputs.is_err() && deliver::rebuilds(&self.entered) || deliver::keeps_every(&self.entered) {
+            // The state is rebuilt by waiting for coroutines, or kept by waiting for the disk, which this thread, their
+            // loop's, must not do.
             let slot = Arc::clone(self.entered.slot());
             let lanes = slot.cell.lock().mailbox.as_ref().map(|mailbox| mailbox.lanes.clone());
             let resumption = Arc::new(Resumption(Mutex::new(Some((self, outputs)))));

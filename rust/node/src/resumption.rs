@@ -1,30 +1,34 @@
 //! A daemon brought back from what a store has of it.
 //!
 //! Invariants
-//! * It stands where its last kept step left it, on the same chain, in the same epoch, or it does not come back.
-//! * Nothing is written, and nothing is told, while it comes back; what it emits again is held back and compared.
+//! * Where steps are kept it stands where the last one left it, on the same chain, in the same epoch, or it does not come
+//!   back. What it emits again is held back, and what it emitted the first time is what counts.
+//! * Where only snapshots are kept it stands at the newest whole one, in an epoch that nobody spoke in before.
+//! * Nothing is written, and nothing is told, while it comes back.
 
 use std::sync::Arc;
 
 use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::codec::DecodeError;
-use meshos_core::config::DaemonHostConfig;
+use meshos_core::config::{DaemonHostConfig, Durability, OnDivergence};
 use meshos_core::dead_letter::DeadLetter;
-use meshos_core::host::Host;
+use meshos_core::event::{Crash, DaemonLifecycleSignal};
+use meshos_core::host::{Few, Host};
 use meshos_core::id::EntityId;
 use meshos_core::ingress::EventKey;
-use meshos_core::journal::{self as core_journal, Mark, Outcome, SnapshotRow, Step};
+use meshos_core::journal::{self as core_journal, Emitted, Mark, Outcome, SnapshotRow, Step, Steps};
+use meshos_core::link::CausalLink;
 use meshos_core::resumption::{self as plan, Divergence, Place, Replay};
 use meshos_core::retention::OutputsHeld;
-use meshos_core::rows::{KeyRange, Table, entity_key, of_entity_key};
+use meshos_core::rows::{KeyRange, Table, Write, entity_key, of_entity_key};
 use meshos_core::snapshot;
 use meshos_core::store::{Damage, Store, StoreError};
 use meshos_core::stored::StoredDaemon;
 
 use crate::daemon::{Daemon, DeliverError, Process};
 use crate::inside::{Inside, Snapshot};
-use crate::journal::{Journal, Rows};
+use crate::journal::{Journal, Parts, Rows, Stores};
 use crate::leave::Entered;
 use crate::letters::{Letter, Letters};
 
@@ -33,8 +37,46 @@ const PAGE: usize = 1024;
 /// Bytes of a snapshot that is read back at most.
 const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
 
+/// Where user code first did something else than the first time, though it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diverged {
+    /// Step at which it did.
+    pub step: u64,
+    /// First position of the chain that would have been another.
+    pub sequence: u64,
+    /// Outputs of the step the first time.
+    pub expected: u32,
+    /// Outputs now; `None`: it raised.
+    pub found: Option<u32>,
+    /// Class name of what it raised; empty if it did not.
+    pub exception: Arc<str>,
+    /// Steps at which it did something else.
+    pub steps: u64,
+}
+
+impl Diverged {
+    /// As it is told.
+    #[must_use]
+    pub fn crash(&self) -> Crash {
+        let found = match self.found {
+            Some(found) => format!("{found} outputs now"),
+            None => format!("{} now", self.exception),
+        };
+        let message = format!(
+            "step {}: {} outputs the first time, {found}; the first that differs is {}",
+            self.step, self.expected, self.sequence
+        );
+        Crash {
+            reason: Arc::from(format!("diverged, and goes on from what it emitted: {message}")),
+            exception: Arc::from("DivergenceError"),
+            message: Arc::from(message),
+            event: None,
+        }
+    }
+}
+
 /// How a daemon came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     /// Position of its chain in the snapshot that it began with; 0: it began with nothing.
     pub snapshot_sequence: u64,
@@ -48,6 +90,10 @@ pub struct Report {
     pub suppressed: u64,
     /// Damaged snapshots that were passed over.
     pub snapshots_skipped: u32,
+    /// Position after which outputs are declared rolled back; `None`: every step is kept.
+    pub rolled_back_from: Option<u64>,
+    /// Where it did something else than the first time; then what it emitted the first time is what counts.
+    pub divergence: Option<Diverged>,
 }
 
 /// Why a daemon did not come back. Nothing was written.
@@ -154,13 +200,18 @@ fn kept(store: &dyn Store, entity: &EntityId) -> Result<Kept, StoreError> {
     each_row(store, Table::Journal, entity, |first, _| {
         rows.steps.push_back(first);
     })?;
+    let now = crate::clock::unix_ms();
     each_row(store, Table::Outputs, entity, |first, value| {
+        // Whether the row is whole is found out when the outputs are read.
+        let count = core_journal::outputs_in(value).unwrap_or(1);
+        let last = first + u64::from(count) - 1;
+        let after = rows.snapshots.partition_point(|row| row.mark.sequence < last);
         rows.outputs.push_back(OutputsHeld {
             first,
-            // Whether the row is whole is found out when the outputs are read.
-            count: core_journal::outputs_in(value).unwrap_or(1),
+            count,
             bytes: value.len() as u64,
-            at: crate::clock::unix_ms(),
+            // They were there when the snapshot after them was taken.
+            at: rows.snapshots.get(after).map_or(now, |row| row.taken_at),
         });
     })?;
     each_row(store, Table::Certificates, entity, |_, value| {
@@ -180,33 +231,53 @@ fn kept(store: &dyn Store, entity: &EntityId) -> Result<Kept, StoreError> {
     })
 }
 
-/// Brings a daemon back: restores the newest whole snapshot into `daemon`, and has it take every step since again. User
-/// code runs on this thread.
+/// Brings a daemon back: restores the newest whole snapshot into `daemon`, and has it take every step since again, if
+/// steps are kept. User code runs on this thread.
 ///
 /// # Errors
 /// [`ResumeFailed`].
 pub fn resume<D: Daemon>(
-    mut store: Box<dyn Store>,
+    stores: Stores,
     entity: EntityId,
     stored: StoredDaemon,
     daemon: Arc<D>,
 ) -> Result<(Inside<D>, Report), ResumeFailed<D>> {
+    let parts = Parts {
+        stores,
+        stored,
+        standing: Arc::default(),
+    };
+    resume_with(parts, entity, daemon)
+}
+
+fn resume_with<D: Daemon>(
+    parts: Parts,
+    entity: EntityId,
+    daemon: Arc<D>,
+) -> Result<(Inside<D>, Report), ResumeFailed<D>> {
+    let mut store = (parts.stores)();
+    let found = {
+        let store = &mut store;
+        D::apart(move || kept(&**store, &entity))?
+    };
+    if parts.stored.config.durability == Durability::Snapshot {
+        return roll_back(parts, entity, daemon, &*store, found);
+    }
     let Kept {
         mut rows,
         certificates,
         checkpoints,
         unreadable,
-    } = {
-        let store = &mut store;
-        D::apart(move || kept(&**store, &entity))?
-    };
+    } = found;
+    let config = parts.stored.config;
     let mut whole = None;
     let found = plan::plan(&entity, &rows.snapshots, rows.steps.make_contiguous(), |row| {
         whole = whole_snapshot::<D>(&*store, &entity, row);
         whole.is_some()
     })?;
-    let (mut inside, mark) = begin(entity, stored.config, daemon, whole.zip(found.snapshot))?;
+    let (mut inside, mark) = begin(entity, config, daemon, whole.zip(found.snapshot))?;
     let mut replay = Replay::after(entity, mark, inside.host.epoch());
+    let mut diverged = None;
     let mut from = found.first;
     loop {
         let mut range = KeyRange::beginning_with(entity.as_bytes());
@@ -220,8 +291,17 @@ pub fn resume<D: Daemon>(
                 continue;
             };
             let steps = replay.row(first, value)?;
+            let emitted = if config.on_divergence == OnDivergence::Continue {
+                first_time(&*store, &entity, &steps)?
+            } else {
+                None
+            };
+            let mut emitted = emitted.as_deref();
             for (place, step) in Place::all(&steps).zip(&steps.steps) {
-                take_again(&mut inside, &mut replay, place, step)?;
+                let of_step = emitted.and_then(|emitted| emitted.split_at_checked(step.outputs as usize));
+                emitted = of_step.map(|(_, rest)| rest);
+                let of_step = of_step.map(|(of_step, _)| of_step);
+                take_again(&mut inside, &mut replay, place, step, of_step, &mut diverged)?;
             }
             from = steps.after.step + 1;
         }
@@ -235,6 +315,11 @@ pub fn resume<D: Daemon>(
     inside.checkpoints = checkpoints;
     inside.letters = letters(&*store, &entity)?;
     inside.is_complete = inside.newest.is_some();
+    if diverged.is_some() {
+        inside.host.raised();
+        // What user code is now is kept before it takes one event more.
+        inside.stray();
+    }
     let position = inside.host.position();
     let report = Report {
         snapshot_sequence: found.snapshot.map_or(0, |row| row.mark.sequence),
@@ -243,8 +328,16 @@ pub fn resume<D: Daemon>(
         replayed: replay.steps(),
         suppressed: replay.suppressed(),
         snapshots_skipped: found.skipped + unreadable,
+        rolled_back_from: None,
+        divergence: diverged,
     };
-    let journal = Journal::after(entity, store, stored, *replay.mark(), inside.host.epoch(), rows);
+    let Parts {
+        stores,
+        stored,
+        standing,
+    } = parts;
+    let mark = (*replay.mark(), inside.host.epoch());
+    let journal = Journal::with_standing(entity, stores, stored, mark, rows, standing);
     inside.journal = Some(Box::new(journal));
     Ok((inside, report))
 }
@@ -270,6 +363,88 @@ fn letters<D: Daemon>(store: &dyn Store, entity: &EntityId) -> Result<Option<Box
         })
         .into()),
     }
+}
+
+/// Brings a daemon back of which only snapshots are kept: restores the newest that is whole, in an epoch of its own. The
+/// certificate of that epoch is owed, and has to be kept before it takes an event.
+fn roll_back<D: Daemon>(
+    parts: Parts,
+    entity: EntityId,
+    daemon: Arc<D>,
+    store: &dyn Store,
+    found: Kept,
+) -> Result<(Inside<D>, Report), ResumeFailed<D>> {
+    let Kept {
+        mut rows,
+        certificates,
+        checkpoints,
+        unreadable,
+    } = found;
+    let whole = |row: &SnapshotRow| whole_snapshot::<D>(store, &entity, row).map(|snapshot| (snapshot, *row));
+    let Some((snapshot, row)) = rows.snapshots.iter().rev().find_map(whole) else {
+        return Err(ResumeFailed::from(core_journal::Damage::NoBeginning {
+            entity,
+            snapshots: u32::try_from(rows.snapshots.len()).unwrap_or(u32::MAX) + unreadable,
+            found: None,
+        }));
+    };
+    let spoken = rows.snapshots.iter().map(|row| row.epoch);
+    let spoken = spoken.chain(certificates.iter().map(|certificate| certificate.epoch));
+    let spoken = spoken.chain(checkpoints.iter().map(|checkpoint| checkpoint.epoch));
+    let epoch = spoken.max().unwrap_or(0).max(snapshot.meta.epoch) + 1;
+    let (mut inside, mark) = begin(entity, parts.stored.config, daemon, Some((snapshot, row)))?;
+    for certificate in certificates {
+        inside.host = inside.host.certified(certificate);
+    }
+    inside.host = inside.host.rewound(epoch);
+    inside.checkpoints = checkpoints;
+    inside.letters = letters(store, &entity)?;
+    let kept = rows.snapshots.partition_point(|other| other.mark.step <= row.mark.step);
+    // They are of a past that is rolled back, and must not be newer than what comes.
+    let damaged = rows.snapshots.split_off(kept);
+    let report = Report {
+        snapshot_sequence: row.mark.sequence,
+        sequence: row.mark.sequence,
+        epoch,
+        snapshots_skipped: u32::try_from(damaged.len()).unwrap_or(u32::MAX) + unreadable,
+        rolled_back_from: Some(row.mark.sequence),
+        ..Report::default()
+    };
+    let mut journal = Journal::after(entity, parts.stores, parts.stored, mark, epoch, rows);
+    for row in damaged {
+        let key = entity_key(&entity, [row.mark.step]);
+        journal.also(Write::remove(Table::Snapshots, key));
+    }
+    inside.journal = Some(Box::new(journal));
+    Ok((inside, report))
+}
+
+/// The payloads that the steps of a row emitted the first time; `None`: they were let go.
+fn first_time(store: &dyn Store, entity: &EntityId, steps: &Steps<'_>) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
+    let (before, count) = (steps.before.sequence, steps.after.sequence - steps.before.sequence);
+    if count == 0 {
+        return Ok(Some(Vec::new()));
+    }
+    let Some(row) = store.get(Table::Outputs, &entity_key(entity, [before + 1]))? else {
+        return Ok(None);
+    };
+    let unbound = core_journal::Damage::Unbound {
+        entity: *entity,
+        step: steps.first,
+    };
+    let unreadable = |error| core_journal::Damage::Unreadable {
+        entity: *entity,
+        step: steps.first,
+        error,
+    };
+    let damaged = |damage: core_journal::Damage| StoreError::Damaged(damage.into());
+    let emitted = Emitted::decode(entity.origin(), &row).map_err(|error| damaged(unreadable(error)))?;
+    if emitted.outputs.len() as u64 != count || emitted.after != steps.after.digest {
+        return Err(damaged(unbound));
+    }
+    Ok(Some(
+        emitted.outputs.iter().map(|(_, payload)| payload.to_vec()).collect(),
+    ))
 }
 
 fn whole_snapshot<D: Daemon>(store: &dyn Store, entity: &EntityId, row: &SnapshotRow) -> Option<Arc<Snapshot<D>>> {
@@ -312,11 +487,14 @@ fn begin<D: Daemon>(
     Ok((Inside::new(host, daemon, Some(snapshot)), row.mark))
 }
 
+/// Has user code take a step again. `first` is what it emitted the first time, if that is to count when it differs.
 fn take_again<D: Daemon>(
     inside: &mut Inside<D>,
     replay: &mut Replay,
     place: Place,
     step: &Step<'_>,
+    first: Option<&[Vec<u8>]>,
+    diverged: &mut Option<Diverged>,
 ) -> Result<(), ResumeFailed<D>> {
     let event = D::received(step.link, step.payload, step.received_ns);
     let key = EventKey {
@@ -325,6 +503,7 @@ fn take_again<D: Daemon>(
         sequence: step.link.sequence,
     };
     let outputs = match step.outcome {
+        // What failed every time the first time is not tried again.
         Outcome::PassedOver => {
             inside.host.passed_over(key);
             return replay
@@ -334,22 +513,45 @@ fn take_again<D: Daemon>(
         Outcome::Processed => match inside.daemon.process(&event) {
             Process::Done(outputs) => outputs,
             Process::Later(later) => inside.daemon.wait(later),
-        }
-        .map_err(ResumeFailed::Raised)?,
+        },
     };
-    let emitted = u32::try_from(outputs.len()).unwrap_or(u32::MAX);
+    let says_nothing = |error: &D::Error| D::never_ran(error) || D::still_runs(error) || D::ends_process(error);
+    let now: Result<Few<D::Output>, Arc<str>> = match outputs {
+        Ok(outputs) => Ok(outputs),
+        Err(error) if first.is_none() || says_nothing(&error) => return Err(ResumeFailed::Raised(error)),
+        Err(error) => Err(D::blame(&error).0),
+    };
+    let differs = first.and_then(|first| difference(place, first, now.as_ref().map(AsRef::as_ref)));
+    let emitted = match (&differs, &now) {
+        (None, Ok(outputs)) => u32::try_from(outputs.len()).unwrap_or(u32::MAX),
+        _ => step.outputs,
+    };
     let config = *inside.host.config();
     let kept = &mut inside.outputs;
-    let returned = inside.host.returned(key, outputs, |link, digest, output| {
-        let (_, copy) = D::emitted(link, output, config.outputs_max > 0);
-        match copy {
-            Some(copy) => kept.push(copy, digest, config.outputs_max, config.outputs_bytes_max),
-            None => {
-                kept.base_sequence = link.sequence;
-                kept.base_digest = digest;
-            }
+    let mut keep = |copy: Option<D::Event>, link: CausalLink, digest| match copy {
+        Some(copy) => kept.push(copy, digest, &config),
+        None => {
+            kept.base_sequence = link.sequence;
+            kept.base_digest = digest;
         }
-    });
+    };
+    let returned = match (differs, now) {
+        (None, Ok(outputs)) => {
+            let emitted = |link, digest, output| keep(D::emitted(link, output, config.outputs_max > 0).1, link, digest);
+            inside.host.returned(key, outputs, emitted).map(drop)
+        }
+        (differs, _) => {
+            if let Some(differs) = differs {
+                diverged.get_or_insert(differs).steps += 1;
+            }
+            let outputs: Few<&Vec<u8>> = first.into_iter().flatten().collect();
+            let emitted = |link: CausalLink, digest, output: &Vec<u8>| {
+                let again = (config.outputs_max > 0).then(|| D::received(link, output, step.received_ns));
+                keep(again, link, digest);
+            };
+            inside.host.returned(key, outputs, emitted).map(drop)
+        }
+    };
     let digest = inside.host.position().digest;
     let compared = replay.emitted(place, step, emitted, digest);
     compared.map_err(ResumeFailed::Diverged)?;
@@ -364,6 +566,29 @@ fn take_again<D: Daemon>(
     Ok(())
 }
 
+/// How what user code emitted now differs from what it emitted the first time.
+fn difference<P: AsRef<[u8]>>(place: Place, first: &[Vec<u8>], now: Result<&[P], &Arc<str>>) -> Option<Diverged> {
+    let (found, same, exception) = match now {
+        Ok(now) => {
+            let same = first.iter().zip(now).take_while(|(first, now)| **first == now.as_ref());
+            (Some(now.len()), same.count(), Arc::default())
+        }
+        Err(exception) => (None, 0, Arc::clone(exception)),
+    };
+    if found == Some(first.len()) && same == first.len() {
+        return None;
+    }
+    let count = |length| u32::try_from(length).unwrap_or(u32::MAX);
+    Some(Diverged {
+        step: place.step,
+        sequence: place.sequence + same as u64,
+        expected: count(first.len()),
+        found: found.map(count),
+        exception,
+        steps: 0,
+    })
+}
+
 /// Brings a daemon back whose last commits are not kept, after `error`.
 ///
 /// # Errors
@@ -375,23 +600,25 @@ pub(crate) fn bring_back<D: Daemon>(entered: &mut Entered<D>, error: StoreError)
         .fresh()
         .map_err(ResumeFailed::<D>::Raised)
         .and_then(|fresh| fresh.map(Arc::new).ok_or(ResumeFailed::NoInstance));
-    let Some(mut journal) = entered.journal.take() else {
+    let Some(journal) = entered.journal.take() else {
         return Ok(());
     };
-    let (store, stored) = D::apart(|| {
-        // What it was ahead with is refused, and told so, before the store is read.
-        let _ = journal.drain();
-        journal.into_parts()
-    });
+    let parts = D::apart(|| journal.into_parts());
     // Whoever comes next finds it as it is now, if it does not come back.
     let before = entered.host.clone();
-    let resumed = fresh.and_then(|fresh| resume(store, entity, stored, fresh));
+    let resumed = fresh.and_then(|fresh| resume_with(parts, entity, fresh));
     match resumed {
-        Ok((mut inside, _)) => {
+        Ok((mut inside, report)) => {
             inside.told = entered.told.clone();
             inside.checkpoints = std::mem::take(&mut entered.checkpoints);
             inside.host.restarted();
             **entered = inside;
+            if let Some(divergence) = report.divergence {
+                let crash = divergence.crash();
+                entered
+                    .slot()
+                    .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
+            }
             entered.slot().restall();
             Ok(())
         }

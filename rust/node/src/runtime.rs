@@ -16,7 +16,8 @@ use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::codec::DecodeError;
 use meshos_core::config::{DaemonHostConfig, Durability, OnError};
-use meshos_core::control::DaemonControl;
+use meshos_core::control::{DaemonControl, grace_ms};
+use meshos_core::event::{Crash, DaemonLifecycleSignal};
 use meshos_core::host::{Host, ResumeError};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::{IdentityError, Keypair};
@@ -32,9 +33,9 @@ use crate::archive::{Remains, SharedArchive};
 use crate::clock::{self, Deadline};
 use crate::controls;
 use crate::daemon::Daemon;
-use crate::deliver;
+use crate::deliver::{self, Taken};
 use crate::inside::{Inside, Snapshot};
-use crate::journal::{Journal, Rows, SharedStore, Stores};
+use crate::journal::{Content, Journal, Rows, SharedStore, Stores};
 use crate::keys;
 use crate::lane::Lanes;
 use crate::mailbox::Sender;
@@ -42,6 +43,9 @@ use crate::registry::Registry;
 use crate::resume;
 use crate::resumption::{self, Report, ResumeFailed};
 use crate::slot::{EnterError, Entered, SharedKey, Slot};
+
+/// How long a stop waits at least for the store, which holds up nobody but its caller.
+const KEEP_WAIT: Duration = Duration::from_secs(1);
 
 /// Why a daemon was not started.
 #[derive(Debug)]
@@ -238,7 +242,8 @@ impl<D: Daemon> Runtime<D> {
     pub fn spawn(&self, key: &SharedKey, config: DaemonHostConfig, daemon: D) -> Result<Arc<Slot<D>>, SpawnError<D>> {
         let starting = self.admit(key)?;
         let entity = starting.entity;
-        if self.stored_daemon(&entity).map_err(SpawnError::NotKept)?.is_some() {
+        let stored = D::apart(|| self.stored_daemon(&entity));
+        if stored.map_err(SpawnError::NotKept)?.is_some() {
             return Err(SpawnError::Stored(entity.origin()));
         }
         let known = {
@@ -287,7 +292,8 @@ impl<D: Daemon> Runtime<D> {
             }));
         }
         let _starting = self.admit(key)?;
-        if self.stored_daemon(&entity).map_err(SpawnError::NotKept)?.is_some() {
+        let stored = D::apart(|| self.stored_daemon(&entity));
+        if stored.map_err(SpawnError::NotKept)?.is_some() {
             return Err(SpawnError::Stored(entity.origin()));
         }
         resume::check_state(&snapshot, &daemon)?;
@@ -312,9 +318,8 @@ impl<D: Daemon> Runtime<D> {
         }
         self.begin_journal(key, &mut inside)?;
         if let Some(journal) = &mut inside.journal {
-            let state: &[u8] = snapshot.state.as_ref();
-            let kept = D::apart(|| journal.snapshot(&snapshot.meta, state));
-            kept.map_err(SpawnError::NotKept)?;
+            let content: Arc<dyn Content> = Arc::clone(&snapshot) as Arc<dyn Content>;
+            D::apart(|| journal.snapshot(content)).map_err(SpawnError::NotKept)?;
         }
         Self::first_commit(&mut inside)?;
         self.spawned(key, inside)
@@ -327,7 +332,7 @@ impl<D: Daemon> Runtime<D> {
     pub fn resume(&self, key: &SharedKey, daemon: D) -> Result<(Arc<Slot<D>>, Report), SpawnError<D>> {
         let starting = self.admit(key)?;
         let entity = starting.entity;
-        let stored = self.stored_daemon(&entity).map_err(SpawnError::NotKept)?;
+        let stored = D::apart(|| self.stored_daemon(&entity)).map_err(SpawnError::NotKept)?;
         let mut stored = stored.ok_or(SpawnError::NotStored(entity.origin()))?;
         let remains = self.archive.lock().take(&entity);
         if let Some(mut journal) = remains.and_then(|remains| remains.journal) {
@@ -335,14 +340,22 @@ impl<D: Daemon> Runtime<D> {
             let _ = D::apart(|| journal.drain());
         }
         let ran = std::mem::replace(&mut stored.runs, true);
-        let (mut inside, report) =
-            resumption::resume((self.stores)(), entity, stored, Arc::new(daemon)).map_err(SpawnError::NotResumed)?;
+        let (mut inside, report) = resumption::resume(Arc::clone(&self.stores), entity, stored, Arc::new(daemon))
+            .map_err(SpawnError::NotResumed)?;
         self.check_key(key, &inside.host)?;
+        if report.rolled_back_from.is_some() {
+            // Nobody hears of the new epoch before it is kept that it began.
+            self.certify(key, &mut inside).map_err(SpawnError::Key)?;
+        }
         if !ran && let Some(journal) = &mut inside.journal {
             journal.declare(true);
         }
         Self::first_commit(&mut inside)?;
         let slot = self.spawned(key, inside)?;
+        if let Some(divergence) = &report.divergence {
+            let crash = divergence.crash();
+            slot.emit(DaemonLifecycleSignal::Crashed { crash, down: false });
+        }
         slot.retry_marked(&self.lanes);
         Ok((slot, report))
     }
@@ -389,30 +402,28 @@ impl<D: Daemon> Runtime<D> {
             return Ok(());
         }
         let entity = inside.host.entity();
-        let key = key.lock();
-        let sealed = (!key.is_read_only())
-            .then(|| SealedKey::seal(&key, &self.node, keys::random_bytes()))
-            .transpose();
-        drop(key);
+        let sealed = {
+            let key = key.lock();
+            let whole = !key.is_read_only();
+            whole.then(|| SealedKey::seal(&key, &self.node, keys::random_bytes()))
+        };
         let stored = StoredDaemon {
             kind: inside.daemon.kind().to_string(),
             config: *inside.host.config(),
             runs: true,
-            key: sealed.map_err(SpawnError::Key)?,
+            key: sealed.transpose().map_err(SpawnError::Key)?,
         };
         let position = inside.host.position();
         let mark = Mark::start(&entity, position.sequence, position.digest);
         let epoch = inside.host.epoch();
-        let mut journal = Journal::after(entity, (self.stores)(), stored, mark, epoch, Rows::default());
+        let mut journal = Journal::after(entity, Arc::clone(&self.stores), stored, mark, epoch, Rows::default());
         journal.declare(true);
-        // A snapshot that it begins with has the certificates of all its terms.
-        inside
-            .host
-            .lineage()
-            .iter()
-            .for_each(|certificate| journal.certificate(certificate));
+        for certificate in inside.host.lineage() {
+            journal.certificate(certificate);
+        }
         inside.journal = Some(Box::new(journal));
-        Ok(())
+        // Who spoke is known of every output that the store has, also when the process ends before one leaves it.
+        self.certify(key, inside).map_err(SpawnError::Key)
     }
 
     fn first_commit(inside: &mut Inside<D>) -> Result<(), SpawnError<D>> {
@@ -443,8 +454,9 @@ impl<D: Daemon> Runtime<D> {
     }
 
     pub(crate) fn check_key(&self, key: &SharedKey, host: &Host) -> Result<(), SpawnError<D>> {
-        let certified = !host.owes_certificate() && host.certified_node() == Some(self.node.entity_id());
-        if !certified && key.lock().is_read_only() {
+        let node = self.node.entity_id();
+        let certified = !host.owes_certificate() && host.certified_node() == Some(node);
+        if !certified && !host.owes_restart_by(node) && key.lock().is_read_only() {
             return Err(SpawnError::Key(IdentityError::ReadOnly));
         }
         Ok(())
@@ -506,29 +518,30 @@ impl<D: Daemon> Runtime<D> {
     }
 
     /// Takes a snapshot between two events, with the certificates of who may speak; `None` of a daemon without state.
+    /// Whoever shows it to others waits first until it is kept, outside.
     ///
     /// # Errors
     /// User code raised.
-    pub fn snapshot(&self, entered: &mut Entered<D>) -> Result<Option<Arc<Snapshot<D>>>, D::Error> {
+    pub fn snapshot(&self, entered: &mut Entered<D>) -> Result<Option<Taken<D>>, D::Error> {
         if !entered.slot().is_stateful() {
             return Ok(None);
         }
         let key = Arc::clone(entered.slot().key());
         // A key that was erased since cannot sign; the snapshot is good without the certificate.
         let _ = self.certify(&key, entered);
-        let taken = deliver::snapshot(entered)?;
-        if let Some(journal) = &mut entered.journal {
-            // What the snapshot has signed is kept before it leaves; if it is not, the next event finds out.
-            let _ = D::apart(|| journal.drain());
-        }
-        Ok(Some(taken))
+        deliver::snapshot_later(entered).map(Some)
     }
 
     pub(crate) fn certify(&self, key: &SharedKey, inside: &mut Inside<D>) -> Result<(), IdentityError> {
         if !inside.host.owes_certificate() {
             return Ok(());
         }
-        inside.host.certify(&key.lock(), self.node.entity_id())?;
+        let node = self.node.entity_id();
+        {
+            let key = key.lock();
+            let by_node = key.is_read_only() && inside.host.owes_restart_by(node);
+            inside.host.certify(if by_node { &self.node } else { &key }, node)?;
+        }
         if let (Some(journal), Some(certificate)) = (&mut inside.journal, inside.host.lineage().last()) {
             journal.certificate(certificate);
         }
@@ -543,6 +556,8 @@ impl<D: Daemon> Runtime<D> {
     pub fn export(&self, entered: &mut Entered<D>) -> Result<Exported<D>, ExportError> {
         let key = Arc::clone(entered.slot().key());
         self.certify(&key, entered)?;
+        let config = *entered.host.config();
+        entered.outputs.age(&config);
         deliver::anchor(entered, &self.node)?;
         deliver::checkpoint(entered, &self.node)?;
         if let Some(journal) = &mut entered.journal {
@@ -574,7 +589,23 @@ impl<D: Daemon> Runtime<D> {
         {
             return;
         }
+        let keeps_steps = entered.journal.as_ref().is_none_or(|journal| journal.keeps_steps());
+        if !keeps_steps
+            && entered.is_open()
+            && let Err(error) = deliver::snapshot(&mut entered)
+        {
+            // It goes on from the one before.
+            let crash = deliver::crash::<D>("last snapshot: ", &error, None);
+            slot.emit(DaemonLifecycleSignal::Crashed { crash, down: false });
+        }
         self.seal(&slot, &mut entered);
+        if let Some(journal) = &mut entered.journal {
+            let grace = Duration::from_millis(grace_ms(deadline, clock::unix_ms())).max(KEEP_WAIT);
+            if let Err(error) = D::apart(|| journal.settle(Deadline::after(grace))) {
+                let crash = Crash::because(&format!("not kept: {error}"));
+                slot.emit(DaemonLifecycleSignal::Crashed { crash, down: false });
+            }
+        }
         // What is left of it goes to the archive when it is left, here at the end.
         self.registry.remove_exactly(&slot);
         slot.stop();

@@ -136,7 +136,11 @@ fn a_restored_daemon_continues_the_same_chain() {
         send(&slot, 7, number, b"abc").expect("new");
     }
     let mut entered = slot.try_enter().expect("free");
-    let snapshot = runtime.snapshot(&mut entered).expect("no raise").expect("stateful");
+    let snapshot = runtime
+        .snapshot(&mut entered)
+        .expect("no raise")
+        .expect("stateful")
+        .snapshot;
     runtime.stop(entered, UnixMs::new(0));
     assert!(matches!(slot.try_enter(), Err(EnterError::Stale)));
 
@@ -174,7 +178,8 @@ fn an_older_snapshot_is_refused_unless_the_rest_is_declared_rolled_back() {
     let snapshot = runtime
         .snapshot(&mut slot.try_enter().expect("free"))
         .expect("no raise")
-        .expect("stateful");
+        .expect("stateful")
+        .snapshot;
     send(&slot, 7, 2, b"abc").expect("new");
     runtime.stop(slot.try_enter().expect("free"), UnixMs::new(0));
 

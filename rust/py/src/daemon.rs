@@ -248,6 +248,11 @@ impl Daemon for PyDaemon {
         error.blame()
     }
 
+    fn ends_process(error: &UserError) -> bool {
+        let passes = |cause: &PyErr| Python::attach(|py| crate::errors::passes_through(cause, py));
+        error.cause.as_ref().is_some_and(passes)
+    }
+
     fn still_runs(error: &UserError) -> bool {
         error.ran == Ran::Still
     }

@@ -7,6 +7,7 @@ use meshos_core::id::Origin;
 use meshos_node::clock::Deadline;
 use meshos_node::deliver::{self, Want};
 use meshos_node::journal::{Commit, Waited};
+use meshos_node::keeping::Keeping;
 use meshos_node::slot::{EnterError, Entered, Slot};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -89,8 +90,28 @@ pub fn deliver<'py>(
 /// Waits until what was done is kept, detached from the interpreter.
 #[cold]
 pub fn kept(py: Python<'_>, origin: Origin, commit: &Commit) -> PyResult<()> {
+    store_keeps(py, origin, |interrupted| {
+        commit.wait(Deadline::after(WAIT), interrupted)
+    })
+}
+
+/// Waits until the snapshots that were taken are kept, detached from the interpreter.
+pub fn settled(py: Python<'_>, origin: Origin, keeping: &Keeping) -> PyResult<()> {
+    store_keeps(py, origin, |interrupted| {
+        match keeping.settle(Deadline::after(WAIT), interrupted) {
+            Waited::Settled(Ok(())) => Waited::Settled(keeping.failed().map_or(Ok(()), Err)),
+            waited => waited,
+        }
+    })
+}
+
+fn store_keeps(
+    py: Python<'_>,
+    origin: Origin,
+    wait: impl FnOnce(&mut dyn FnMut() -> bool) -> Waited + Send,
+) -> PyResult<()> {
     let mut signal = None;
-    let waited = py.detach(|| commit.wait(Deadline::after(WAIT), &mut || guard::interrupted(&mut signal)));
+    let waited = py.detach(|| wait(&mut || guard::interrupted(&mut signal)));
     match (waited, signal) {
         (_, Some(signal)) => Err(signal),
         (Waited::Settled(Ok(())), None) => Ok(()),

@@ -172,6 +172,11 @@ impl PyMesh {
         self.store.get().stores()
     }
 
+    /// Bytes that the store had at its end that were no whole commit.
+    pub fn bytes_cut(&self) -> u64 {
+        self.store.get().bytes_cut()
+    }
+
     /// Attaches a runtime; a node has one at a time.
     pub fn attach(&self, runtime: &Arc<Runtime<PyDaemon>>) -> PyResult<()> {
         self.born.check("Mesh")?;

@@ -26,12 +26,26 @@ use crate::runtime::PyRuntime;
 pub type Row = (u64, String, Option<Came>, Option<Py<PyAny>>);
 
 /// How a daemon came back: epoch, position in the snapshot, position now, inputs taken again, outputs held back, cursors,
-/// snapshots passed over.
-pub type Came = (u64, u64, u64, u64, u64, Vec<(u64, u64)>, u32);
+/// snapshots passed over, from where outputs are rolled back, where it did something else.
+pub type Came = (
+    u64,
+    u64,
+    u64,
+    u64,
+    u64,
+    Vec<(u64, u64)>,
+    u32,
+    Option<u64>,
+    Option<Diverged>,
+);
+
+/// Where a daemon did something else: step, position, outputs the first time and now, class of what it raised, steps.
+pub type Diverged = (u64, u64, u32, Option<u32>, String, u64);
 
 impl PyRuntime {
-    /// Brings back every stored daemon that is to run, whose kind is registered, and that does not run.
-    pub fn recover(slf: &Bound<'_, Self>) -> PyResult<(Vec<Row>, Vec<String>)> {
+    /// Brings back every stored daemon that is to run, whose kind is registered, and that does not run. The number is how
+    /// many bytes the store had at its end that were no whole commit.
+    pub fn recover(slf: &Bound<'_, Self>) -> PyResult<(Vec<Row>, Vec<String>, u64)> {
         let py = slf.py();
         let runtime = &slf.get().runtime;
         runtime.allow(Call::Work).map_err(errors::lifecycle)?;
@@ -68,7 +82,7 @@ impl PyRuntime {
                 Err(error) => (origin.get(), daemon.kind, None, Some(error.into_value(py).into_any())),
             });
         }
-        Ok((rows, missing.into_iter().collect()))
+        Ok((rows, missing.into_iter().collect(), slf.get().bytes_cut()))
     }
 
     fn back(
@@ -124,5 +138,17 @@ fn came(slot: &Arc<Slot<PyDaemon>>, report: &Report) -> Came {
         report.suppressed,
         cursors.unwrap_or_default(),
         report.snapshots_skipped,
+        report.rolled_back_from,
+        report.divergence.as_ref().map(|found| {
+            let exception = found.exception.to_string();
+            (
+                found.step,
+                found.sequence,
+                found.expected,
+                found.found,
+                exception,
+                found.steps,
+            )
+        }),
     )
 }

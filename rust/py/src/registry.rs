@@ -150,10 +150,10 @@ impl PyRegistry {
             }
             let py = origin_hash.py();
             let mut entered = enter(py, &slot)?;
-            let taken = meshos_node::deliver::snapshot(&mut entered);
-            taken
-                .map(|snapshot| Some(PyStateSnapshot::new(snapshot)))
-                .map_err(|error| errors::snapshot_failed(error, slot.origin(), py))
+            let taken = meshos_node::deliver::snapshot_later(&mut entered);
+            let taken = taken.map_err(|error| errors::snapshot_failed(error, slot.origin(), py))?;
+            drop(entered);
+            crate::runtime::shown(py, slot.origin(), taken).map(Some)
         })
     }
 

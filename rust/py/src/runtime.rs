@@ -11,6 +11,7 @@ use meshos_core::lifecycle::{Call, Lifecycle};
 use meshos_core::verify::verify;
 use meshos_node::clock;
 use meshos_node::daemon::Daemon;
+use meshos_node::deliver::Taken;
 use meshos_node::pulse::Asking;
 use meshos_node::runtime::{ExportError, ReachError, Runtime};
 use meshos_node::slot::Slot;
@@ -98,10 +99,25 @@ pub fn snapshot(
     let taken = runtime
         .snapshot(&mut entered)
         .map_err(|error| errors::snapshot_failed(error, origin, py))?;
-    Ok(taken.map(PyStateSnapshot::new))
+    drop(entered);
+    let Some(taken) = taken else { return Ok(None) };
+    shown(py, origin, taken).map(Some)
+}
+
+/// Waits, with nobody inside, until the store has a snapshot.
+pub fn shown(py: Python<'_>, origin: Origin, taken: Taken<PyDaemon>) -> PyResult<PyStateSnapshot> {
+    if let Some(keeping) = &taken.kept {
+        enter::settled(py, origin, keeping)?;
+    }
+    Ok(PyStateSnapshot::new(taken.snapshot))
 }
 
 impl PyRuntime {
+    /// Bytes that the store had at its end that were no whole commit.
+    pub fn bytes_cut(&self) -> u64 {
+        self.mesh.get().bytes_cut()
+    }
+
     /// Checks that a call may be made here and now.
     #[inline]
     pub fn check(&self, call: &'static str) -> PyResult<()> {
@@ -227,8 +243,9 @@ impl PyRuntime {
         self.factories.clone_ref(py)
     }
 
-    /// Brings back what is stored: for each daemon its handle, kind and what came of it; and kinds without a factory.
-    fn _recover(slf: &Bound<'_, Self>) -> PyResult<(Vec<recover::Row>, Vec<String>)> {
+    /// Brings back what is stored: for each daemon its handle, kind and what came of it; kinds without a factory; and
+    /// bytes that the store had to cut.
+    fn _recover(slf: &Bound<'_, Self>) -> PyResult<(Vec<recover::Row>, Vec<String>, u64)> {
         entry("DaemonRuntime.recover", || {
             slf.get().check("DaemonRuntime.recover")?;
             Self::recover(slf)

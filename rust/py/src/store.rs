@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use meshos_core::identity::Keypair;
-use meshos_core::rows::{KeyRange, Table};
+use meshos_core::rows::Table;
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::store::{Store, StoreError, StoreStats};
 use meshos_node::inspection;
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::keys;
 use meshos_node::redb_store::{OpenedStore, Options, RedbStore};
-use meshos_node::resumption;
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
@@ -180,6 +179,8 @@ pub struct PyStore {
     path: String,
     born: Born,
     user: Arc<Mutex<User>>,
+    /// Bytes at its end that were no whole commit.
+    cut: u64,
 }
 
 impl PyStore {
@@ -191,7 +192,13 @@ impl PyStore {
             path: String::new(),
             born: Born::now(),
             user: Arc::default(),
+            cut: 0,
         }
+    }
+
+    /// Bytes at its end that were no whole commit when it was opened.
+    pub const fn bytes_cut(&self) -> u64 {
+        self.cut
     }
 
     /// The key of its node.
@@ -279,6 +286,7 @@ impl PyStore {
                 path: shown,
                 born: Born::now(),
                 user: Arc::default(),
+                cut: opened.opened.cut,
             })
         })
     }
@@ -312,10 +320,8 @@ impl PyStore {
             let kind = &*self.kind;
             let counted = py.detach(|| {
                 let store = kind.handle();
-                let (mut daemons, mut letters) = (0, 0);
-                resumption::each(&*store, Table::Daemons, KeyRange::all(), |_, _| daemons += 1)?;
-                resumption::each(&*store, Table::DeadLetters, KeyRange::all(), |_, _| letters += 1)?;
-                Ok((daemons, letters, store.stats()))
+                let count = |table| inspection::count(&*store, table);
+                Ok((count(Table::Daemons)?, count(Table::DeadLetters)?, store.stats()))
             });
             let (daemons, letters, stats) = counted.map_err(|error| self.failed(&error))?;
             Ok(PyStoreStats::of(daemons, letters, &stats))
@@ -446,10 +452,10 @@ fn inspect<'py>(path: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, PyStor
         let py = path.py();
         let (node, stats, cut, daemons) = keyless("inspect", path, |opened| {
             let daemons = inspection::daemons(&opened.store)?;
-            Ok((opened.store.node(), opened.store.stats(), opened.opened.cut, daemons))
+            let letters = inspection::count(&opened.store, Table::DeadLetters)?;
+            let stats = PyStoreStats::of(daemons.len() as u64, letters, &opened.store.stats());
+            Ok((opened.store.node(), stats, opened.opened.cut, daemons))
         })?;
-        let letters = daemons.iter().map(|seen| seen.dead_letters).sum();
-        let stats = PyStoreStats::of(daemons.len() as u64, letters, &stats);
         let rows = daemons.into_iter().map(|seen| {
             let (kind, problem) = match &seen.stored {
                 Ok(stored) => (stored.kind.clone(), None),

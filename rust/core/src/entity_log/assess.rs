@@ -59,6 +59,7 @@ impl EntityLog<'_> {
         };
         let mut tries = 1;
         loop {
+            let began = Self::open(store, self.genesis)?.base;
             // What the records and the journal tell of was kept before them, so events are looked at last.
             let anchors = self.anchors()?;
             let told = end_of_journal(store, &self.entity())?;
@@ -71,9 +72,9 @@ impl EntityLog<'_> {
             let mut walk = self.go_along(store, &anchors, now.base, end)?;
             self.go_over_appended(&mut walk);
             let found = walk.end(told.filter(|told| self.appended.is_empty() || told.sequence > self.head().sequence));
-            // Rows that were let go behind its back look like a hole.
+            // Rows that were let go behind its back look like a hole, and what vouches for the rest is newer.
             let is_hole = matches!(found, Continuity::Unverifiable { .. });
-            if !is_hole || tries == TRIES || Self::open(store, self.genesis)?.base == now.base {
+            if !is_hole || tries == TRIES || Self::open(store, self.genesis)?.base == began {
                 return Ok(found);
             }
             tries += 1;

@@ -1,6 +1,8 @@
 //! A daemon in Rust: what the node does with user code, without an interpreter.
 #![allow(dead_code, missing_docs, reason = "each test file uses its part")]
 
+pub mod kept;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -20,7 +22,7 @@ use meshos_node::runtime::Runtime;
 use meshos_node::slot::SharedKey;
 use meshos_node::sync::Mutex;
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Event {
     pub link: CausalLink,
     pub payload: Arc<Vec<u8>>,
@@ -46,6 +48,7 @@ impl Event {
 pub struct Switches {
     pub fail_restore: AtomicBool,
     pub fail_snapshot: AtomicBool,
+    pub fail_process: AtomicBool,
     pub unhealthy: AtomicBool,
     pub fail_control: AtomicBool,
     /// There is no other instance than the first.
@@ -245,7 +248,9 @@ impl Daemon for Sum {
         self.switches.inside.fetch_sub(1, Ordering::SeqCst);
         match event.payload.as_slice() {
             b"fails" if self.switches.fails() => Process::Done(Err("this time".to_owned())),
-            payload if payload.ends_with(b"raise") => Process::Done(Err("on purpose".to_owned())),
+            payload if payload.ends_with(b"raise") || self.switches.fail_process.load(Ordering::SeqCst) => {
+                Process::Done(Err("on purpose".to_owned()))
+            }
             b"none" => Process::Done(Ok(Few::new())),
             b"two" => Process::Done(Ok([b"a".to_vec(), b"b".to_vec()].into_iter().collect())),
             b"later" => Process::Later(()),
