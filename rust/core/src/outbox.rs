@@ -129,11 +129,15 @@ pub enum Signal<P> {
     Stale {
         /// Which event.
         sequence: u64,
+        /// Epoch of who says so.
+        epoch: u64,
     },
     /// It failed too often.
     PassedOver {
         /// Which event.
         sequence: u64,
+        /// Epoch of who says so.
+        epoch: u64,
     },
     /// A node tells who the owner is.
     Moved(Owner),
@@ -166,8 +170,8 @@ impl<P> Signal<P> {
                 cursor,
                 epoch,
             },
-            Frame::Stale { sequence, .. } => Self::Stale { sequence },
-            Frame::PassedOver { sequence, .. } => Self::PassedOver { sequence },
+            Frame::Stale { sequence, epoch, .. } => Self::Stale { sequence, epoch },
+            Frame::PassedOver { sequence, epoch, .. } => Self::PassedOver { sequence, epoch },
             Frame::Moved { node, epoch, .. } => Self::Moved(Owner { node, epoch }),
             Frame::NotHere { .. } => Self::NotHere,
             _ => return None,
@@ -269,8 +273,8 @@ pub struct Outbox<P> {
     flying_bytes: usize,
     last_queued: u64,
     last_left: u64,
-    /// Epoch of the newest receipt.
-    acknowledged_epoch: u64,
+    /// Highest epoch of an owner that settled an event: it had applied everything before that one.
+    answered_epoch: u64,
     deadlines: BTreeSet<(Duration, u64)>,
     wait: Duration,
     quiet: u32,
@@ -296,7 +300,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
             flying_bytes: 0,
             last_queued: 0,
             last_left: 0,
-            acknowledged_epoch: 0,
+            answered_epoch: 0,
             deadlines: BTreeSet::new(),
             wait: RESEND_FIRST,
             quiet: 0,
@@ -383,12 +387,11 @@ impl<P: AsRef<[u8]>> Outbox<P> {
             } => self.send(now, sequence, payload, deadline, actions),
             Signal::Timer => self.timer(now, actions),
             Signal::Ack { receipt, duplicate } => {
-                if self.settle(now, receipt.sequence, Outcome::Taken { receipt, duplicate }, actions) {
-                    self.acknowledged_epoch = self.acknowledged_epoch.max(receipt.epoch);
-                }
+                let outcome = Outcome::Taken { receipt, duplicate };
+                self.settle(now, receipt.sequence, receipt.epoch, outcome, actions);
             }
-            Signal::Stale { sequence } => drop(self.settle(now, sequence, Outcome::Unknown, actions)),
-            Signal::PassedOver { sequence } => drop(self.settle(now, sequence, Outcome::PassedOver, actions)),
+            Signal::Stale { sequence, epoch } => self.settle(now, sequence, epoch, Outcome::Unknown, actions),
+            Signal::PassedOver { sequence, epoch } => self.settle(now, sequence, epoch, Outcome::PassedOver, actions),
             Signal::Gap {
                 sequence,
                 cursor,
@@ -535,8 +538,9 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         }
     }
 
-    fn settle(&mut self, now: Duration, sequence: u64, outcome: Outcome, actions: &mut Vec<Action>) -> bool {
-        let Some(at) = self.flying(sequence) else { return false };
+    fn settle(&mut self, now: Duration, sequence: u64, epoch: u64, outcome: Outcome, actions: &mut Vec<Action>) {
+        let Some(at) = self.flying(sequence) else { return };
+        self.answered_epoch = self.answered_epoch.max(epoch);
         let open = &mut self.queue[at];
         open.settled = true;
         self.flying_bytes -= open.payload.as_ref().len();
@@ -556,7 +560,6 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         if moved_on {
             self.progress(now);
         }
-        true
     }
 
     fn gap(&mut self, now: Duration, sequence: u64, cursor: u64, epoch: u64, actions: &mut Vec<Action>) {
@@ -564,11 +567,11 @@ impl<P: AsRef<[u8]>> Outbox<P> {
             return;
         }
         self.quiet = 0;
-        let acknowledged_epoch = self.acknowledged_epoch;
+        let answered_epoch = self.answered_epoch;
         let oldest = self.queue.front_mut().expect("one is on its way");
         if cursor < oldest.prev {
             // Within an epoch a cursor only rises, and a move takes it along: an older answer that comes late.
-            if epoch > acknowledged_epoch {
+            if epoch > answered_epoch {
                 actions.push(Action::Lost {
                     after: cursor,
                     through: oldest.prev,

@@ -157,11 +157,15 @@ fn table() {
         (1, gap(10, 6, 5), ["", "", "10>1", "10>1"]),
         (1, gap(12, 6, 6), ["", "", "lost (6,8]@6 10>1", ""]),
         (1, gap(14, 6, 6), ["", "", "", ""]),
-        (1, Signal::Stale { sequence: 10 }, ["", "", "10:unknown", "10:unknown"]),
-        (1, Signal::Stale { sequence: 12 }, ["", "", "12:unknown", ""]),
         (
             1,
-            Signal::PassedOver { sequence: 10 },
+            Signal::Stale { sequence: 10, epoch: 5 },
+            ["", "", "10:unknown", "10:unknown"],
+        ),
+        (1, Signal::Stale { sequence: 12, epoch: 5 }, ["", "", "12:unknown", ""]),
+        (
+            1,
+            Signal::PassedOver { sequence: 10, epoch: 5 },
             ["", "", "10:passed", "10:passed"],
         ),
         (1, moved, ["", "10>2 12>2", "10>2 12>2", "10>2"]),
@@ -405,6 +409,24 @@ fn a_loss_is_told_when_a_later_owner_is_behind_and_once() {
     assert_eq!(does(&mut outbox, ms(33), gap(8, 0, 7)), "8>1");
 }
 
+/// An owner that settles an event has applied, or passed over, everything before it.
+#[test]
+fn what_was_passed_over_is_not_lost() {
+    let settling: [fn(u64) -> Signal<Vec<u8>>; 3] = [
+        ack,
+        |sequence| Signal::Stale { sequence, epoch: 5 },
+        |sequence| Signal::PassedOver { sequence, epoch: 5 },
+    ];
+    for settled in settling {
+        let mut outbox = known();
+        step(&mut outbox, ms(0), send(1));
+        step(&mut outbox, ms(1), settled(1));
+        step(&mut outbox, ms(2), send(2));
+        assert_eq!(does(&mut outbox, ms(3), gap(2, 0, 5)), "2>1");
+        assert_eq!(outbox.event(2).expect("it is on its way").prev, 0);
+    }
+}
+
 #[test]
 fn an_event_that_was_settled_is_asked_for_again_with_its_first_number() {
     let mut outbox = known();
@@ -465,7 +487,7 @@ fn no_order_of_signals_breaks_a_rule() {
                 4 => send(sequence),
                 5..=6 => ack_in(sequence, epoch),
                 7 => gap(sequence, random.below(next as usize) as u64, epoch),
-                8 => Signal::Stale { sequence },
+                8 => Signal::Stale { sequence, epoch },
                 9 => Signal::Moved(owner(random.byte(), epoch)),
                 10 => Signal::Busy {
                     sequence,
