@@ -41,9 +41,7 @@ def state(node: Mesh, other: Mesh) -> str | None:
 
 
 def refusals(stats: MeshStats) -> dict[str, int]:
-    return {
-        name.removeprefix("refused_"): getattr(stats, name) for name in dir(stats) if name.startswith("refused_")
-    }
+    return {name.removeprefix("refused_"): getattr(stats, name) for name in dir(stats) if name.startswith("refused_")}
 
 
 def test_nodes_of_a_cluster_see_each_other() -> None:
@@ -144,7 +142,12 @@ def test_what_is_forged_is_refused_and_counted() -> None:
     key = SigningKey.generate()
     said = meshes.heartbeat(1, 1000, bytes(32))
     foreign = meshes.signed(key, meshes.HEARTBEAT, meshes.mesh_id(b"another"), 1 << 62, 1, said)
-    for frame, reason in ((foreign, "other_mesh"), (foreign[:-1], "malformed"), (b"", "malformed"), (said, "malformed")):
+    for frame, reason in (
+        (foreign, "other_mesh"),
+        (foreign[:-1], "malformed"),
+        (b"", "malformed"),
+        (said, "malformed"),
+    ):
         before = refusals(one.stats())[reason]
         _mesh_inject(one, frame)
         eventually(lambda: refusals(one.stats())[reason] == before + 1)  # noqa: B023

@@ -1521,9 +1521,7 @@ class Mesh:
         """Return the other nodes that were heard, as they look now; read only."""
     def wait_for_peer(self, node_id: _NodeId, *, timeout: timedelta | None) -> Peer:
         """Return once the peer is alive; raises `WaitTimeout`, `LoopClosed`."""
-    def wait_for_peer_async(
-        self, node_id: _NodeId, *, timeout: timedelta | None
-    ) -> Coroutine[object, None, Peer]:
+    def wait_for_peer_async(self, node_id: _NodeId, *, timeout: timedelta | None) -> Coroutine[object, None, Peer]:
         """Twin of `wait_for_peer`."""
     def announce(self, capabilities: CapabilitySet) -> None:
         """Say what this node offers, in place of what it said before.

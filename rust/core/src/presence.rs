@@ -123,7 +123,7 @@ impl Default for PresenceConfig {
             suspect_after: 3,
             dead_after: 10,
             peers_max: 4096,
-            beats_per_second: 50,
+            beats_per_second: 30,
             seed: 0,
         }
     }
