@@ -66,6 +66,9 @@ struct Counters {
     served: AtomicU64,
 }
 
+/// What was declared on each topic, by number, and by which node.
+type Declarations<T> = BTreeMap<Topic, BTreeMap<u64, (Node, Arc<T>)>>;
+
 /// Engines over a [`Network`] in virtual time.
 pub struct SimulatedNetwork {
     network: Network<Message>,
@@ -74,8 +77,8 @@ pub struct SimulatedNetwork {
     numbers: Arc<AtomicU64>,
     joined: Node,
     nodes: BTreeMap<Node, (EntityId, Arc<Counters>)>,
-    receivers: BTreeMap<Topic, BTreeMap<u64, (Node, Arc<dyn Receive>)>>,
-    services: BTreeMap<Topic, BTreeMap<u64, (Node, Arc<dyn Serve>)>>,
+    receivers: Declarations<dyn Receive>,
+    services: Declarations<dyn Serve>,
     watches: BTreeMap<u64, (Node, Arc<dyn Watch>)>,
     waiting: BTreeMap<u64, Waiting>,
     deadlines: BTreeSet<(Duration, u64)>,
