@@ -465,7 +465,11 @@ fn one_seed_gives_one_run() {
 
 #[test]
 fn every_peer_is_echoed_in_turn() {
-    let mut presence = fresh(config());
+    let often = PresenceConfig {
+        beats_per_second: 1000,
+        ..config()
+    };
+    let mut presence = fresh(often);
     for byte in 2..=50 {
         presence.step(Duration::ZERO, Signal::Heard(beat(byte, 5, 1)));
     }
