@@ -4,7 +4,10 @@
 //! * The first bad place ends it, and is named. Nothing is repaired.
 //! * Rows are read in pages: what is checked need not fit into memory.
 
+use std::collections::BTreeMap;
+
 use crate::certificate::Certificate;
+use crate::chain::ChainError;
 use crate::checkpoint::Checkpoint;
 use crate::codec::DecodeError;
 use crate::dead_letter::DeadLetter;
@@ -16,6 +19,7 @@ use crate::rows::{KeyRange, Table, of_entity_key};
 use crate::snapshot;
 use crate::store::{Damage, Store, StoreError};
 use crate::stored::StoredDaemon;
+use crate::verify;
 
 /// Rows read at once.
 const PAGE: usize = 1024;
@@ -81,7 +85,7 @@ struct Daemon<'a> {
 
 impl Daemon<'_> {
     fn check(mut self) -> Result<(), StoreError> {
-        let snapshots = self.snapshots()?;
+        let (snapshots, lineage) = self.snapshots()?;
         let last = self.steps(&snapshots)?;
         let outputs = self.outputs()?;
         // Old outputs are let go, but never those after the newest snapshot, so they end where the steps end.
@@ -92,8 +96,8 @@ impl Daemon<'_> {
             (_, None) if emitted == kept => {}
             _ => return Err(self.apart(Table::Outputs, emitted)),
         }
-        self.certificates()?;
-        self.checkpoints()?;
+        let certificates = self.certificates(lineage)?;
+        self.checkpoints(&certificates)?;
         self.dead_letters()
     }
 
@@ -125,8 +129,9 @@ impl Daemon<'_> {
         }
     }
 
-    fn snapshots(&mut self) -> Result<Vec<SnapshotRow>, StoreError> {
-        let mut rows = Vec::new();
+    /// Returns the rows, and the certificates in the files.
+    fn snapshots(&mut self) -> Result<(Vec<SnapshotRow>, Vec<Certificate>), StoreError> {
+        let (mut rows, mut lineage) = (Vec::new(), Vec::new());
         self.each(Table::Snapshots, |[step], value| {
             let row = SnapshotRow::decode(value).map_err(|error| bad(Table::Snapshots, self.entity, step, error))?;
             if row.mark.step != step {
@@ -141,10 +146,11 @@ impl Daemon<'_> {
                 return Err(self.apart(Table::Snapshots, step));
             }
             rows.push(row);
+            lineage.extend(meta.lineage);
             Ok(())
         })?;
         self.checked.snapshots += rows.len() as u64;
-        Ok(rows)
+        Ok((rows, lineage))
     }
 
     /// Checks that steps follow on each other, and on the snapshots among them; returns where they end.
@@ -212,34 +218,60 @@ impl Daemon<'_> {
         Ok(end)
     }
 
-    fn certificates(&mut self) -> Result<(), StoreError> {
-        let mut count = 0;
+    /// Checks that those who spoke might, each by who spoke before or by the entity; returns them by epoch.
+    fn certificates(&mut self, lineage: Vec<Certificate>) -> Result<Vec<Certificate>, StoreError> {
+        let mut found = BTreeMap::new();
         self.each(Table::Certificates, |[epoch], value| {
             let read =
                 Certificate::decode(value).map_err(|error| bad(Table::Certificates, self.entity, epoch, error))?;
-            let is_his = read.entity == self.entity && read.epoch == epoch;
-            if !is_his || read.verify_signature().is_err() {
+            if read.entity != self.entity || read.epoch != epoch {
                 return Err(self.apart(Table::Certificates, epoch));
             }
-            count += 1;
+            found.insert(epoch, read);
             Ok(())
         })?;
-        self.checked.signed += count;
-        Ok(())
+        self.checked.signed += found.len() as u64;
+        // A daemon that began with a snapshot may have those before it there alone.
+        for certificate in lineage {
+            let known = *found.entry(certificate.epoch).or_insert(certificate);
+            if known != certificate {
+                return Err(self.apart(Table::Certificates, certificate.epoch));
+            }
+        }
+        let found: Vec<_> = found.into_values().collect();
+        let is_bad = |count: &usize| verify::vouched(&self.entity, &found[..*count], &[]).is_err();
+        if !found.is_empty() && is_bad(&found.len()) {
+            let first = (1..found.len()).find(is_bad).unwrap_or(found.len());
+            return Err(self.apart(Table::Certificates, found[first - 1].epoch));
+        }
+        Ok(found)
     }
 
-    fn checkpoints(&mut self) -> Result<(), StoreError> {
-        let mut count = 0;
+    /// Checks that each is signed by the node that spoke in its epoch, and that they agree.
+    fn checkpoints(&mut self, certificates: &[Certificate]) -> Result<(), StoreError> {
+        let mut found = Vec::new();
         self.each(Table::Checkpoints, |[epoch, sequence], value| {
             let read =
                 Checkpoint::decode(value).map_err(|error| bad(Table::Checkpoints, self.entity, sequence, error))?;
-            if (read.entity, read.epoch, read.sequence) != (self.entity, epoch, sequence) {
+            let speaker = certificates.iter().find(|certificate| certificate.epoch == epoch);
+            let is_signed = speaker.is_some_and(|speaker| read.verify_signature(&speaker.node).is_ok());
+            if !is_signed || (read.entity, read.epoch, read.sequence) != (self.entity, epoch, sequence) {
                 return Err(self.apart(Table::Checkpoints, sequence));
             }
-            count += 1;
+            found.push(read);
             Ok(())
         })?;
-        self.checked.signed += count;
-        Ok(())
+        self.checked.signed += found.len() as u64;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let judged = verify::vouched(&self.entity, certificates, &Checkpoint::in_order(found));
+        judged.map(drop).map_err(|error| {
+            let sequence = match error {
+                ChainError::BadSignature { sequence, .. } | ChainError::Broken { sequence, .. } => sequence,
+                _ => 0,
+            };
+            self.apart(Table::Checkpoints, sequence)
+        })
     }
 }

@@ -1,12 +1,16 @@
 //! Everything that a store has, checked.
 
+use meshos_core::certificate::{Certificate, Reason, Statement};
+use meshos_core::checkpoint::Checkpoint;
 use meshos_core::config::{DaemonHostConfig, Durability};
+use meshos_core::digest::Digest;
 use meshos_core::host::{Few, Host};
 use meshos_core::id::{EntityId, Origin};
+use meshos_core::identity::Keypair;
 use meshos_core::ingress::{DIRECT, EventKey};
-use meshos_core::journal::{Mark, Outcome, Pending, SnapshotRow, Step};
+use meshos_core::journal::{Emitted, Mark, Outcome, Pending, SnapshotRow, Step};
 use meshos_core::link::CausalLink;
-use meshos_core::rows::{KeyRange, Table, Write};
+use meshos_core::rows::{KeyRange, Table, Write, entity_key};
 use meshos_core::store::check::{Checked, check};
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::store::{Batch, Damage, Row, Store, StoreError};
@@ -179,4 +183,115 @@ fn a_snapshot_that_is_gone_or_of_another_place_is_found() {
         vec![Write::put(Table::Snapshots, all[0].0.clone(), swapped.to_bytes())],
     );
     assert!(matches!(check(&store), Err(StoreError::Damaged(Damage::Apart { .. }))));
+}
+
+// ---------------------------------------------------------------- what was signed
+
+/// Certificates of two epochs and checkpoints in both, as a daemon that was started again leaves them.
+fn signed(store: &mut MemoryStore) -> (Vec<Certificate>, Vec<Checkpoint>) {
+    let (key, node) = (samples::keypair(1), samples::keypair(9));
+    let entity = key.entity_id();
+    let outputs = rows(store, Table::Outputs);
+    let mine = outputs.iter().filter(|(key, _)| key.starts_with(entity.as_bytes()));
+    let ends: Vec<_> = mine
+        .map(|(_, value)| Emitted::decode(entity.origin(), value).expect("as written").after)
+        .collect();
+    let genesis = Host::new(entity, DaemonHostConfig::default()).position().digest;
+    let certificate = |epoch, from_sequence, digest, reason| {
+        let statement = Statement {
+            entity,
+            epoch,
+            node: node.entity_id(),
+            from_sequence,
+            digest,
+            reason,
+        };
+        Certificate::sign(statement, &key).expect("a whole key")
+    };
+    let certificates = vec![
+        certificate(1, 0, genesis, Reason::Spawn),
+        certificate(2, 10, ends[1], Reason::Restart),
+    ];
+    let sign = |epoch, sequence, digest, previous| {
+        Checkpoint::sign(entity, epoch, sequence, digest, UnixMs::new(3), previous, &node).expect("a whole key")
+    };
+    let first = sign(1, 10, ends[1], Digest::ZERO);
+    let second = sign(2, 20, ends[3], first.digest_of());
+    let checkpoints = vec![first, second];
+    let mut writes: Vec<_> = certificates.iter().map(certificate_row).collect();
+    writes.extend(checkpoints.iter().map(checkpoint_row));
+    write(store, writes);
+    (certificates, checkpoints)
+}
+
+fn certificate_row(certificate: &Certificate) -> Write {
+    let key = entity_key(&certificate.entity, [certificate.epoch]);
+    Write::put(Table::Certificates, key, certificate.to_bytes().to_vec())
+}
+
+fn checkpoint_row(checkpoint: &Checkpoint) -> Write {
+    let key = entity_key(&checkpoint.entity, [checkpoint.epoch, checkpoint.sequence]);
+    Write::put(Table::Checkpoints, key, checkpoint.to_bytes())
+}
+
+#[test]
+fn what_was_signed_by_those_who_might_passes() {
+    let mut store = kept();
+    signed(&mut store);
+    assert_eq!(check(&store).expect("nothing is damaged").signed, 4);
+}
+
+#[test]
+fn what_was_signed_by_another_is_found() {
+    let (other, key) = (samples::keypair(7), samples::keypair(1));
+    let mut store = kept();
+    let (certificates, checkpoints) = signed(&mut store);
+    let found = |writes: Vec<Write>| {
+        let mut store = kept();
+        signed(&mut store);
+        write(&mut store, writes);
+        match check(&store) {
+            Err(StoreError::Damaged(Damage::Apart { table, number, .. })) => Some((table, number)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let by = |made: &Checkpoint, epoch, signer: &Keypair| {
+        let Checkpoint {
+            entity,
+            sequence,
+            digest,
+            at,
+            previous,
+            ..
+        } = *made;
+        let bad = Checkpoint::sign(entity, epoch, sequence, digest, at, previous, signer).expect("a whole key");
+        checkpoint_row(&bad)
+    };
+    // A node that never spoke; the entity itself; an epoch in which nobody spoke.
+    let at = |sequence| Some((Table::Checkpoints, sequence));
+    assert_eq!(found(vec![by(&checkpoints[1], 2, &other)]), at(20));
+    assert_eq!(found(vec![by(&checkpoints[0], 1, &key)]), at(10));
+    assert_eq!(found(vec![by(&checkpoints[1], 3, &samples::keypair(9))]), at(20));
+    // A signature of something else; one that the next does not follow on.
+    let mut altered = checkpoints[1];
+    altered.digest = checkpoints[0].digest;
+    assert_eq!(found(vec![checkpoint_row(&altered)]), at(20));
+    let forked = Checkpoint {
+        digest: Digest::from_bytes([7; 32]),
+        ..checkpoints[0]
+    };
+    assert_eq!(found(vec![by(&forked, 1, &samples::keypair(9))]), at(20));
+    // The record of who spoke is gone, or made by one who may not.
+    let gone = Write::remove(Table::Certificates, entity_key(&key.entity_id(), [2]));
+    assert_eq!(found(vec![gone]), at(20));
+    let statement = Statement {
+        entity: key.entity_id(),
+        epoch: 2,
+        node: other.entity_id(),
+        from_sequence: 10,
+        digest: certificates[1].digest,
+        reason: Reason::Restart,
+    };
+    let seized = Certificate::sign(statement, &other).expect("a whole key");
+    assert_eq!(found(vec![certificate_row(&seized)]), Some((Table::Certificates, 2)));
 }
