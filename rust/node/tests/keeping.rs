@@ -330,11 +330,9 @@ fn outputs_age_though_no_snapshot_is_taken() {
     settle(&slot);
     assert_eq!(outputs(&node), [1, 2, 3]);
     // No snapshot from here on: it is the events that find out.
-    let mut next = 4;
     common::until(|| node.disk.lock().age_of_snapshot() > 250);
-    for _ in 0..2 {
-        send(&slot, next, b"a").expect("kept");
-        next += 1;
+    for sequence in 4..=5 {
+        send(&slot, sequence, b"a").expect("kept");
     }
     assert_eq!(outputs(&node), [4, 5]);
     whole(&node);
