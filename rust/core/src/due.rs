@@ -6,6 +6,8 @@
 //!
 //! Invariants
 //! * The row is in the commit of the step that emitted the output, and goes in a commit after the acknowledgement.
+//! * A row may outlive its acknowledgement by a crash, and its receipt may be gone by then. Its answer is Stale, which says
+//!   that it took effect or was passed over before: the row goes.
 //! * Rows of one emitter are named by the sequence of the output, so they come back in the order in which they were sent.
 //!
 //! ```text

@@ -741,10 +741,8 @@ impl Owner {
                         scene.send(self.node, node, &Frame::Locate { flow });
                     }
                 }
-                outbox::Action::Settled { sequence, outcome } => {
-                    if outcome == outbox::Outcome::Unknown && scene.options.durability == Durability::Journal {
-                        return broken("Receipt", format!("output {sequence} is open, and got Stale"));
-                    }
+                // Also when nothing is known any more: the rule Due looks at what arrived.
+                outbox::Action::Settled { sequence, .. } => {
                     live.pending.also(due::settled(&self.entity, sequence));
                     self.commit_soon(live, scene);
                 }
