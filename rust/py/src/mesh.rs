@@ -73,7 +73,10 @@ impl From<PeerView> for PyPeer {
             entity_id: peer.entity,
             state: peer.state,
             last_heard_at: Moment::of(peer.heard_at),
-            rtt: peer.rtt,
+            // As fine as a `timedelta`, so that a copy is equal.
+            rtt: peer
+                .rtt
+                .map(|rtt| Duration::from_micros(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX))),
             capabilities: Offered(Arc::clone(&peer.beat.heartbeat.capabilities)),
         }
     }
