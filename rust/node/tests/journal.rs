@@ -148,7 +148,7 @@ fn a_full_disk_refuses_and_when_there_is_space_the_daemon_goes_on_from_what_was_
     assert_eq!(send(&slot, 2, b"abc").err(), Some("Full".to_owned()));
     for _ in 0..3 {
         // It is refused again, at once or after another try.
-        let refused = send(&slot, 2, b"abc").err().expect("no space");
+        let refused = send(&slot, 2, b"abc").expect_err("no space");
         assert!(["Full", "NotKept(Full)"].contains(&&*refused), "{refused}");
     }
     node.disk.lock().is_full = false;
