@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from meshos.identity import Identity
+    from meshos.store import Store
 
 __all__ = [
     "ActionChainAppender",
@@ -52,6 +53,10 @@ __all__ = [
     "Record",
     "RecordsReport",
     "ReplayReport",
+    "StoreActionAppender",
+    "StoreAdminAuditAppender",
+    "StoreFailureAppender",
+    "StoreLogAppender",
     "read_records",
     "replay_records",
     "verify_records",
@@ -209,6 +214,83 @@ class _File(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, '_native', None)!r}>"
+
+
+class _Stored(Generic[T]):
+    """Rows of a store that keep records of one kind, each bound to all before it, signed by the node of the store."""
+
+    def __init__(self, store: Store, kind: Literal["audit", "log", "failure", "action"]) -> None:
+        self._native = RecordFile.in_store(kind, store)
+
+    def append(self, record: T, /) -> None:
+        """Keep a record."""
+        self._native.append(record)
+
+    def close(self) -> None:
+        """Sign what is not signed yet, and let others keep records; may be called twice. The store stays open."""
+        self._native.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {getattr(self, '_native', None)!r}>"
+
+
+@final
+class StoreAdminAuditAppender(_Stored[AdminAuditRecord], AdminAuditChainAppender):
+    """Keeps audit records in a store; each is on the disk before it counts as kept.
+
+    A runtime that is given it goes on from what commands of earlier runs decided, such as a freeze or a cordon.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Begin, or continue what is there; nobody else may have it open.
+
+        Raises:
+            OSError: The store cannot be read; `BlockingIOError` when another appender has them open.
+            ChainError: They are broken, and names the first bad record.
+        """
+        super().__init__(store, "audit")
+
+
+@final
+class StoreLogAppender(_Stored[LogRecord], LogChainAppender):
+    """Keeps log records in a store."""
+
+    def __init__(self, store: Store) -> None:
+        """Begin, or continue what is there; nobody else may have it open.
+
+        Raises:
+            OSError: The store cannot be read; `BlockingIOError` when another appender has them open.
+            ChainError: They are broken, and names the first bad record.
+        """
+        super().__init__(store, "log")
+
+
+@final
+class StoreFailureAppender(_Stored[FailureRecord], FailureChainAppender):
+    """Keeps failure records in a store."""
+
+    def __init__(self, store: Store) -> None:
+        """Begin, or continue what is there; nobody else may have it open.
+
+        Raises:
+            OSError: The store cannot be read; `BlockingIOError` when another appender has them open.
+            ChainError: They are broken, and names the first bad record.
+        """
+        super().__init__(store, "failure")
+
+
+@final
+class StoreActionAppender(_Stored[ActionRecord], ActionChainAppender):
+    """Keeps action records in a store."""
+
+    def __init__(self, store: Store) -> None:
+        """Begin, or continue what is there; nobody else may have it open.
+
+        Raises:
+            OSError: The store cannot be read; `BlockingIOError` when another appender has them open.
+            ChainError: They are broken, and names the first bad record.
+        """
+        super().__init__(store, "action")
 
 
 @final

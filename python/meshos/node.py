@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, TypedDict, final
 
 from meshos._checks import instance, seconds_of
 from meshos._core import ProbeRegistry, _mesh_probes
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
+    from meshos.audit import ActionChainAppender, AdminAuditChainAppender, FailureChainAppender, LogChainAppender
     from meshos.daemon import MeshDaemon
     from meshos.dispatch import ActionDispatcher
     from meshos.operator import AdminVerifier, OperatorSocket
-    from meshos.store import RecoveryReport
+    from meshos.store import RecoveryReport, Store
 
 __all__ = ["Node"]
 
@@ -38,6 +39,29 @@ def _acting_for(node_id: int, config: MeshOsConfig) -> MeshOsConfig:
         return config
     options: dict[str, Any] = {name: getattr(config, name) for name in dir(config) if not name.startswith("_")}
     return MeshOsConfig(**{**options, "this_node": node_id})
+
+
+class _Records(TypedDict, total=False):
+    """Who keeps the records of a loop."""
+
+    admin_audit_appender: AdminAuditChainAppender
+    log_appender: LogChainAppender
+    failure_appender: FailureChainAppender
+    action_appender: ActionChainAppender
+
+
+def _records(store: Store) -> _Records:
+    """Open the records of a loop in a store that outlives the process; the loop closes them."""
+    if not store.is_durable:
+        return {}
+    from meshos.audit import StoreActionAppender, StoreAdminAuditAppender, StoreFailureAppender, StoreLogAppender
+
+    return {
+        "admin_audit_appender": StoreAdminAuditAppender(store),
+        "log_appender": StoreLogAppender(store),
+        "failure_appender": StoreFailureAppender(store),
+        "action_appender": StoreActionAppender(store),
+    }
 
 
 @final
@@ -127,11 +151,14 @@ class Node:
     def start(self) -> None:
         """Start the daemons' runtime, bring back what is stored, then start the loop; once only.
 
-        A stored daemon that cannot be brought back is in `recovered`, and keeps nobody from starting.
+        A stored daemon that cannot be brought back is in `recovered`, and keeps nobody from starting. With a durable
+        store, what is commanded, logged, done and what fails is kept in it, and the loop goes on from what commands of
+        earlier runs decided.
 
         Raises:
             LoopClosed: It was shut down.
             StoreError: The store cannot be read.
+            ChainError: The records in the store are broken, and names the first bad one.
             OperatorSocketError: The operator socket cannot be opened; the loop does not run then.
         """
         with self._lock:
@@ -149,6 +176,7 @@ class Node:
                 daemon_registry=self._daemons.daemon_registry(),
                 admin_verifier=self._admin_verifier,
                 probes=self._probes,
+                **_records(self._mesh.store),
             )
             if self._socket_path is not None:
                 from meshos.operator import OperatorSocket

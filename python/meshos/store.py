@@ -242,11 +242,14 @@ class StoreProof(NamedTuple):
     """Snapshots."""
     signed: int
     """Certificates and checkpoints."""
+    records: int
+    """Records of behaviour loops, each bound to all before it."""
 
 
 def verify(path: str | PathLike[str]) -> StoreProof:
     """Check everything in the folder of a store: every row, link, signature and snapshot; it needs no key.
 
     Raises `StoreError`: of kind "corrupt" with the first bad place, "locked" while a process has it open.
+    Raises `ChainError` for the first bad record of a behaviour loop.
     """
     return StoreProof(*_verify_store(path))

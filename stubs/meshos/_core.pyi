@@ -1054,7 +1054,7 @@ _Letter: TypeAlias = tuple[int, CausalEvent, int, str, str, int, bool]
 
 def _mesh_probes(mesh: Mesh) -> ProbeRegistry: ...
 def _mesh_inject(mesh: Mesh, frame: BytesLike) -> None: ...
-def _verify_store(path: str | PathLike[str]) -> tuple[int, int, int, int, int]: ...
+def _verify_store(path: str | PathLike[str]) -> tuple[int, int, int, int, int, int]: ...
 def _inspect_store(
     path: str | PathLike[str],
 ) -> tuple[
@@ -4225,16 +4225,24 @@ class RecordFile:
         path: str | PathLike[str],
         signer: Identity | None,
     ) -> Self: ...
+    @staticmethod
+    def in_store(kind: Literal["audit", "log", "failure", "action"], store: Store) -> RecordFile: ...
     def append(self, record: object) -> None: ...
     def close(self) -> None: ...
 
 def verify_records(
-    file: str | PathLike[str], *, signer: EntityId | None = None, head_digest: BytesLike | None = None
+    file: str | PathLike[str],
+    *,
+    kind: Literal["audit", "log", "failure", "action"] = "audit",
+    signer: EntityId | None = None,
+    head_digest: BytesLike | None = None,
 ) -> RecordsReport:
     """Check a file of an appender: every link, and the signer or an end known from elsewhere.
 
     Args:
-        file: What a `FileAdminAuditAppender` or its like has written; it may still be open.
+        file: What a `FileAdminAuditAppender` or its like has written; it may still be open. Or the folder of a store that
+            no process has open.
+        kind: Which records of a store; a file says so itself.
         signer: Whose signatures count for `signed_through`.
         head_digest: The digest that the file is known to end with, from an earlier report.
 
@@ -4245,8 +4253,13 @@ def verify_records(
         OSError: The file cannot be opened.
     """
 
-def read_records(file: str | PathLike[str]) -> tuple[Record, ...]:
-    """Check a file of an appender, and return its records, oldest first; raises `ChainError`, `OSError`."""
+def read_records(
+    file: str | PathLike[str], *, kind: Literal["audit", "log", "failure", "action"] = "audit"
+) -> tuple[Record, ...]:
+    """Check a file of an appender, and return its records, oldest first; raises `ChainError`, `OSError`.
+
+    `file` may be the folder of a store that no process has open; `kind` says which of its records.
+    """
 
 @final
 class MaintenanceOrder:

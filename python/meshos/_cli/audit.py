@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from meshos._cli.exits import ExitCode, code_of
 from meshos._cli.nodes import node_option, text
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meshos.identity import EntityId
 
 T = TypeVar("T")
+Sort: TypeAlias = Literal["audit", "log", "failure", "action"]
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -28,7 +29,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     _filters(tail)
 
     look = command("audit show", _show, "show the records of a file", "Check a file of records, and show them.")
-    look.add_argument("file", type=Path, metavar="FILE", help="the file of records")
+    look.add_argument("file", type=Path, metavar="FILE", help="the file of records, or the folder of a store")
+    _of_store(look)
     _filters(look)
 
     verify = command(
@@ -37,7 +39,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "check a file of records",
         "Check every link of a file of records.",
     )
-    verify.add_argument("file", type=Path, metavar="FILE", help="the file of records")
+    verify.add_argument("file", type=Path, metavar="FILE", help="the file of records, or the folder of a store")
+    _of_store(verify)
     verify.add_argument("--signer", type=digest, metavar="HEX", help="the public key that must have signed all of it")
     verify.add_argument("--head", type=digest, metavar="HEX", help="the digest that the file is known to end with")
     replay = command(
@@ -46,9 +49,15 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "tell what the commands of a file had decided",
         "Check a file of audit records, and rebuild from it what commands alone had decided.",
     )
-    replay.add_argument("file", type=Path, metavar="FILE", help="the file of audit records")
+    replay.add_argument("file", type=Path, metavar="FILE", help="the file of audit records, or the folder of a store")
     replay.add_argument("--at", type=moment, metavar="T", help="only what was recorded until then, and what holds then")
     replay.add_argument("--digest", type=digest, metavar="HEX", help="the digest that has to come out")
+
+
+def _of_store(parser: argparse.ArgumentParser) -> None:
+    """Add which records of a store; a file has one sort."""
+    sorts = ("audit", "log", "failure", "action")
+    parser.add_argument("--records", choices=sorts, default="audit", help="which records of a store; default: audit")
 
 
 def _filters(parser: argparse.ArgumentParser) -> None:
@@ -109,21 +118,26 @@ def _show(options: argparse.Namespace) -> ExitCode:
     from meshos._plain import record
     from meshos.audit import read_records
 
-    return _tell(options, _fitting(options, map(record, _checked(options.file, lambda: read_records(options.file)))))
+    return _tell(
+        options,
+        _fitting(
+            options, map(record, _checked(options.file, lambda: read_records(options.file, kind=options.records)))
+        ),
+    )
 
 
 def _verify(options: argparse.Namespace) -> ExitCode:
     from meshos.identity import EntityId
 
     signer = None if options.signer is None else EntityId(options.signer)
-    return verify(options.file, signer, options.head, as_json=options.json)
+    return verify(options.file, signer, options.head, kind=options.records, as_json=options.json)
 
 
-def verify(file: Path, signer: EntityId | None, head: bytes | None, *, as_json: bool) -> ExitCode:
-    """Check a file of records, and say what it proves; raises `Failure`, `OSError`."""
+def verify(file: Path, signer: EntityId | None, head: bytes | None, *, kind: Sort = "audit", as_json: bool) -> ExitCode:
+    """Check a file of records, or those of a store, and say what it proves; raises `Failure`, `OSError`."""
     from meshos.audit import verify_records
 
-    report = _checked(file, lambda: verify_records(file, signer=signer, head_digest=head))
+    report = _checked(file, lambda: verify_records(file, kind=kind, signer=signer, head_digest=head))
     signed = report.signed_through
     holds = signer is None or signed >= report.records
     found: dict[str, object] = {

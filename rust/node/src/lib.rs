@@ -53,5 +53,6 @@ pub mod compute;
 pub mod load;
 pub mod reactor;
 pub mod local_engine;
+pub mod medium;
 pub mod mesh;
 pub mod mesh_probes;

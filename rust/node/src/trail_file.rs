@@ -1,4 +1,4 @@
-//! Appenders that keep records in a file, each bound to all before it.
+//! Appenders that keep records in a file or in a store, each bound to all before it.
 //!
 //! Invariants
 //! * A file has one writer: it is locked as long as it is open.
@@ -6,12 +6,13 @@
 //!   that died left of its last entry is taken away.
 //! * An audit record is on the disk when it counts as kept; others are written through in batches. What was written is in
 //!   the file also when its process is killed.
-//! * A write that failed leaves nothing behind. Where that cannot be made sure, and after a sync that failed, nothing more
-//!   is written: what the file holds is not known any more.
+//! * A write that failed leaves nothing behind. Where that cannot be made sure, and after a sync of a file that failed,
+//!   nothing more is written: what the file holds is not known any more. A store that refuses what came since the last
+//!   sync has what came before, and is written on from there.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use meshos_core::id::EntityId;
 use meshos_core::identity::IdentityError;
 use meshos_core::replay::Replay;
 use meshos_core::status::{AuditRecord, FailureRecord, LogRecord};
+use meshos_core::store::Store;
 use meshos_core::trail::{
     ActionEntry, ENTRY_BYTES_MAX, Entry, HEAD_SIZE, Head, Kind, MAGIC, Proven, Reading, TEXT_BYTES_MAX, TrailError,
 };
@@ -32,6 +34,7 @@ use crate::appender::Appender;
 use crate::callback::CallFailed;
 use crate::clock;
 use crate::keys;
+use crate::medium::{Failed, InFile, InStore, Left, Medium, Rows};
 use crate::records::ActionRecord;
 use crate::slot::SharedKey;
 use crate::sync::Mutex;
@@ -97,11 +100,11 @@ pub enum KeepError {
 }
 
 struct State {
-    file: File,
+    medium: Box<dyn Medium>,
     digest: Digest,
     seq: u64,
-    /// Bytes up to the end of the last entry.
-    length: u64,
+    /// Digest and number of what is on the disk for sure.
+    synced: (Digest, u64),
     unsynced: usize,
     unsigned: u32,
     signed_at: Instant,
@@ -114,12 +117,14 @@ struct State {
 /// Keeps records of one kind in a file.
 pub struct TrailFile {
     name: &'static str,
-    path: PathBuf,
+    place: String,
     kind: Kind,
     signer: Option<SharedKey>,
     history: Mutex<History>,
     control: ControlState,
     taken: AtomicBool,
+    /// As `closed`, for who must not wait for a write.
+    ended: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -165,11 +170,7 @@ impl TrailFile {
         signer: Option<SharedKey>,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Self, OpenError> {
-        if let Some(signer) = &signer
-            && signer.lock().is_read_only()
-        {
-            return Err(IdentityError::ReadOnly.into());
-        }
+        can_sign(signer.as_ref())?;
         let mut file = private(path)?;
         if !file.metadata()?.is_file() {
             return Err(OpenError::NotAFile);
@@ -179,45 +180,104 @@ impl TrailFile {
             Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::Locked),
             Err(std::fs::TryLockError::Error(error)) => return Err(error.into()),
         }
-        let now = clock::unix_ms();
-        let (mut history, mut replay) = (History::default(), Replay::default());
-        let told = &mut |entry: Entry| {
-            if let Entry::Audit(record) = &entry {
-                history.add(record);
-            }
-            replay.take(&entry);
-        };
-        let (digest, seq, length) = match continued(&mut file, kind, told, interrupted)? {
+        let mut seen = Seen::default();
+        let found = continued(&mut file, kind, &mut |entry| seen.take(&entry), interrupted)?;
+        let (after, length) = match found {
             Some(proven) => {
                 file.set_len(proven.bytes)?;
-                (proven.digest, proven.last_seq, proven.bytes)
+                ((proven.digest, proven.last_seq), proven.bytes)
             }
             None => {
-                let head = Head {
-                    kind,
-                    trail_id: keys::random_bytes(),
-                    at: now,
-                };
+                let head = new_head(kind);
                 file.set_len(0)?;
                 file.write_all(&head.to_bytes())?;
-                (head.digest(), 0, HEAD_SIZE as u64)
+                ((head.digest(), 0), HEAD_SIZE as u64)
             }
         };
-        let run = Entry::Run { run_id, at: now };
-        replay.take(&run);
-        let opened = Self {
+        let medium = Box::new(InFile { file, length });
+        let opened = Self::begun(
             name,
-            path: path.to_owned(),
+            path.display().to_string(),
             kind,
             signer,
-            history: Mutex::new(history),
-            control: replay.finish().state,
+            seen,
+            after,
+            medium,
+            run_id,
+        )?;
+        sync_folder(path);
+        Ok(opened)
+    }
+
+    /// Continues the records of one kind in a store, or begins them. `place` names the store for people; whoever calls
+    /// sees to it that nobody else writes them.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn in_store(
+        store: Box<dyn Store>,
+        place: &str,
+        kind: Kind,
+        name: &'static str,
+        run_id: u64,
+        signer: Option<SharedKey>,
+        interrupted: &mut dyn FnMut() -> bool,
+    ) -> Result<Self, OpenError> {
+        can_sign(signer.as_ref())?;
+        let mut seen = Seen::default();
+        let mut rows = Rows::of(&*store, kind);
+        let is_new = rows.is_empty()?;
+        let (after, rows, head) = if is_new {
+            let head = new_head(kind);
+            ((head.digest(), 0), 0, Some(head))
+        } else {
+            let scanned = scan(&mut rows, None, interrupted, &mut |entry| seen.take(&entry));
+            let (reading, rest) = scanned.map_err(OpenError::from)?;
+            let found = reading.proven().head.kind;
+            if found != kind {
+                return Err(OpenError::WrongKind { found, wanted: kind });
+            }
+            let proven = reading.end(&rest, false)?;
+            ((proven.digest, proven.last_seq), rows.read, None)
+        };
+        let mut medium = InStore::after(store, kind, rows);
+        if let Some(head) = head {
+            medium.append(&head.to_bytes()).map_err(|failed| failed.error)?;
+        }
+        let place = format!("{place}: {} records", kind.name());
+        Self::begun(name, place, kind, signer, seen, after, Box::new(medium), run_id)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields, once")]
+    fn begun(
+        name: &'static str,
+        place: String,
+        kind: Kind,
+        signer: Option<SharedKey>,
+        mut seen: Seen,
+        (digest, seq): (Digest, u64),
+        medium: Box<dyn Medium>,
+        run_id: u64,
+    ) -> Result<Self, OpenError> {
+        let run = Entry::Run {
+            run_id,
+            at: clock::unix_ms(),
+        };
+        seen.take(&run);
+        let opened = Self {
+            name,
+            place,
+            kind,
+            signer,
+            history: Mutex::new(seen.history),
+            control: seen.replay.finish().state,
             taken: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             state: Mutex::new(State {
-                file,
+                medium,
                 digest,
                 seq,
-                length,
+                synced: (digest, seq),
                 unsynced: 0,
                 unsigned: 0,
                 signed_at: Instant::now(),
@@ -232,22 +292,28 @@ impl TrailFile {
             Err(KeepError::Io(error)) => return Err(error.into()),
             Err(_) => return Err(io::Error::other("a mark could not be written").into()),
         }
-        state.file.sync_all()?;
+        state.medium.sync().map_err(|failed| failed.error)?;
+        state.synced = (state.digest, state.seq);
         drop(state);
-        sync_folder(path);
         Ok(opened)
     }
 
-    /// Where it is.
+    /// Where it is, for people.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// What it keeps.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether it keeps no more records. Never waits.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Digest after the last entry.
@@ -330,7 +396,8 @@ impl TrailFile {
         let mut state = self.state.lock();
         if state.closed || state.broken {
             state.closed = true;
-            let _ = state.file.unlock();
+            let _ = state.medium.close();
+            self.ended.store(true, Ordering::Release);
             return Ok(());
         }
         let signed = if state.unsigned > 0 {
@@ -338,15 +405,16 @@ impl TrailFile {
         } else {
             Ok(())
         };
-        let synced = state.file.sync_all();
+        let synced = state.medium.sync().map_err(|failed| failed.error);
         state.closed = true;
-        let unlocked = state.file.unlock();
+        let closed = state.medium.close();
+        self.ended.store(true, Ordering::Release);
         signed?;
-        Ok(synced.and(unlocked)?)
+        Ok(synced.and(closed)?)
     }
 
     fn failed(&self, error: &KeepError) -> CallFailed {
-        CallFailed::new(format!("{}: {error}", self.path.display()))
+        CallFailed::new(format!("{}: {error}", self.place))
     }
 }
 
@@ -360,12 +428,9 @@ impl State {
         }
         self.frame.clear();
         let after = entry.put_frame(&mut self.frame, &self.digest)?;
-        if let Err(error) = self.file.write_all(&self.frame) {
-            // A part of it may be there.
-            self.broken = self.file.set_len(self.length).is_err();
-            return Err(error.into());
+        if let Err(failed) = self.medium.append(&self.frame) {
+            return Err(self.failed(failed));
         }
-        self.length += self.frame.len() as u64;
         self.digest = after;
         Ok(())
     }
@@ -376,10 +441,52 @@ impl State {
         }
         if self.unsynced > 0 {
             self.unsynced = 0;
-            // A sync that failed once says nothing when it succeeds the next time.
-            self.file.sync_data().inspect_err(|_| self.broken = true)?;
+            if let Err(failed) = self.medium.sync() {
+                return Err(self.failed(failed));
+            }
+            self.synced = (self.digest, self.seq);
         }
         Ok(())
+    }
+
+    fn failed(&mut self, failed: Failed) -> KeepError {
+        match failed.left {
+            Left::AsBefore => {}
+            Left::AsSynced => (self.digest, self.seq) = self.synced,
+            Left::Unknown => self.broken = true,
+        }
+        failed.error.into()
+    }
+}
+
+/// What is learned from a trail while it is checked.
+#[derive(Default)]
+struct Seen {
+    history: History,
+    replay: Replay,
+}
+
+impl Seen {
+    fn take(&mut self, entry: &Entry) {
+        if let Entry::Audit(record) = entry {
+            self.history.add(record);
+        }
+        self.replay.take(entry);
+    }
+}
+
+fn can_sign(signer: Option<&SharedKey>) -> Result<(), OpenError> {
+    match signer {
+        Some(signer) if signer.lock().is_read_only() => Err(IdentityError::ReadOnly.into()),
+        _ => Ok(()),
+    }
+}
+
+fn new_head(kind: Kind) -> Head {
+    Head {
+        kind,
+        trail_id: keys::random_bytes(),
+        at: clock::unix_ms(),
     }
 }
 
@@ -400,13 +507,7 @@ fn continued(
         }
         file.seek(SeekFrom::Start(0))?;
     }
-    let scanned = scan(file, None, interrupted, see);
-    let (reading, rest) = match scanned {
-        Ok(scanned) => scanned,
-        Err(VerifyError::Io(error)) => return Err(error.into()),
-        Err(VerifyError::Trail(error)) => return Err(error.into()),
-        Err(VerifyError::Interrupted) => return Err(OpenError::Interrupted),
-    };
+    let (reading, rest) = scan(file, None, interrupted, see)?;
     let found = reading.proven().head.kind;
     if found != kind {
         return Err(OpenError::WrongKind { found, wanted: kind });
@@ -518,6 +619,16 @@ pub enum VerifyError {
     Interrupted,
 }
 
+impl From<VerifyError> for OpenError {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Io(error) => error.into(),
+            VerifyError::Trail(error) => error.into(),
+            VerifyError::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
 /// Reads a trail a piece at a time, and shows every entry; returns what is behind the last whole one.
 fn scan(
     mut file: impl Read,
@@ -554,6 +665,21 @@ fn scan(
         start = 0;
         is_more = more(&mut bytes)?;
     }
+}
+
+/// Checks all records in a store; returns how many there are.
+///
+/// # Errors
+/// [`VerifyError`]: the first bad entry.
+pub fn verify_store(store: &dyn Store) -> Result<u64, VerifyError> {
+    let mut records = 0;
+    for kind in [Kind::Audit, Kind::Log, Kind::Failure, Kind::Action] {
+        let rows = Rows::of(store, kind);
+        if !rows.is_empty()? {
+            records += verify(rows, None, None, &mut || false, drop)?.records;
+        }
+    }
+    Ok(records)
 }
 
 /// Reads a file and checks every entry; with `end`, that it ends with this digest.

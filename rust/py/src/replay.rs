@@ -156,7 +156,7 @@ fn replay_records(file: &Bound<'_, PyAny>, at: Given<'_>) -> PyResult<PyReplayRe
         let at = at.map_or(None, |at| read::<Option<Moment>>(at, "at"))?;
         let at = at.map(Moment::unix_ms);
         let mut replay = Replay::default().until(at);
-        let proven = checked(file, None, None, |entry| replay.take(&entry))?;
+        let proven = checked(file, Kind::Audit, None, None, |entry| replay.take(&entry))?;
         if proven.head.kind != Kind::Audit {
             let reason = format!("it keeps {} records, not audit records", proven.head.kind.name());
             return Err(FileDecodeError::new_err((KIND_OFFSET, reason)));

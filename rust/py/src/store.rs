@@ -7,12 +7,15 @@ use meshos_core::identity::Keypair;
 use meshos_core::rows::Table;
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::store::{Store, StoreError, StoreStats};
+use meshos_core::trail;
 use meshos_node::inspection;
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::keys;
 use meshos_node::redb_store::{OpenedStore, Options, RedbStore};
 use meshos_node::runtime::Runtime;
+use meshos_node::slot::SharedKey;
 use meshos_node::sync::Mutex;
+use meshos_node::trail_file::{self, TrailFile, VerifyError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 
@@ -181,6 +184,16 @@ pub struct PyStore {
     user: Arc<Mutex<User>>,
     /// Bytes at its end that were no whole commit.
     cut: u64,
+    /// Who keeps records of each sort in it.
+    trails: [Mutex<Trail>; 4],
+}
+
+/// Who keeps records of one sort in a store.
+#[derive(Default)]
+struct Trail {
+    kept_by: Weak<TrailFile>,
+    /// Somebody is opening them.
+    opening: bool,
 }
 
 impl PyStore {
@@ -193,12 +206,48 @@ impl PyStore {
             born: Born::now(),
             user: Arc::default(),
             cut: 0,
+            trails: Default::default(),
         }
     }
 
     /// Bytes at its end that were no whole commit when it was opened.
     pub const fn bytes_cut(&self) -> u64 {
         self.cut
+    }
+
+    /// Opens records of a sort in it, signed by its node; `None`: somebody has them open. `open` is given a handle, what the
+    /// store is called, and the key.
+    pub fn trail<E>(
+        &self,
+        sort: trail::Kind,
+        open: impl FnOnce(Box<dyn Store>, &str, Option<SharedKey>) -> Result<TrailFile, E>,
+    ) -> Option<Result<Arc<TrailFile>, E>> {
+        let place = &self.trails[sort as usize - 1];
+        {
+            let mut place = place.lock();
+            if place.opening || place.kept_by.upgrade().is_some_and(|trail| !trail.is_closed()) {
+                return None;
+            }
+            place.opening = true;
+        }
+        let name = if self.path.is_empty() {
+            "a store in memory"
+        } else {
+            &self.path
+        };
+        let signer = self.node.seed().ok().map(|seed| Keypair::from_seed(&seed));
+        let opened = open(self.kind.handle(), name, signer.map(|key| Arc::new(Mutex::new(key)))).map(Arc::new);
+        let mut place = place.lock();
+        place.opening = false;
+        if let Ok(opened) = &opened {
+            place.kept_by = Arc::downgrade(opened);
+        }
+        Some(opened)
+    }
+
+    /// Refuses use in a forked child.
+    pub fn check(&self) -> PyResult<()> {
+        self.born.check("Store")
     }
 
     /// The key of its node.
@@ -287,6 +336,7 @@ impl PyStore {
                 born: Born::now(),
                 user: Arc::default(),
                 cut: opened.opened.cut,
+                trails: Default::default(),
             })
         })
     }
@@ -428,18 +478,26 @@ pub fn keyless<T: Send>(
     found.map_err(|error| errors::store(&error, &shown))
 }
 
-/// Checks a folder without the key of its node: daemons, steps, outputs, snapshots, certificates and checkpoints.
+/// Checks a folder without the key of its node: daemons, steps, outputs, snapshots, certificates and checkpoints, and
+/// records of loops.
 #[pyfunction]
 #[pyo3(name = "_verify_store")]
-fn verify(path: &Bound<'_, PyAny>) -> PyResult<(u64, u64, u64, u64, u64)> {
+fn verify(path: &Bound<'_, PyAny>) -> PyResult<(u64, u64, u64, u64, u64, u64)> {
     entry("verify", || {
-        let checked = keyless("verify", path, |opened| opened.store.verify())?;
+        let (checked, records) = keyless("verify", path, |opened| {
+            Ok((opened.store.verify()?, trail_file::verify_store(&opened.store)))
+        })?;
+        let records = records.map_err(|error| match error {
+            VerifyError::Trail(error) => errors::trail(&error),
+            error => errors::StoreError::new_err(("corrupt", path.to_string(), error.to_string())),
+        })?;
         Ok((
             checked.daemons,
             checked.steps,
             checked.outputs,
             checked.snapshots,
             checked.signed,
+            records,
         ))
     })
 }

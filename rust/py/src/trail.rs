@@ -11,6 +11,7 @@ use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
 use meshos_core::trail::{Entry, Kind, Proven};
 use meshos_node::keys;
+use meshos_node::medium::Rows;
 use meshos_node::trail_file::{self, KeepError, OpenError, TrailFile, VerifyError};
 use pyo3::exceptions::{PyBlockingIOError, PyKeyboardInterrupt, PyOSError};
 use pyo3::intern;
@@ -18,12 +19,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::args;
-use crate::errors::{self, AppendFailed};
+use crate::errors::{self, AppendFailed, InvalidArgument};
 use crate::guard::{self, Born, entry};
 use crate::identity::PyIdentity;
 use crate::record::field::{Field, Given, read};
 use crate::record::record;
 use crate::status::audit::{PyActionRecord, PyAdminAuditRecord, PyFailureRecord, PyLogRecord};
+use crate::store::{PyStore, keyless};
 
 record! {
     /// What a file of records proves.
@@ -53,7 +55,16 @@ impl From<Proven> for PyRecordsReport {
     }
 }
 
-/// A file that records are appended to.
+fn kind_of(kind: &str) -> Kind {
+    match kind {
+        "audit" => Kind::Audit,
+        "log" => Kind::Log,
+        "failure" => Kind::Failure,
+        _ => Kind::Action,
+    }
+}
+
+/// A file that records are appended to, or the like in a store.
 #[pyclass(frozen, name = "RecordFile", module = "meshos._core")]
 pub struct PyRecordFile {
     /// What a loop uses directly.
@@ -74,11 +85,12 @@ impl PyRecordFile {
     fn new(kind: &str, path: &Bound<'_, PyAny>, signer: &Bound<'_, PyAny>) -> PyResult<Self> {
         entry("RecordFile", || {
             let py = path.py();
-            let (kind, name) = match kind {
-                "audit" => (Kind::Audit, "FileAdminAuditAppender"),
-                "log" => (Kind::Log, "FileLogAppender"),
-                "failure" => (Kind::Failure, "FileFailureAppender"),
-                _ => (Kind::Action, "FileActionAppender"),
+            let kind = kind_of(kind);
+            let name = match kind {
+                Kind::Audit => "FileAdminAuditAppender",
+                Kind::Log => "FileLogAppender",
+                Kind::Failure => "FileFailureAppender",
+                Kind::Action => "FileActionAppender",
             };
             let shown = args::path(path, "path")?;
             let path: PathBuf = shown.extract()?;
@@ -93,20 +105,38 @@ impl PyRecordFile {
                 let mut looks = || guard::interrupted(&mut signal);
                 TrailFile::open(&path, kind, name, run_id, signer, &mut looks)
             });
-            let opened = opened.map_err(|error| match error {
-                OpenError::Io(error) => os_error(&error, &shown),
-                OpenError::NotAFile => refused(&shown, "EINVAL", "not a regular file", false),
-                OpenError::Locked => refused(&shown, "EAGAIN", "another appender has it open", true),
-                OpenError::Trail(error) => errors::trail(&error),
-                OpenError::WrongKind { .. } => {
-                    // Where the kind stands.
-                    errors::FileDecodeError::new_err((5, error.to_string()))
-                }
-                OpenError::Signer(error) => errors::identity(&error),
-                OpenError::Interrupted => raised(signal),
-            })?;
+            let opened = opened.map_err(|error| not_opened(error, &shown, signal))?;
+            Ok(Self::of(opened))
+        })
+    }
+
+    /// Keeps records of a kind in a store, signed by its node.
+    #[staticmethod]
+    fn in_store(kind: &str, store: &Bound<'_, PyAny>) -> PyResult<Self> {
+        entry("RecordFile", || {
+            let py = store.py();
+            let store = args::instance::<PyStore>(store, "store", "a Store")?.get();
+            store.check()?;
+            let kind = kind_of(kind);
+            let name = match kind {
+                Kind::Audit => "StoreAdminAuditAppender",
+                Kind::Log => "StoreLogAppender",
+                Kind::Failure => "StoreFailureAppender",
+                Kind::Action => "StoreActionAppender",
+            };
+            let shown = PyString::new(py, &format!("{} records of a store", kind.name()));
+            let mut signal = None;
+            let opened = store.trail(kind, |handle, place, signer| {
+                py.detach(|| {
+                    let mut looks = || guard::interrupted(&mut signal);
+                    TrailFile::in_store(handle, place, kind, name, keys::random_u64(), signer, &mut looks)
+                })
+            });
+            let Some(opened) = opened else {
+                return Err(refused(&shown, "EAGAIN", "another appender has them open", true));
+            };
             Ok(Self {
-                file: Arc::new(opened),
+                file: opened.map_err(|error| not_opened(error, &shown, signal))?,
                 born: Born::now(),
             })
         })
@@ -137,7 +167,7 @@ impl PyRecordFile {
     }
 
     fn __repr__(&self) -> String {
-        format!("<file of {} records {:?}>", self.file.kind().name(), self.file.path())
+        format!("<file of {} records {:?}>", self.file.kind().name(), self.file.place())
     }
 }
 
@@ -147,9 +177,33 @@ impl PyRecordFile {
             KeepError::Unwritable(error) => errors::unwritable(error),
             KeepError::Signer(error) => errors::identity(&error),
             error @ (KeepError::Closed | KeepError::Broken | KeepError::Io(_)) => {
-                AppendFailed::new_err((format!("{}: {error}", self.file.path().display()),))
+                AppendFailed::new_err((format!("{}: {error}", self.file.place()),))
             }
         }
+    }
+}
+
+impl PyRecordFile {
+    fn of(opened: TrailFile) -> Self {
+        Self {
+            file: Arc::new(opened),
+            born: Born::now(),
+        }
+    }
+}
+
+fn not_opened(error: OpenError, shown: &Bound<'_, PyString>, signal: Option<PyErr>) -> PyErr {
+    match error {
+        OpenError::Io(error) => os_error(&error, shown),
+        OpenError::NotAFile => refused(shown, "EINVAL", "not a regular file", false),
+        OpenError::Locked => refused(shown, "EAGAIN", "another appender has it open", true),
+        OpenError::Trail(error) => errors::trail(&error),
+        OpenError::WrongKind { .. } => {
+            // Where the kind stands.
+            errors::FileDecodeError::new_err((5, error.to_string()))
+        }
+        OpenError::Signer(error) => errors::identity(&error),
+        OpenError::Interrupted => raised(signal),
     }
 }
 
@@ -184,9 +238,10 @@ fn refused(path: &Bound<'_, PyString>, code: &str, text: &'static str, later: bo
     }
 }
 
-/// Reads a file of records, and shows every entry while it is checked.
+/// Reads a file of records, or those of a kind in the folder of a store, and shows every entry while it is checked.
 pub fn checked(
     file: &Bound<'_, PyAny>,
+    kind: Kind,
     signer: Option<EntityId>,
     end: Option<Digest>,
     mut see: impl FnMut(Entry) + Send,
@@ -195,39 +250,79 @@ pub fn checked(
     let shown = args::path(file, "file")?;
     let path: PathBuf = shown.extract()?;
     let mut signal = None;
+    if py.detach(|| path.is_dir()) {
+        let found = keyless("read_records", file, |opened| {
+            let mut looks = || guard::interrupted(&mut signal);
+            let rows = Rows::of(&opened.store, kind);
+            if matches!(rows.is_empty(), Ok(true)) {
+                return Ok(None);
+            }
+            Ok(Some(trail_file::verify(
+                rows,
+                signer,
+                end.as_ref(),
+                &mut looks,
+                &mut see,
+            )))
+        })?;
+        let Some(found) = found else {
+            return Err(InvalidArgument::new_err((
+                "kind",
+                "is of records that the store has none of",
+            )));
+        };
+        return found.map_err(|error| not_verified(error, &shown, signal));
+    }
     let verified = py.detach(|| {
         let opened = File::open(&path)?;
         let mut looks = || guard::interrupted(&mut signal);
         trail_file::verify(opened, signer, end.as_ref(), &mut looks, &mut see)
     });
-    verified.map_err(|error| match error {
-        VerifyError::Io(error) => os_error(&error, &shown),
+    verified.map_err(|error| not_verified(error, &shown, signal))
+}
+
+fn not_verified(error: VerifyError, shown: &Bound<'_, PyString>, signal: Option<PyErr>) -> PyErr {
+    match error {
+        VerifyError::Io(error) => os_error(&error, shown),
         VerifyError::Trail(error) => errors::trail(&error),
         VerifyError::Interrupted => raised(signal),
-    })
+    }
+}
+
+fn known_kind(kind: &str) -> PyResult<Kind> {
+    let found = kind_of(kind);
+    (found.name() == kind)
+        .then_some(found)
+        .ok_or_else(|| InvalidArgument::new_err(("kind", "must be \"audit\", \"log\", \"failure\" or \"action\"")))
 }
 
 /// Check a file of records.
 #[pyfunction]
 #[pyo3(
-    signature = (file, *, signer = Given::Not, head_digest = Given::Not),
-    text_signature = "(file, *, signer=None, head_digest=None)"
+    signature = (file, *, kind = Kind::Audit.name(), signer = Given::Not, head_digest = Given::Not),
+    text_signature = "(file, *, kind='audit', signer=None, head_digest=None)"
 )]
-fn verify_records(file: &Bound<'_, PyAny>, signer: Given<'_>, head_digest: Given<'_>) -> PyResult<PyRecordsReport> {
+fn verify_records(
+    file: &Bound<'_, PyAny>,
+    kind: &str,
+    signer: Given<'_>,
+    head_digest: Given<'_>,
+) -> PyResult<PyRecordsReport> {
     entry("verify_records", || {
         let signer = signer.map_or(None, |signer| read::<Option<EntityId>>(signer, "signer"))?;
         let end = head_digest.map_or(None, |digest| read::<Option<Digest>>(digest, "head_digest"))?;
-        checked(file, signer, end, drop).map(PyRecordsReport::from)
+        checked(file, known_kind(kind)?, signer, end, drop).map(PyRecordsReport::from)
     })
 }
 
 /// Check a file of records, and return them.
 #[pyfunction]
-fn read_records<'py>(file: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+#[pyo3(signature = (file, *, kind = Kind::Audit.name()), text_signature = "(file, *, kind='audit')")]
+fn read_records<'py>(file: &Bound<'py, PyAny>, kind: &str) -> PyResult<Bound<'py, PyTuple>> {
     entry("read_records", || {
         let py = file.py();
         let mut entries = Vec::new();
-        checked(file, None, None, |entry| {
+        checked(file, known_kind(kind)?, None, None, |entry| {
             if entry.kind().is_some() {
                 entries.push(entry);
             }
