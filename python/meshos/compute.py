@@ -113,7 +113,9 @@ class DaemonRuntime(RuntimeCore):
 
         Raises `ProcessFailed`, and it stays a dead letter; `InvalidArgument` when it is none any more.
         """
-        return self._retry_dead_letter(letter.daemon.id, letter.number, letter.event)
+        from meshos.store import _named
+
+        return self._retry_dead_letter(*_named(letter))
 
     async def retry_dead_letter_async(self, letter: DeadLetter) -> Receipt:
         """Twin of `retry_dead_letter`."""
@@ -123,7 +125,9 @@ class DaemonRuntime(RuntimeCore):
 
     def discard_dead_letter(self, letter: DeadLetter) -> None:
         """Let it go for good; raises `InvalidArgument` when it is no dead letter any more."""
-        self._discard_dead_letter(letter.daemon.id, letter.number, letter.event)
+        from meshos.store import _named
+
+        self._discard_dead_letter(*_named(letter))
 
     async def discard_dead_letter_async(self, letter: DeadLetter) -> None:
         """Twin of `discard_dead_letter`."""

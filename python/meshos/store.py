@@ -211,12 +211,22 @@ def dead_letters(path: str | PathLike[str]) -> tuple[DeadLetter, ...]:
 
 def retry_dead_letter(path: str | PathLike[str], letter: DeadLetter) -> None:
     """Have a letter in the folder of a store tried once more when its daemon comes back; raises as `dead_letters`."""
-    _settle_stored_letter(path, letter.daemon.id, letter.number, retry=True)
+    origin, number, _ = _named(letter)
+    _settle_stored_letter(path, origin, number, retry=True)
 
 
 def discard_dead_letter(path: str | PathLike[str], letter: DeadLetter) -> None:
     """Let a letter in the folder of a store go; raises as `dead_letters`."""
-    _settle_stored_letter(path, letter.daemon.id, letter.number, retry=False)
+    origin, number, _ = _named(letter)
+    _settle_stored_letter(path, origin, number, retry=False)
+
+
+def _named(letter: object) -> tuple[OriginHash, int, CausalEvent]:
+    """Return what a letter is found by; raises `TypeError` for what is none."""
+    from meshos._checks import instance
+
+    found = instance(letter, DeadLetter, "letter")
+    return found.daemon.id, found.number, found.event
 
 
 def _letter(origin_hash: OriginHash, kind: str, row: _Letter) -> DeadLetter:
