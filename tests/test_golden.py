@@ -20,6 +20,7 @@ import envelopes
 import frames
 import journals
 import meshes
+import owners
 import reference
 import trails
 from meshos import DaemonRuntime, Mesh
@@ -155,6 +156,7 @@ def files() -> dict[str, bytes]:
         | kept()
         | recorded()
         | sent()
+        | owned()
     )
 
 
@@ -199,6 +201,12 @@ def sent() -> dict[str, bytes]:
         "frame": meshes.signed(NODE_1, meshes.HEARTBEAT, mesh, 7, 42, heartbeat),
         "tagged_frame": meshes.tagged(mesh, ours, theirs, 3, b"payload"),
     }
+
+
+def owned() -> dict[str, bytes]:
+    """Every format of ownership once."""
+    made = owners.records(ENTITY, NODE_1, NODE_2, CHILD, chain().digests)
+    return {"ownership_records": b"".join(made), "ownership_frames": owners.frames(ID, made)}
 
 
 def values() -> dict[str, str]:
@@ -304,7 +312,7 @@ def test_released_export_is_verified() -> None:
 
 
 GATED = ("revocation", "handed_key", "sealed_payload", "channel_frames")
-APART = {"link", "cursors", "blast_radius", *GATED, *kept(), *recorded(), *linked(), *sent()}
+APART = {"link", "cursors", "blast_radius", *GATED, *kept(), *recorded(), *linked(), *sent(), *owned()}
 CUT = [name for name in files() if name not in APART]
 
 

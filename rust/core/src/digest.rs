@@ -61,6 +61,8 @@ pub enum Context {
     Frame,
     /// The keys of a session between two nodes.
     Session,
+    /// A record of ownership.
+    Ownership,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -71,7 +73,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 19]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 20]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -92,6 +94,7 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 19]> = LazyLock::new(|| {
         Context::Mesh,
         Context::Frame,
         Context::Session,
+        Context::Ownership,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -120,6 +123,7 @@ impl Context {
             Self::Mesh => "meshos 2026 mesh v1",
             Self::Frame => "meshos 2026 frame v1",
             Self::Session => "meshos 2026 session v1",
+            Self::Ownership => "meshos 2026 ownership record v1",
         }
     }
 

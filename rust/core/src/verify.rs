@@ -21,6 +21,7 @@ use crate::id::{EntityId, Origin};
 use crate::link::CausalLink;
 
 use lineage::Lineage;
+pub use lineage::may_follow;
 
 /// One node's time as the speaker of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,6 +21,8 @@ use meshos_core::frame;
 use meshos_core::heartbeat::{Beat, Heartbeat};
 use meshos_core::journal::{Emitted, SnapshotRow, Steps};
 use meshos_core::link::CausalLink;
+use meshos_core::ownership::OwnershipRecord;
+use meshos_core::ownership_frame::OwnershipFrame;
 use meshos_core::revocation::Revocation;
 use meshos_core::sealed_channel::{HandedKey, Place, Sealed};
 use meshos_core::segment::{self, Position};
@@ -30,6 +32,7 @@ use meshos_core::store::head::{Head, decode_key};
 use meshos_core::stored::StoredDaemon;
 use meshos_core::stream::Frame;
 use meshos_core::testing::meshes;
+use meshos_core::testing::ownership;
 use meshos_core::testing::samples::{self, History, STATE};
 use meshos_core::testing::{envelopes, frames};
 use meshos_core::testing::{tokens, trails};
@@ -164,6 +167,20 @@ fn version_1_of_every_format_is_read() {
         rest = after;
     }
     assert_eq!(found, tokens::channel_frames());
+    let bytes = file("ownership_records_v1.bin");
+    let records: Result<Vec<_>, _> = bytes
+        .chunks(OwnershipRecord::SIZE)
+        .map(OwnershipRecord::decode)
+        .collect();
+    assert_eq!(records.as_deref(), Ok(ownership::lineage().records()));
+    let frames = file("ownership_frames_v1.bin");
+    let (mut rest, mut found) = (&frames[..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
+        found.push(OwnershipFrame::decode(frame).expect("a released format"));
+        rest = after;
+    }
+    assert_eq!(found, ownership::frames());
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

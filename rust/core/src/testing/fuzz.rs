@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use super::envelopes::Trial;
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
+pub use super::ownership::{fuzz_frames as ownership_frames, fuzz_records as ownership_records};
 pub use super::tokens::{
     fuzz_channel_frames as channel_frames, fuzz_handed_key as handed_key, fuzz_sealed_payload as sealed_payload,
     permission_token, revocation,
@@ -81,6 +82,8 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("heartbeat", heartbeat),
     ("frame", frame),
     ("tagged_frame", frame),
+    ("ownership_records", ownership_records),
+    ("ownership_frames", ownership_frames),
 ];
 
 /// [`CausalLink::decode`].

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::{envelopes, frames, meshes, tokens, trails};
+use super::{envelopes, frames, meshes, ownership, tokens, trails};
 use crate::bindings::DaemonBindings;
 use crate::certificate::{Certificate, Reason, Statement};
 use crate::chain::CausalChainBuilder;
@@ -263,6 +263,8 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("heartbeat", meshes::heartbeat().to_bytes()));
     all.push(("frame", meshes::signed()));
     all.push(("tagged_frame", meshes::tagged()));
+    all.push(("ownership_records", ownership::record_bytes()));
+    all.push(("ownership_frames", ownership::frame_bytes()));
     all
 }
 

@@ -43,7 +43,11 @@ impl<'a> Lineage<'a> {
         }
         let mut previous = None;
         for certificate in certificates {
-            check_certificate(entity, previous, certificate)
+            may_follow(entity, previous, certificate, &[])
+                .and_then(|()| {
+                    let signed = certificate.verify_signature();
+                    signed.map_err(|_| "certificate: signature does not fit")
+                })
                 .map_err(|what| lineage.bad(certificate.from_sequence, what))?;
             previous = Some(certificate);
         }
@@ -164,10 +168,16 @@ impl<'a> Lineage<'a> {
     }
 }
 
-fn check_certificate(
+/// Checks that a certificate may follow on the one before, and that its signer is one who may sign it. Takeovers may also be
+/// signed by one of `authorities`. Whether the signature fits is not checked.
+///
+/// # Errors
+/// What is wrong.
+pub fn may_follow(
     entity: &EntityId,
     previous: Option<&Certificate>,
     certificate: &Certificate,
+    authorities: &[EntityId],
 ) -> Result<(), &'static str> {
     if certificate.entity != *entity {
         return Err("certificate: of another entity");
@@ -181,14 +191,14 @@ fn check_certificate(
         Reason::Spawn if previous.is_some() || certificate.from_sequence != 0 => {
             return Err("spawn certificate: not at the beginning");
         }
-        Reason::Spawn | Reason::Takeover => by_entity,
+        Reason::Spawn => by_entity,
+        Reason::Takeover => by_entity || authorities.contains(&certificate.signer),
         Reason::Move => by_entity || by_owner,
         Reason::Restart => by_entity || (by_owner && certificate.node == certificate.signer),
     };
-    if !allowed {
-        return Err("certificate: signed by one who may not");
+    if allowed {
+        Ok(())
+    } else {
+        Err("certificate: signed by one who may not")
     }
-    certificate
-        .verify_signature()
-        .map_err(|_| "certificate: signature does not fit")
 }
