@@ -104,6 +104,15 @@ pub struct Letters<D: Daemon> {
     bytes: u64,
 }
 
+impl<D: Daemon> Clone for Letters<D> {
+    fn clone(&self) -> Self {
+        Self {
+            letters: self.letters.clone(),
+            bytes: self.bytes,
+        }
+    }
+}
+
 impl<D: Daemon> Default for Letters<D> {
     fn default() -> Self {
         Self {
@@ -189,6 +198,12 @@ pub(crate) fn pass_over<D: Daemon>(
 ) {
     let inside: &mut Inside<D> = entered;
     let number = inside.host.passed_over(key);
+    // A daemon that was rolled back counts again what it counted before.
+    let last = inside
+        .letters
+        .as_ref()
+        .and_then(|letters| letters.letters.last_key_value());
+    let number = number.max(last.map_or(0, |(last, _)| last + 1));
     let mut letter = Letter {
         event: event.clone(),
         key,

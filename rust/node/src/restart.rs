@@ -162,6 +162,7 @@ impl<D: Daemon> Runtime<D> {
         }
         inside.newest = rest.newest.clone();
         inside.log = rest.log.clone();
+        inside.letters = rest.letters.clone();
         inside.is_complete = rest.is_complete;
         Ok(inside)
     }

@@ -336,8 +336,8 @@ impl<D: Daemon> Runtime<D> {
         let mut stored = stored.ok_or(SpawnError::NotStored(entity.origin()))?;
         let remains = self.archive.lock().take(&entity);
         if let Some(mut journal) = remains.and_then(|remains| remains.journal) {
-            // It ran here before, and its last batch may still be on its way.
-            let _ = D::apart(|| journal.drain());
+            // It ran here before: its last batch may still be on its way, and its last snapshot be written.
+            let _ = D::apart(|| journal.settle(Deadline::never()).and(journal.drain()));
         }
         let ran = std::mem::replace(&mut stored.runs, true);
         let (mut inside, report) = resumption::resume(Arc::clone(&self.stores), entity, stored, Arc::new(daemon))

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::kept::{Node, journal, rows, send, settle, total};
-use common::{Sum, key, never};
+use common::{Event, Sum, key, never};
 use meshos_core::config::{DaemonHostConfig, Durability, OnDivergence, OnError};
 use meshos_core::event::DaemonLifecycleSignal;
 use meshos_core::journal::{Emitted, SnapshotRow};
@@ -18,6 +18,8 @@ use meshos_core::store::check::check;
 use meshos_core::time::UnixMs;
 use meshos_core::verify::verify;
 use meshos_node::clock::{self, Deadline};
+use meshos_node::deliver::Want;
+use meshos_node::mailbox::Letter;
 use meshos_node::resumption::{Report, ResumeFailed};
 use meshos_node::runtime::SpawnError;
 use meshos_node::slot::Slot;
@@ -73,6 +75,14 @@ fn exported(node: &Node, slot: &Arc<Slot<Sum>>) -> (Vec<u64>, u64) {
     let report = report.expect("unbroken");
     let sequences = events.iter().map(|(link, _)| link.sequence).collect();
     (sequences, report.signed_through)
+}
+
+/// Mails an event that nobody waits for.
+fn post(node: &Node, slot: &Arc<Slot<Sum>>, sequence: u64, payload: &[u8]) {
+    let event = Letter::Event(Event::outside(7, sequence, payload));
+    let (lanes, sender) = (node.runtime.lanes(), node.runtime.sender());
+    let posted = slot.post(lanes, sender, event, Want::Receipt, None, None);
+    posted.map_err(|(error, _)| error).expect("room");
 }
 
 fn whole(node: &Node) {
@@ -594,4 +604,55 @@ fn a_daemon_is_brought_back_less_and_less_often() {
     common::until(|| send(&slot, 2, b"abc").is_ok());
     assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
     assert_eq!(total(&slot), 6);
+}
+
+#[test]
+fn a_dead_letter_does_not_take_the_place_of_one_of_a_rolled_back_past() {
+    let node = Node::new();
+    let config = DaemonHostConfig {
+        attempts_max: 1,
+        ..snapshots()
+    };
+    let slot = node.spawn(config);
+    let letters = |slot: &Arc<Slot<Sum>>| -> Vec<u64> {
+        let numbers = |inside: &meshos_node::inside::Inside<Sum>| {
+            let letters = inside.letters.iter().flat_map(|letters| letters.iter());
+            letters.map(|(_, letter)| letter.key.sequence).collect()
+        };
+        slot.peek(numbers).unwrap_or_default()
+    };
+    post(&node, &slot, 1, b"raise");
+    common::until(|| rows(&node, Table::DeadLetters) == 1);
+    drop(slot);
+    let node = node.killed();
+    let (slot, _) = node.resume();
+    assert_eq!(letters(&slot), [1]);
+    post(&node, &slot, 2, b"raise");
+    common::until(|| rows(&node, Table::DeadLetters) == 2);
+    common::until(|| letters(&slot) == [1, 2]);
+}
+
+#[test]
+fn what_an_earlier_life_still_writes_is_kept_before_the_next_begins() {
+    let node = Node::new();
+    let slot = node.spawn(DaemonHostConfig {
+        auto_snapshot_interval: 2,
+        ..snapshots()
+    });
+    let gate = Arc::clone(&node.disk.lock().gate);
+    let before = node.disk.lock().files.load(Ordering::SeqCst);
+    let closed = gate.lock();
+    for sequence in 1..=2 {
+        send(&slot, sequence, b"abc").expect("taken");
+    }
+    common::until(|| node.disk.lock().files.load(Ordering::SeqCst) > before);
+    node.runtime.registry().unregister(slot.origin());
+    let report = std::thread::scope(|scope| {
+        let resumed = scope.spawn(|| node.resume().1);
+        let begun = std::time::Instant::now();
+        common::until(|| resumed.is_finished() || begun.elapsed() > Duration::from_millis(200));
+        drop(closed);
+        resumed.join().expect("no panic")
+    });
+    assert_eq!(report.sequence, 2);
 }

@@ -13,10 +13,12 @@ use meshos_core::verify::verify;
 use meshos_node::clock;
 use meshos_node::controls;
 use meshos_node::daemon::{Daemon, DeliverError};
+use meshos_node::deliver::Want;
 use meshos_node::dormant::{DORMANT_MAX, Dormant, Rest};
 use meshos_node::inside::Inside;
 use meshos_node::keys;
 use meshos_node::lane::Lanes;
+use meshos_node::mailbox::Letter;
 use meshos_node::restart::{StartError, Started, StopError, Stopped};
 use meshos_node::runtime::{Runtime, SpawnError};
 use meshos_node::slot::Slot;
@@ -530,4 +532,30 @@ fn every_event_takes_effect_once_whoever_stops_it() {
     assert_eq!(slot.view().stats.events_processed, 900);
     assert_eq!(slot.view().head.sequence, 900);
     assert_eq!(switches.most_inside.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn dead_letters_are_there_again_after_a_stop_and_a_start() {
+    let (runtime, switches) = runtime();
+    let config = DaemonHostConfig {
+        attempts_max: 1,
+        ..config()
+    };
+    let slot = runtime.spawn(&key(1), config, Sum::new(&switches)).expect("fresh");
+    let letter = Letter::Draft(b"raise".to_vec(), 5);
+    let posted = slot.post(runtime.lanes(), runtime.sender(), letter, Want::Receipt, None, None);
+    posted.map_err(|(error, _)| error).expect("room");
+    let letters = |slot: &Arc<Slot<Sum>>| {
+        let numbers = |inside: &Inside<Sum>| {
+            let letters = inside.letters.iter().flat_map(|letters| letters.iter());
+            letters.map(|(number, _)| number).collect::<Vec<_>>()
+        };
+        slot.peek(numbers).unwrap_or_default()
+    };
+    until(|| letters(&slot) == [1]);
+    for _ in 0..2 {
+        stop(&runtime, &slot, PATIENCE);
+        let again = start(&runtime, slot.origin());
+        assert_eq!(letters(&again), [1]);
+    }
 }
