@@ -224,6 +224,15 @@ impl Journal {
         if !self.keeps_steps() {
             self.again();
         }
+        if self
+            .newest
+            .as_ref()
+            .is_none_or(|newest| newest.outcome() == Some(Ok(())))
+            && self.lost().is_none()
+        {
+            // All of it is kept: that something of another daemon is not does not put it ahead of the store.
+            self.term = self.store.term();
+        }
         if !self.pending.is_empty() {
             let mut writes = self.pending.take();
             self.keeping.age(&mut writes);
