@@ -64,9 +64,25 @@ pub fn deliver<D: Daemon>(
 
 /// Decides about one event and calls `process` if it is new.
 pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
-    if let Some(error) = ready(entered) {
-        return Begun::Done(Err(error));
+    match ready(entered) {
+        None => begin_ready(entered, event, want),
+        Some(error) => Begun::Done(Err(error)),
     }
+}
+
+/// As [`begin`], but a daemon that is ahead of the store is not brought back: what was done in the same batch, and what
+/// comes before this event, is to be settled first.
+pub(crate) fn begin_mailed<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
+    if let Some(reason) = entered.failure() {
+        return Begun::Done(Err(DeliverError::Failed(reason)));
+    }
+    match entered.journal.as_ref().and_then(|journal| journal.lost()) {
+        None => begin_ready(entered, event, want),
+        Some(error) => Begun::Done(Err(DeliverError::NotKept(error))),
+    }
+}
+
+fn begin_ready<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
     let key = D::key(event);
     match entered.host.admit(key) {
         Admission::NoNumber => return Begun::Done(Err(DeliverError::NoNumber)),

@@ -102,8 +102,8 @@ pub(crate) struct Mailbox<D: Daemon> {
     queue: VecDeque<Mail<D>>,
     /// By origin and stream.
     stalled: BTreeMap<(Origin, u64), Stalled<D>>,
-    /// When a lane looks at what is stalled, if one was told to.
-    alarm: Option<Instant>,
+    /// When lanes look at what is stalled that were told to, the first one last.
+    alarms: Vec<Instant>,
     /// Events in `queue` and `stalled`, and their bytes.
     events: usize,
     bytes: u64,
@@ -133,7 +133,7 @@ impl<D: Daemon> Mailbox<D> {
         Box::new(Self {
             queue: VecDeque::new(),
             stalled: BTreeMap::new(),
-            alarm: None,
+            alarms: Vec::new(),
             events: 0,
             bytes: 0,
             unsettled: VecDeque::new(),
@@ -320,13 +320,15 @@ impl<D: Daemon> Slot<D> {
         // Who is closed or lost answers everything that waits.
         let is_due = due.is_some_and(|due| !stays || due <= Instant::now());
         let revisits = mailbox.revisit.is_some_and(|at| at <= Instant::now());
-        if !mailbox.queue.is_empty() || is_due || works && revisits || works && !mailbox.controls.is_empty() {
+        let is_lost = !stays && mailbox.unsettled.iter().any(Self::is_lost);
+        if !mailbox.queue.is_empty() || is_due || is_lost || works && revisits || works && !mailbox.controls.is_empty()
+        {
             mailbox.scheduled = mailbox.lanes.submit(Arc::clone(self) as Arc<dyn Job>);
         } else if let Some(due) = due.into_iter().chain(mailbox.revisit.filter(|_| works)).min()
-            && mailbox.alarm.is_none_or(|alarm| due < alarm)
-            && mailbox.lanes.submit_at(due, Arc::new(Alarm(Arc::clone(self))))
+            && mailbox.alarms.last().is_none_or(|alarm| due < *alarm)
+            && mailbox.lanes.submit_at(due, Arc::new(Alarm(Arc::clone(self), due)))
         {
-            mailbox.alarm = Some(due);
+            mailbox.alarms.push(due);
         }
     }
 
@@ -391,8 +393,10 @@ impl<D: Daemon> Slot<D> {
         let mut cell = self.cell.lock();
         let Some(mailbox) = &mut cell.mailbox else { return };
         let now = Instant::now();
+        let mut kept = Vec::new();
         for (commit, mail) in std::mem::take(&mut mailbox.unsettled).into_iter().rev() {
             if commit.outcome() == Some(Ok(())) {
+                kept.push(mail);
                 continue;
             }
             mailbox.events += 1;
@@ -405,6 +409,9 @@ impl<D: Daemon> Slot<D> {
             stalled.due = now;
             stalled.mail.push_front(mail);
         }
+        drop(cell);
+        // User objects end outside the lock.
+        drop(kept);
     }
 
     /// Looks after what a failed commit has not kept, though nothing else is to be done.
@@ -413,16 +420,34 @@ impl<D: Daemon> Slot<D> {
         if let Some(mailbox) = &mut cell.mailbox {
             mailbox.revisit = Some(at);
         }
-        if cell.gate == Gate::Active {
+        // Whoever is inside schedules it when they leave, or when it is started again.
+        if !matches!(cell.gate, Gate::Busy | Gate::Down | Gate::Stopping) {
             self.schedule(&mut cell);
         }
     }
 
-    fn takes_revisit(&self) -> bool {
+    fn end_revisit(&self) {
+        if let Some(mailbox) = &mut self.cell.lock().mailbox {
+            mailbox.revisit = None;
+        }
+    }
+
+    /// Takes those out that nobody waits for and that a failed commit has not kept.
+    fn not_kept(&self) -> Vec<Mail<D>> {
         let mut cell = self.cell.lock();
-        let mailbox = cell.mailbox.as_mut();
-        let now = Instant::now();
-        mailbox.is_some_and(|mailbox| mailbox.revisit.take_if(|at| *at <= now).is_some())
+        let Some(mailbox) = &mut cell.mailbox else {
+            return Vec::new();
+        };
+        mailbox.revisit = None;
+        let (lost, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut mailbox.unsettled)
+            .into_iter()
+            .partition(Self::is_lost);
+        mailbox.unsettled = rest;
+        lost.into_iter().map(|(_, mail)| mail).collect()
+    }
+
+    fn is_lost((commit, _): &(Arc<Commit>, Mail<D>)) -> bool {
+        matches!(commit.outcome(), Some(Err(_)))
     }
 
     /// Keeps those until `commit` is kept, and lets those go that an earlier one has.
@@ -465,7 +490,8 @@ impl<D: Daemon> Slot<D> {
 
     /// Answers everything that waits with an error.
     pub(crate) fn refuse_all(&self, error: impl Fn() -> DeliverError<D>) {
-        let (mut replies, mut unheard) = (Vec::new(), 0);
+        let not_kept = self.not_kept();
+        let (mut replies, mut unheard) = (Vec::new(), not_kept.len() as u64);
         while let Some(mail) = self.any_mail() {
             unheard += u64::from(D::is_unattended(&mail.sent.reply));
             replies.push((mail.sent.reply, mail.sent.key, Err(error())));
@@ -510,26 +536,38 @@ impl<D: Daemon> Slot<D> {
         let started = Instant::now();
         let mut unattended = Vec::new();
         let present = self.give_controls(&mut entered);
-        if present && self.takes_revisit() && entered.is_open() {
-            // If it does not come back, who waits for it is told so; if it must wait, it is tried later.
-            if let Some(DeliverError::NotKept(_)) = deliver::ready(&mut entered)
-                && let Some(journal) = &entered.journal
-            {
-                self.revisit(journal.back_at());
-            }
+        if present && entered.is_open() {
+            self.end_revisit();
         }
+        let mut taken = 0;
         while present
-            && replies.len() < BATCH_MAX
+            && taken < BATCH_MAX
             && entered.is_open()
             && !matches!(self.gate(), Gate::Stopping)
-            && (replies.is_empty() || started.elapsed() < BATCH_TIME)
+            && (taken == 0 || started.elapsed() < BATCH_TIME)
         {
+            if entered.journal.as_ref().is_some_and(|journal| journal.lost().is_some()) {
+                if !(replies.is_empty() && unattended.is_empty()) {
+                    // What is in hand is not kept either, and has to be known as such before it is brought back.
+                    break;
+                }
+                // If it does not come back, who waits for it is told so; if it must wait, it is tried later.
+                if let Some(DeliverError::NotKept(_)) = deliver::ready(&mut entered)
+                    && let Some(journal) = &entered.journal
+                {
+                    self.revisit(journal.back_at());
+                }
+                if !entered.is_open() {
+                    break;
+                }
+            }
             let Some(Mail { letter, sent }) = self.next_mail() else {
                 break;
             };
             if D::is_abandoned(&sent.reply) {
                 continue;
             }
+            taken += 1;
             if sent.group.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed)) {
                 replies.push((sent.reply, sent.key, Err(DeliverError::Skipped)));
                 continue;
@@ -538,7 +576,7 @@ impl<D: Daemon> Slot<D> {
                 Written::Event(event) => event,
                 Written::Draft(draft) => D::numbered(draft, sent.key),
             };
-            match deliver::begin(&mut entered, &event, sent.want) {
+            match deliver::begin_mailed(&mut entered, &event, sent.want) {
                 Begun::Done(outcome) => self.done(&mut entered, event, sent, outcome, &mut replies, &mut unattended),
                 Begun::Later(key, later) => {
                     self.settle(&mut entered, std::mem::take(&mut replies), unattended);
@@ -669,13 +707,13 @@ impl<D: Daemon> Job for Slot<D> {
 }
 
 /// Looks at what is stalled when something of it is due.
-struct Alarm<D: Daemon>(Arc<Slot<D>>);
+struct Alarm<D: Daemon>(Arc<Slot<D>>, Instant);
 
 impl<D: Daemon> Job for Alarm<D> {
     fn run(self: Arc<Self>) {
         let mut cell = self.0.cell.lock();
         if let Some(mailbox) = &mut cell.mailbox {
-            mailbox.alarm = None;
+            mailbox.alarms.retain(|at| *at != self.1);
         }
         // Whoever is inside schedules it when they leave.
         if cell.gate != Gate::Busy {

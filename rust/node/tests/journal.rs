@@ -545,3 +545,122 @@ fn a_runtime_without_a_folder_keeps_journals_in_memory() {
     }
     assert_eq!(kept.page(Table::Journal, &KeyRange::all(), 99).expect("rows").len(), 3);
 }
+
+#[test]
+fn posted_events_let_others_in_between() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    for sequence in 1..=400 {
+        post(&node, &slot, sequence, b"slow");
+    }
+    common::until(|| !node.switches.seen.lock().is_empty());
+    drop(slot.enter(Deadline::never(), &mut never).expect("in its turn"));
+    let seen = node.switches.seen.lock().len();
+    assert!(seen < 100, "{seen} events went before one that waited");
+}
+
+/// Fails the commits that are held.
+fn fail_held(node: &Node) {
+    let mut disk = node.disk.lock();
+    disk.is_full = true;
+    disk.go_on();
+    disk.is_full = false;
+}
+
+#[test]
+fn what_took_effect_after_a_commit_that_failed_is_not_taken_for_kept() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    node.disk.lock().is_held = true;
+    post(&node, &slot, 1, b"a");
+    common::until(|| node.disk.lock().held.len() == 1);
+    let closed = node.switches.gate.lock();
+    post(&node, &slot, 2, b"wait");
+    for sequence in 3..=5 {
+        post(&node, &slot, sequence, b"abc");
+    }
+    node.switches.until_waiting(2);
+    fail_held(&node);
+    // So long that it may be brought back in the middle of the batch.
+    let failed = std::time::Instant::now();
+    common::until(|| failed.elapsed() > Duration::from_millis(60));
+    drop(closed);
+    common::until(|| slot.view().stats.events_processed == 5);
+    assert_eq!(total(&slot), 14);
+    common::until(|| rows(&node, Table::Journal) > 0 && slot.position().sequence == 5);
+    drop(slot);
+    node.runtime.shutdown(Duration::from_secs(5), &mut never);
+    let (slot, _) = node.killed().resume();
+    assert_eq!((total(&slot), slot.view().stats.events_processed), (14, 5));
+}
+
+#[test]
+fn what_nobody_waits_for_and_cannot_be_kept_any_more_is_counted() {
+    for is_stopped in [false, true] {
+        let node = Node::new();
+        let slot = node.spawn(journal());
+        node.disk.lock().is_held = true;
+        post(&node, &slot, 1, b"abc");
+        common::until(|| node.disk.lock().held.len() == 1);
+        if is_stopped {
+            node.runtime.registry().unregister(slot.origin());
+        } else {
+            node.switches.fail_restore.store(true, Ordering::SeqCst);
+        }
+        fail_held(&node);
+        common::until(|| node.runtime.registry().observer_stats().unheard == 1);
+    }
+}
+
+#[test]
+fn a_lane_is_told_once_when_to_look_at_what_is_stalled() {
+    let node = Node::new();
+    let slot = node.spawn(DaemonHostConfig {
+        attempts_max: 1000,
+        ..twice()
+    });
+    post(&node, &slot, 1, b"raise");
+    let raised = || {
+        let seen = node.switches.seen.lock();
+        seen.iter().filter(|payload| *payload == b"raise").count()
+    };
+    // It is tried again after 800 ms.
+    common::until(|| raised() == 5);
+    for sequence in 1..=6 {
+        node.switches.fails.store(1, Ordering::SeqCst);
+        let event = Letter::Event(Event::outside(8, sequence, b"fails"));
+        let (lanes, sender) = (node.runtime.lanes(), node.runtime.sender());
+        let posted = slot.post(lanes, sender, event, Want::Receipt, None, None);
+        posted.map_err(|(error, _)| error).expect("room");
+        common::until(|| slot.view().stats.events_processed == sequence);
+    }
+    let waiting = node.runtime.lanes().stats().waiting;
+    assert!(waiting <= 2, "{waiting} alarms");
+}
+
+#[test]
+fn a_daemon_that_kept_everything_is_not_behind_because_another_one_is() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    let other = node
+        .runtime
+        .spawn(&key(2), journal(), Sum::new(&node.switches))
+        .expect("new");
+    send(&other, 1, b"abc").expect("kept");
+    node.disk.lock().is_full = true;
+    send(&slot, 1, b"abc").expect_err("no space");
+    node.disk.lock().is_full = false;
+    send(&other, 2, b"abc").expect("it has kept everything");
+    node.disk.lock().is_full = true;
+    common::until(|| send(&slot, 1, b"abc").is_err_and(|error| error == "Full"));
+    node.disk.lock().is_full = false;
+    let entered = other.enter(Deadline::never(), &mut never).expect("it runs");
+    node.runtime.stop(entered, UnixMs::new(0));
+    let stored = node.runtime.stored().expect("readable");
+    let runs = |seed| {
+        let entity = key(seed).lock().entity_id();
+        let found = stored.iter().find(|(found, _)| *found == entity).expect("there");
+        found.1.as_ref().expect("whole").runs
+    };
+    assert_eq!((runs(1), runs(2)), (true, false));
+}
