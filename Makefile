@@ -89,6 +89,7 @@ check: build ## Run everything that CI runs
 sim: | toolchain ## Simulate daemons on bad disks and bad networks with SEEDS (10000) seeds, and kill a process KILLS (100) times
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test durability -- store daemon
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test streams -- simulation
+	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test ownership -- simulation
 	KILLS=$(KILLS) cargo test --release --package meshos-node --locked --test store -- killed
 
 bench: build ## Measure core, node and behaviour loop; ends with a line a figure of the loop

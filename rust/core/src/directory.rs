@@ -25,7 +25,9 @@
 //! * A lease is granted to the owner under the highest record alone. Lower records are refused, with the highest.
 //! * A takeover goes on when the last lease granted has run out, plus the skew that clocks may have, and two epochs up or
 //!   more. After a restart everybody is taken to have been granted a lease just before.
-//! * A spawn that is registered again after its owner renewed is refused, also to the owner: it has lost what it did.
+//! * A spawn that is registered again after its owner renewed is refused, also to the owner: it has lost what it did. Nor is
+//!   a takeover installed again then. After a restart everybody is taken to have renewed, so what was being spawned or
+//!   installed and has not is taken over once more.
 //! * There are at most so many entities; more are refused.
 //!
 //! The rows are those of [`Table::Ownership`](crate::rows::Table::Ownership). They must outlive the process, and the lease
@@ -162,7 +164,8 @@ pub enum Action {
         /// Who shall own.
         to: EntityId,
     },
-    /// Send the new owner this record, with its lineage and its snapshot. Again, until it renews.
+    /// Send the new owner this record, with its lineage and its snapshot, and name the run in which it is now: a later
+    /// one may have lost what an earlier one did. Again, until it renews.
     Install(OwnershipRecord),
     /// The new owner renewed.
     TakenOver(OwnershipRecord),
@@ -253,18 +256,14 @@ impl Directory {
         };
         let leased_until = directory.lease_end(now);
         for record in highest {
-            let is_takeover = record.reason() == Reason::Takeover;
             let entry = Entry {
                 highest: Some(record),
-                renewed: !is_takeover,
+                renewed: true,
                 leased_until,
-                state: if is_takeover { State::Installing } else { State::Held },
+                state: State::Held,
                 wake_at: None,
             };
             directory.entries.insert(record.entity(), entry);
-            if is_takeover {
-                directory.wake(record.entity(), Some(now));
-            }
         }
         directory
     }

@@ -26,6 +26,7 @@
 //! * A record that names this node is adopted with its state in one write, or not at all: who only hears of it stops.
 //! * An entity is processed, and its events acknowledged, only while the lease is valid: counted from when it was asked
 //!   for, on the node's monotonic clock, less a margin. Both are asked separately: a lease may end during a sync.
+//! * What is to be installed is meant for one run: a later one may have lost what that one did in the same epoch.
 //! * An owner that lost what it did writes the next record first, and writes none above one that the directory does not
 //!   know. So a takeover, two epochs up, meets no record of its epoch.
 //!
@@ -133,7 +134,12 @@ pub enum Signal {
     /// A record that somebody showed.
     Heard(OwnershipRecord),
     /// A record that names this node, with its lineage and its state, which are at hand.
-    Install(OwnershipRecord),
+    Install {
+        /// The run of this node that it is for.
+        run: u64,
+        /// The record.
+        record: OwnershipRecord,
+    },
     /// What was to be kept under this number is durable.
     Kept(u64),
     /// It is not known to be.
@@ -318,7 +324,7 @@ impl Owner {
             Signal::Answer { ask, answer } => self.answer(now, ask, answer, actions),
             Signal::Higher { ask, record } => self.higher(ask, record, actions),
             Signal::Heard(record) => self.hear(record, actions),
-            Signal::Install(record) => self.install(now, record, actions),
+            Signal::Install { run, record } => self.install(now, run, record, actions),
             Signal::Kept(ticket) => self.kept(now, ticket, actions),
             Signal::Failed(ticket) => self.failed(now, ticket),
             Signal::Timer => self.timer(now, actions),
@@ -495,11 +501,12 @@ impl Owner {
         self.valid_until = None;
     }
 
-    fn install(&mut self, now: Duration, record: OwnershipRecord, actions: &mut Vec<Action>) {
+    fn install(&mut self, now: Duration, run: u64, record: OwnershipRecord, actions: &mut Vec<Action>) {
         let durable = self.durable.as_ref().map_or(0, OwnershipRecord::epoch);
         let known = self.fence.as_ref().map_or(0, OwnershipRecord::epoch);
         let is_kept_now = self.phase == Phase::Keeping && self.next == Some(record);
-        if record.node() != self.node || record.epoch() <= durable || record.epoch() < known || is_kept_now {
+        let is_foreign = record.node() != self.node || run != self.run;
+        if is_foreign || record.epoch() <= durable || record.epoch() < known || is_kept_now {
             self.counters.late += 1;
             // It was installed: the directory goes on until it hears that.
             if matches!(self.phase, Phase::Asking | Phase::Active) && self.durable == Some(record) {

@@ -79,7 +79,7 @@ pub enum Body {
         reason: Unregistered,
     },
     /// Directory to the new owner after a takeover: the last record of the lineage is yours, with the state in this
-    /// snapshot. Again until the owner renews.
+    /// snapshot. Again until the owner renews. Its `ask` names the run of the owner that it is for.
     Install {
         /// Name of the snapshot, by its content; [`Digest::ZERO`] for none.
         snapshot: Digest,
@@ -93,7 +93,7 @@ pub enum Body {
 /// A message between an owner and the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnershipFrame {
-    /// What it asks, or answers; zero where nobody asked.
+    /// What it asks, or answers; the number is zero where nobody asked.
     pub ask: Ask,
     /// What it says.
     pub body: Body,

@@ -7,6 +7,7 @@ pub mod frames;
 pub mod fuzz;
 pub mod meshes;
 pub mod network;
+pub mod owners;
 pub mod ownership;
 pub mod random;
 pub mod samples;

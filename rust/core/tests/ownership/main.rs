@@ -7,4 +7,4 @@ mod directory;
 mod frames;
 mod owner;
 mod records;
-//mod simulation;
+mod simulation;

@@ -175,7 +175,11 @@ fn table() {
             [Fenced; 6],
         ),
         ("heard: me", Box::new(move |_, _| Signal::Heard(mine)), [Fenced; 6]),
-        ("install", Box::new(move |_, _| Signal::Install(mine)), [Keeping; 6]),
+        (
+            "install",
+            Box::new(move |_, _| Signal::Install { run: RUN, record: mine }),
+            [Keeping; 6],
+        ),
         (
             "kept",
             Box::new(|_, ticket| Signal::Kept(ticket)),
@@ -258,17 +262,33 @@ fn a_record_naming_this_node_is_adopted_with_its_state_only() {
     assert_eq!(step(&mut owner, SECOND * 2, Signal::Heard(mine)), [Action::Stop]);
     assert_eq!((owner.phase(), owner.counters().hearsay), (Phase::Fenced, 1));
     assert_eq!(owner.elsewhere(), None);
-    let actions = step(&mut owner, SECOND * 2, Signal::Install(mine));
+    let earlier = Signal::Install {
+        run: RUN - 1,
+        record: mine,
+    };
+    assert_eq!(
+        step(&mut owner, SECOND * 2, earlier),
+        [],
+        "this run may have lost what it is about"
+    );
+    let actions = step(&mut owner, SECOND * 2, Signal::Install { run: RUN, record: mine });
     assert!(matches!(&actions[..], [Action::Keep { record, .. }] if *record == mine));
     let renewed = step(&mut owner, SECOND * 2, Signal::Kept(ticket(&actions)));
     assert!(matches!(&renewed[..], [Action::Send(frame)] if frame.body == Body::Renew(mine)));
     step(&mut owner, SECOND * 2, answer(ask(&renewed), lease(5)));
     assert_eq!(owner.active().map(OwnershipRecord::epoch), Some(5));
     // The directory goes on installing until it hears of it.
-    let again = step(&mut owner, SECOND * 2, Signal::Install(mine));
+    let again = step(&mut owner, SECOND * 2, Signal::Install { run: RUN, record: mine });
     assert!(matches!(&again[..], [Action::Send(frame)] if frame.body == Body::Renew(mine)));
     assert_eq!(
-        step(&mut owner, SECOND * 2, Signal::Install(other)),
+        step(
+            &mut owner,
+            SECOND * 2,
+            Signal::Install {
+                run: RUN,
+                record: other
+            }
+        ),
         [],
         "it names another"
     );
