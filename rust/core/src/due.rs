@@ -5,9 +5,11 @@
 //! twice. A chain that did go back, declared by a restart or takeover, goes on in another stream: that of its epoch.
 //!
 //! Invariants
-//! * The row is in the commit of the step that emitted the output, and goes in a commit after the acknowledgement.
-//! * A row may outlive its acknowledgement by a crash, and its receipt may be gone by then. Its answer is Stale, which says
-//!   that it took effect or was passed over before: the row goes.
+//! * The row is in the commit of the step that emitted the output. It goes in a commit after the answer to it and to all
+//!   that was sent before it in its flow, and the window moves on after that commit; see
+//!   [`Outbox::with_rows`](crate::outbox::Outbox::with_rows).
+//! * A row may outlive its answer by a crash. If it took effect, its receipt is kept: its receiver has taken at most a window
+//!   of events from it on.
 //! * Rows of one emitter are named by the sequence of the output, so they come back in the order in which they were sent.
 //!
 //! ```text
@@ -40,7 +42,7 @@ pub const fn stream(rewound: u64) -> u64 {
     rewound
 }
 
-/// What removes the row of the output `sequence` of `entity`.
+/// What removes the row of the output `sequence` of `entity`, when its outbox releases it.
 #[must_use]
 pub fn settled(entity: &EntityId, sequence: u64) -> Write {
     Write::remove(Table::Outbox, entity_key(entity, [sequence]))

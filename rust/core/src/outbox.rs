@@ -16,10 +16,20 @@
 //! | Timer, a try | everything on its way again, later each time; after four without an answer any node is asked |
 //! | any answer about an event that is not on its way | nothing |
 //!
+//! Events that are rows of a store ([`Outbox::with_rows`]) come back after a crash, and are sent again. For them:
+//!
+//! | signal | what comes of it |
+//! |---|---|
+//! | Ack, Stale, PassedOver of the oldest open one | settled, and all up to the next open one may be released: their rows may go |
+//! | Released, up to what may be released | forgotten; the window moves on |
+//! | Released, otherwise | nothing |
+//!
 //! Invariants
 //! * The number, the payload and `prev` of an event are the same in each try, until a gap proves that its receiver went
 //!   back.
 //! * Only the first [`Limits::window`] events from the oldest open one on have left: as many receipts the receiver keeps.
+//!   With rows: from the oldest one on whose row is not known to be gone, and no row goes before one that was sent before it.
+//!   So whatever comes back after a crash and had left, had left within one window: the receipt of it is kept.
 //! * Nothing but an answer about that very event settles it.
 //! * Events leave the first time in the order of their numbers.
 //! * The owner that is believed never changes to one of the same or an earlier epoch.
@@ -143,6 +153,11 @@ pub enum Signal<P> {
     Moved(Owner),
     /// The node that was asked knows nothing of the entity.
     NotHere,
+    /// It is durable that the rows of events up to this one are gone.
+    Released {
+        /// The last of them.
+        through: u64,
+    },
 }
 
 impl<P> Signal<P> {
@@ -223,6 +238,11 @@ pub enum Action {
         /// What became of it.
         outcome: Outcome,
     },
+    /// The rows of all events up to this one may go. To be told when that is durable; only with rows.
+    Release {
+        /// The last of them.
+        through: u64,
+    },
     /// The deadline of an event has passed. It goes on: sending it again continues it.
     TimedOut {
         /// Which event.
@@ -269,6 +289,10 @@ pub struct Outbox<P> {
     /// From the oldest open one on, ascending. The first `left` of them have left.
     queue: VecDeque<Open<P>>,
     left: usize,
+    /// Whether events are rows of a store.
+    has_rows: bool,
+    /// The first so many are settled, and wait for their rows to go; the next one is open.
+    releasing: usize,
     bytes: usize,
     flying_bytes: usize,
     last_queued: u64,
@@ -296,6 +320,8 @@ impl<P: AsRef<[u8]>> Outbox<P> {
             owner: None,
             queue: VecDeque::new(),
             left: 0,
+            has_rows: false,
+            releasing: 0,
             bytes: 0,
             flying_bytes: 0,
             last_queued: 0,
@@ -318,6 +344,13 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         self
     }
 
+    /// The same, for events that are rows of a store and come back with it, before anything is sent.
+    #[must_use]
+    pub const fn with_rows(mut self) -> Self {
+        self.has_rows = true;
+        self
+    }
+
     /// Whose events go where.
     #[must_use]
     pub const fn flow(&self) -> Flow {
@@ -335,7 +368,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         self.queue.iter().filter(|open| !open.settled).map(|open| open.sequence)
     }
 
-    /// Whether everything is settled.
+    /// Whether everything is settled, and every row is gone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -421,6 +454,11 @@ impl<P: AsRef<[u8]>> Outbox<P> {
                 }
             }
             Signal::NotHere => self.quiet = self.quiet.max(QUIET_MAX - 1),
+            Signal::Released { through } => {
+                let gone = self.queue.iter().take(self.releasing);
+                let count = gone.take_while(|open| open.sequence <= through).count();
+                self.forget(now, count, actions);
+            }
         }
     }
 
@@ -466,6 +504,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
                 );
                 self.bytes += bytes;
                 self.deadlines.extend(deadline.map(|at| (at, sequence)));
+                self.releasing = self.releasing.min(at);
                 if settled_before {
                     // It was answered, so its number is not above the cursor: any `prev` below it is true.
                     self.left += 1;
@@ -490,6 +529,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         self.deadlines.extend(deadline.map(|at| (at, sequence)));
         if open.settled {
             open.settled = false;
+            self.releasing = self.releasing.min(at);
             self.flying_bytes += bytes;
             self.again(now, |number, _| number == sequence, actions);
             self.arm(now);
@@ -549,15 +589,30 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         }
         actions.push(Action::Settled { sequence, outcome });
         self.quiet = 0;
-        let mut moved_on = false;
-        while self.queue.front().is_some_and(|open| open.settled) {
-            let open = self.queue.pop_front().expect("there is one in front");
-            self.bytes -= open.payload.as_ref().len();
-            self.left -= 1;
-            moved_on = true;
+        let next = self.queue.iter().skip(self.releasing);
+        let settled = self.releasing + next.take_while(|open| open.settled).count();
+        if !self.has_rows {
+            self.forget(now, settled, actions);
+        } else if settled > self.releasing {
+            self.releasing = settled;
+            let through = self.queue[settled - 1].sequence;
+            actions.push(Action::Release { through });
+            self.pump(now, actions);
+            self.progress(now);
+        } else {
+            self.pump(now, actions);
         }
+    }
+
+    /// Forgets the first so many: the window moves on.
+    fn forget(&mut self, now: Duration, count: usize, actions: &mut Vec<Action>) {
+        for open in self.queue.drain(..count) {
+            self.bytes -= open.payload.as_ref().len();
+        }
+        self.left -= count;
+        self.releasing = self.releasing.saturating_sub(count);
         self.pump(now, actions);
-        if moved_on {
+        if count > 0 {
             self.progress(now);
         }
     }
@@ -568,7 +623,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         }
         self.quiet = 0;
         let answered_epoch = self.answered_epoch;
-        let oldest = self.queue.front_mut().expect("one is on its way");
+        let oldest = &mut self.queue[self.releasing];
         if cursor < oldest.prev {
             // Within an epoch a cursor only rises, and a move takes it along: an older answer that comes late.
             if epoch > answered_epoch {
@@ -598,7 +653,7 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         if self.try_at.is_none_or(|at| at > now) {
             return;
         }
-        if self.queue.is_empty() {
+        if !self.waits() {
             self.try_at = None;
             return;
         }
@@ -620,8 +675,13 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         self.arm(now);
     }
 
+    /// Whether something is on its way, or may leave.
+    fn waits(&self) -> bool {
+        self.releasing < self.left || self.left < self.limits.window.min(self.queue.len())
+    }
+
     fn arm(&mut self, now: Duration) {
-        if self.queue.is_empty() {
+        if !self.waits() {
             self.try_at = None;
         } else if self.try_at.is_none() {
             self.try_at = Some(now.max(self.held_until) + self.jitter(self.wait));

@@ -108,10 +108,26 @@ impl SenderRecord {
     }
 }
 
+/// How the names of all reservations begin, in [`Table::Node`].
+pub const RESERVATIONS: &[u8] = b"numbers/";
+
 /// Name of the row with the reservation of a sender, in [`Table::Node`].
 #[must_use]
 pub fn reservation_name(sender: &EntityId) -> Vec<u8> {
-    format!("numbers/{}", sender.to_hex()).into_bytes()
+    [RESERVATIONS, sender.to_hex().as_bytes()].concat()
+}
+
+/// Whose reservation has this name; `None`: it is the name of none.
+#[must_use]
+pub fn of_reservation_name(name: &[u8]) -> Option<EntityId> {
+    let digits = std::str::from_utf8(name.strip_prefix(RESERVATIONS)?).ok()?;
+    let mut sender = [0; 32];
+    for (at, byte) in sender.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    let sender = EntityId::from_bytes(sender);
+    // One name each: no capitals, no signs, nothing behind.
+    (reservation_name(&sender) == name).then_some(sender)
 }
 
 /// The row that says that a sender may have used numbers up to `up_to`.

@@ -12,10 +12,12 @@ use crate::checkpoint::Checkpoint;
 use crate::codec::DecodeError;
 use crate::dead_letter::DeadLetter;
 use crate::digest::Digest;
+use crate::due::Due;
 use crate::id::EntityId;
 use crate::journal::{self, Emitted, Mark, SnapshotRow};
 use crate::resumption::Replay;
 use crate::rows::{KeyRange, Table, of_entity_key};
+use crate::sender;
 use crate::snapshot;
 use crate::store::{Damage, Store, StoreError};
 use crate::stored::StoredDaemon;
@@ -39,12 +41,13 @@ pub struct Checked {
     pub signed: u64,
 }
 
-/// Checks everything of every daemon.
+/// Checks everything of every daemon, and what senders reserved.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] with the first bad place, or why the store cannot be read.
 pub fn check(store: &dyn Store) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
+    reservations(store)?;
     let mut range = KeyRange::all();
     loop {
         let page = store.page(Table::Daemons, &range, PAGE)?;
@@ -64,6 +67,21 @@ pub fn check(store: &dyn Store) -> Result<Checked, StoreError> {
                 checked: &mut checked,
             }
             .check()?;
+        }
+    }
+}
+
+fn reservations(store: &dyn Store) -> Result<(), StoreError> {
+    let mut range = KeyRange::beginning_with(sender::RESERVATIONS);
+    loop {
+        let page = store.page(Table::Node, &range, PAGE)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        range = range.after(last);
+        for (name, value) in &page {
+            let Some(of) = sender::of_reservation_name(name) else {
+                return Err(Damage::BadKey { table: Table::Node }.into());
+            };
+            sender::reserved(value).map_err(|error| bad(Table::Node, of, 0, error))?;
         }
     }
 }
@@ -98,6 +116,7 @@ impl Daemon<'_> {
         }
         let certificates = self.certificates(lineage)?;
         self.checkpoints(&certificates)?;
+        self.due()?;
         self.dead_letters()
     }
 
@@ -190,6 +209,17 @@ impl Daemon<'_> {
             }
         }
         Ok(end.or(snapshots.last().map(|row| row.mark)))
+    }
+
+    fn due(&self) -> Result<(), StoreError> {
+        self.each(Table::Outbox, |[sequence], value| {
+            // The first output of a chain is 1.
+            if sequence == 0 {
+                return Err(self.apart(Table::Outbox, sequence));
+            }
+            let read = Due::decode(value).map(|_| ());
+            read.map_err(|error| bad(Table::Outbox, self.entity, sequence, error))
+        })
     }
 
     fn dead_letters(&self) -> Result<(), StoreError> {

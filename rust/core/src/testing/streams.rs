@@ -59,11 +59,14 @@ pub enum Mistake {
     PublishesEarly,
     /// What is due to another daemon is forgotten when it was sent.
     ForgetsDue,
+    /// The row of an output that is due goes when that one is settled, whatever was sent before it, and the window does not
+    /// wait for it.
+    ForgetsRowsEarly,
 }
 
 impl Mistake {
     /// All mistakes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoPrev,
         Self::ReceiptsNotKept,
         Self::WindowCountsOpen,
@@ -79,6 +82,7 @@ impl Mistake {
         Self::NoRestartRecord,
         Self::PublishesEarly,
         Self::ForgetsDue,
+        Self::ForgetsRowsEarly,
     ];
 }
 
@@ -91,6 +95,8 @@ pub struct Options {
     pub owners_crash: bool,
     /// Whether an owner that comes back from its journal begins another epoch, at the head of its chain.
     pub new_epochs: bool,
+    /// One in so many outputs of the first daemon is for the other.
+    pub due_every: u8,
     /// The network.
     pub network: network::Faults,
     /// The disks of the owners.
@@ -107,6 +113,7 @@ impl Options {
             durability: Durability::Journal,
             owners_crash: true,
             new_epochs: false,
+            due_every: 3,
             network: network::Faults::default(),
             disk: store::Faults {
                 full: 20,
@@ -124,6 +131,15 @@ impl Options {
         Self {
             new_epochs: true,
             ..Self::journal()
+        }
+    }
+
+    /// The same, and every output of the first daemon is for the other: windows are full.
+    #[must_use]
+    pub fn journal_all_due() -> Self {
+        Self {
+            due_every: 1,
+            ..Self::journal_in_new_epochs()
         }
     }
 

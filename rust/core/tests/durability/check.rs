@@ -11,19 +11,22 @@ use meshos_core::ingress::{DIRECT, EventKey};
 use meshos_core::journal::{Emitted, Mark, Outcome, Pending, SnapshotRow, Step};
 use meshos_core::link::CausalLink;
 use meshos_core::rows::{KeyRange, Table, Write, entity_key};
+use meshos_core::sender;
 use meshos_core::store::check::{Checked, check};
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::store::{Batch, Damage, Row, Store, StoreError};
 use meshos_core::stored::StoredDaemon;
-use meshos_core::testing::samples;
+use meshos_core::testing::{frames, samples};
 use meshos_core::time::UnixMs;
 
-const TABLES: [Table; 5] = [
+const TABLES: [Table; 7] = [
+    Table::Node,
     Table::Daemons,
     Table::Journal,
     Table::Outputs,
     Table::Snapshots,
     Table::DeadLetters,
+    Table::Outbox,
 ];
 
 fn write(store: &mut MemoryStore, writes: Vec<Write>) {
@@ -88,10 +91,13 @@ fn add(store: &mut MemoryStore, entity: EntityId) {
                 epoch: 1,
                 taken_at: UnixMs::new(5),
             };
-            write(
-                store,
-                vec![row.write(&entity), samples::dead_letter().write(&entity, 1)],
-            );
+            let rows = [
+                row.write(&entity),
+                samples::dead_letter().write(&entity, 1),
+                frames::due().write(&entity, 8),
+                sender::reserve(&entity, 8192),
+            ];
+            write(store, rows.to_vec());
         }
     }
 }
@@ -161,6 +167,39 @@ fn every_row_removed_moved_or_swapped_is_found() {
     );
     let bad = StoreError::Damaged(Damage::BadKey { table: Table::Journal });
     assert_eq!(check(&store), Err(bad));
+}
+
+#[test]
+fn what_is_due_and_what_is_reserved_have_keys_of_their_own() {
+    let entity = samples::keypair(1).entity_id();
+    let found = |row: Write| {
+        let mut store = kept();
+        write(&mut store, vec![row]);
+        check(&store).map(drop)
+    };
+    assert_eq!(found(frames::due().write(&entity, 9)), Ok(()));
+    let table = Table::Outbox;
+    let apart = Damage::Apart {
+        table,
+        entity,
+        number: 0,
+    };
+    assert_eq!(found(frames::due().write(&entity, 0)), Err(apart.into()));
+    let bare = Write::put(table, entity.as_bytes().to_vec(), frames::due().to_bytes());
+    assert_eq!(found(bare), Err(Damage::BadKey { table }.into()));
+
+    let good = sender::reservation_name(&entity);
+    assert_eq!(sender::of_reservation_name(&good), Some(entity));
+    let capitals = [sender::RESERVATIONS, &good[8..].to_ascii_uppercase()].concat();
+    let longer = [&good[..], b"0"].concat();
+    let signed = [sender::RESERVATIONS, b"+1", &good[10..]].concat();
+    for name in [&good[..71], &good[..8], &capitals, &longer, &signed] {
+        let table = Table::Node;
+        let row = Write::put(table, name.to_vec(), frames::reservation());
+        assert_eq!(found(row), Err(Damage::BadKey { table }.into()));
+    }
+    // Other rows of the node are not numbers.
+    assert_eq!(found(Write::put(Table::Node, b"number".to_vec(), vec![1])), Ok(()));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! What a sender does about its events, by table, by example and by chance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use meshos_core::cursors::Receipt;
+use meshos_core::cursors::{Cursors, Receipt};
 use meshos_core::digest::Digest;
 use meshos_core::id::{EntityId, Origin};
-use meshos_core::inflow::WINDOW;
+use meshos_core::inflow::{Admission, WINDOW, admit};
+use meshos_core::ingress::EventKey;
 use meshos_core::outbox::{
     Action, BUSY_MAX, Limits, Outbox, Outcome, Owner, QUIET_MAX, RESEND_FIRST, RESEND_MAX, Refusal, Signal,
 };
@@ -38,6 +39,10 @@ fn empty() -> Box8 {
 
 fn known() -> Box8 {
     empty().with_owner(owner(1, 5))
+}
+
+const fn released(through: u64) -> Signal<Vec<u8>> {
+    Signal::Released { through }
 }
 
 fn send(sequence: u64) -> Signal<Vec<u8>> {
@@ -102,6 +107,7 @@ fn short(actions: &[Action]) -> String {
             Outcome::Unknown => format!("{sequence}:unknown"),
             Outcome::PassedOver => format!("{sequence}:passed"),
         },
+        Action::Release { through } => format!("..{through}:release"),
         Action::TimedOut { sequence } => format!("{sequence}:late"),
         Action::Refused { sequence, why } => match why {
             Refusal::Backpressure => format!("{sequence}:full"),
@@ -216,6 +222,76 @@ fn the_window_begins_at_the_oldest_open_event() {
     assert!(outbox.event(WINDOW as u64 + 1).is_none());
     let after = step(&mut outbox, ms(1), ack(1));
     assert_eq!(after.len(), 1 + 10);
+}
+
+/// What comes back after a crash, and had left, had left within one window.
+#[test]
+fn rows_go_in_their_order_and_the_window_waits_until_they_are_gone() {
+    let limits = Limits {
+        window: 4,
+        ..Limits::default()
+    };
+    let mut outbox: Box8 = Outbox::new(FLOW, limits, 0).with_owner(owner(1, 5)).with_rows();
+    for sequence in 1..=7 {
+        step(&mut outbox, ms(0), send(sequence));
+    }
+    // The answer to 1 is late: the row of 2 stays, or 5 would be the fourth after a crash.
+    assert_eq!(does(&mut outbox, ms(1), ack(2)), "2:taken");
+    assert_eq!(does(&mut outbox, ms(1), released(2)), "");
+    assert_eq!(does(&mut outbox, ms(1), ack(1)), "1:taken ..2:release");
+    // Nor does the window move on when something else is settled.
+    assert_eq!(does(&mut outbox, ms(1), ack(4)), "4:taken");
+    assert_eq!(does(&mut outbox, ms(1), ack(3)), "3:taken ..4:release");
+    assert_eq!(does(&mut outbox, ms(1), released(2)), "5>1 6>1");
+    assert_eq!(does(&mut outbox, ms(1), released(2)), "");
+    // Not more than what may be released, whoever says it.
+    assert_eq!(does(&mut outbox, ms(1), released(99)), "7>1");
+    assert_eq!(outbox.open().collect::<Vec<_>>(), [5, 6, 7]);
+    let rest = [(5, "5:taken ..5:release"), (6, "6:taken ..6:release")];
+    for (sequence, expected) in rest {
+        assert_eq!(does(&mut outbox, ms(2), ack(sequence)), expected);
+    }
+    // An owner that goes back: what is settled counts as acknowledged, also while its row is there.
+    assert_eq!(does(&mut outbox.clone(), ms(3), gap(7, 4, 6)), "lost (4,6]@6 7>1");
+    assert_eq!(does(&mut outbox, ms(3), ack(7)), "7:taken ..7:release");
+    // Nothing is on its way: nobody is asked again, and it is not empty as long as rows are there.
+    assert_eq!((outbox.is_empty(), outbox.wake_at()), (false, None));
+    assert_eq!(does(&mut outbox, ms(4), released(7)), "");
+    assert_eq!((outbox.is_empty(), outbox.bytes()), (true, 0));
+    assert_eq!(does(&mut outbox, ms(5), send(8)), "8>1");
+}
+
+#[test]
+fn a_window_of_rows_that_are_not_gone_asks_nobody() {
+    let limits = Limits {
+        window: 2,
+        ..Limits::default()
+    };
+    let mut outbox: Box8 = Outbox::new(FLOW, limits, 0).with_owner(owner(1, 5)).with_rows();
+    for sequence in 1..=3 {
+        step(&mut outbox, ms(0), send(sequence));
+    }
+    step(&mut outbox, ms(1), ack(1));
+    step(&mut outbox, ms(1), ack(2));
+    assert_eq!(does(&mut outbox, ms(5000), Signal::Timer), "");
+    assert_eq!(outbox.wake_at(), None);
+    assert_eq!(does(&mut outbox, ms(5001), released(2)), "3>1");
+    assert!(outbox.wake_at().is_some());
+}
+
+/// A row may be sent again by who waits for it until it is gone: then it goes a second time.
+#[test]
+fn a_row_that_is_asked_for_again_is_released_again() {
+    let mut outbox = known().with_rows();
+    step(&mut outbox, ms(0), send(1));
+    step(&mut outbox, ms(0), send(2));
+    assert_eq!(does(&mut outbox, ms(1), ack(1)), "1:taken ..1:release");
+    assert_eq!(does(&mut outbox, ms(1), ack(2)), "2:taken ..2:release");
+    assert_eq!(does(&mut outbox, ms(2), send(1)), "1>1");
+    assert_eq!(does(&mut outbox, ms(2), released(2)), "");
+    assert_eq!(does(&mut outbox, ms(3), ack(1)), "1:taken ..2:release");
+    assert_eq!(does(&mut outbox, ms(3), released(2)), "");
+    assert!(outbox.is_empty());
 }
 
 #[test]
@@ -473,13 +549,17 @@ fn no_order_of_signals_breaks_a_rule() {
             ..Limits::default()
         };
         let mut outbox: Box8 = Outbox::new(FLOW, limits, seed);
+        if seed % 2 == 1 {
+            outbox = outbox.with_rows();
+        }
         let (mut now, mut next) = (ms(1), 1);
         let (mut prevs, mut open): (BTreeMap<u64, u64>, BTreeMap<u64, u32>) = Default::default();
         for _ in 0..300 {
             now += Duration::from_micros(random.below(30_000) as u64);
             let sequence = (next + random.below(4) as u64).saturating_sub(random.below(12) as u64);
             let epoch = random.below(6) as u64;
-            let signal = match random.below(12) {
+            let signal = match random.below(13) {
+                12 => released(sequence),
                 0..=3 => {
                     next += 1 + random.below(3) as u64;
                     send_until(next, now + ms(random.below(200) as u64))
@@ -543,4 +623,86 @@ fn no_order_of_signals_breaks_a_rule() {
             assert_eq!(left, again, "seed {seed}: what is open is what was not settled");
         }
     }
+}
+
+/// A sender with rows that crashes, and a receiver that does not. Returns an event that is open and of which nothing is
+/// known any more. `early`: a row goes when its event is settled, and the window does not wait for that.
+fn unknown_after_crashes(seed: u64, early: bool) -> Option<u64> {
+    let begin = || if early { known() } else { known().with_rows() };
+    let mut random = SplitMix64::new(seed);
+    let (mut outbox, mut cursors) = (begin(), Cursors::default());
+    let (mut now, mut next) = (ms(1), 0);
+    let mut rows = BTreeSet::new();
+    // What is settled, what of it may go, and up to where; answers under way.
+    let (mut settled, mut going, mut through) = (Vec::new(), Vec::new(), None);
+    let mut answers: Vec<Signal<Vec<u8>>> = Vec::new();
+    for _ in 0..2000 {
+        now += Duration::from_micros(random.below(10_000) as u64);
+        let mut actions = Vec::new();
+        match random.below(60) {
+            0 => {
+                (outbox, settled, going, through) = (begin(), Vec::new(), Vec::new(), None);
+                rows.iter().for_each(|row| outbox.step(now, send(*row), &mut actions));
+            }
+            1..=25 if rows.len() < 200 => {
+                next += 1;
+                rows.insert(next);
+                outbox.step(now, send(next), &mut actions);
+            }
+            26..=30 => {
+                rows.retain(|row| !going.contains(row));
+                going.clear();
+                if let Some(through) = through.take() {
+                    outbox.step(now, released(through), &mut actions);
+                }
+            }
+            31..=55 if !answers.is_empty() => {
+                let answer = answers.swap_remove(random.below(answers.len()));
+                outbox.step(now, answer, &mut actions);
+            }
+            _ => outbox.step(now, Signal::Timer, &mut actions),
+        }
+        for action in actions {
+            match action {
+                Action::Transmit { sequence, .. } if random.below(4) > 0 => {
+                    let prev = outbox.event(sequence).expect("it is on its way").prev;
+                    let (origin, stream) = (FLOW.origin, FLOW.stream);
+                    let key = EventKey {
+                        origin,
+                        stream,
+                        sequence,
+                    };
+                    let answer = match admit(&cursors, key, prev) {
+                        Admission::CallProcess => {
+                            cursors.keep_receipt(origin, stream, receipt(sequence, 5));
+                            ack(sequence)
+                        }
+                        Admission::Duplicate(receipt) => ack(receipt.sequence),
+                        Admission::Gap { cursor } => gap(sequence, cursor, 5),
+                        Admission::Stale { .. } => return Some(sequence),
+                        Admission::Malformed => panic!("seed {seed}: {sequence} after {prev}"),
+                    };
+                    if random.below(3) > 0 {
+                        answers.push(answer);
+                    }
+                }
+                Action::Settled { sequence, .. } if early => going.push(sequence),
+                Action::Settled { sequence, .. } => settled.push(sequence),
+                Action::Release { through: last } => {
+                    going.extend(settled.extract_if(.., |sequence| *sequence <= last));
+                    through = Some(last);
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn of_rows_that_come_back_a_receipt_is_kept() {
+    for seed in 0..300 {
+        assert_eq!(unknown_after_crashes(seed, false), None, "seed {seed}");
+    }
+    assert!((0..300).any(|seed| unknown_after_crashes(seed, true).is_some()));
 }

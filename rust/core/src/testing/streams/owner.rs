@@ -56,6 +56,7 @@ struct Submitted {
     answers: Vec<Answer>,
     published: u64,
     due: Vec<(u64, Vec<u8>)>,
+    released: Option<u64>,
 }
 
 type Told = (u64, Result<u64, StoreError>);
@@ -70,6 +71,10 @@ struct Live {
     answers: Vec<Answer>,
     /// Outputs for the other daemon that were not submitted yet.
     due: Vec<(u64, Vec<u8>)>,
+    /// Settled outputs for the other daemon whose rows are there.
+    settled: Vec<u64>,
+    /// The last of them whose removal was not submitted yet.
+    released: Option<u64>,
     submitted: VecDeque<Submitted>,
     next_batch: u64,
     heard: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
@@ -103,8 +108,8 @@ fn process(state: &mut u64, daemon: usize, uid: &Uid) -> Few<Vec<u8>> {
         .collect()
 }
 
-fn is_due(daemon: usize, payload: &[u8]) -> bool {
-    daemon == 0 && payload[0].is_multiple_of(3)
+fn is_due(daemon: usize, payload: &[u8], scene: &Scene) -> bool {
+    daemon == 0 && payload[0].is_multiple_of(scene.options.due_every)
 }
 
 fn content(payload: &[u8]) -> u64 {
@@ -127,6 +132,7 @@ impl Live {
             origin: entity.origin(),
             stream: due::stream(rewound),
         };
+        let outbox = Outbox::new(flow, Limits::default(), scene.random.next_u64());
         Self {
             pending: Pending::after(entity, mark, epoch),
             host,
@@ -136,11 +142,17 @@ impl Live {
             published: 0,
             answers: Vec::new(),
             due: Vec::new(),
+            settled: Vec::new(),
+            released: None,
             submitted: VecDeque::new(),
             next_batch: 0,
             heard: mpsc::channel(),
             feeds: BTreeMap::new(),
-            outbox: Outbox::new(flow, Limits::default(), scene.random.next_u64()),
+            outbox: if scene.makes(Mistake::ForgetsRowsEarly) {
+                outbox
+            } else {
+                outbox.with_rows()
+            },
             inbox: VecDeque::new(),
             busy_until: None,
             commit_at: NEVER,
@@ -370,11 +382,12 @@ impl Owner {
             live.host.receipt(key)
         };
         scene.facts.applied(self.daemon, uid, receipt)?;
-        let facts = &mut scene.facts.daemons[self.daemon];
         let mut outputs = Vec::with_capacity(emitted.len());
         for (link, digest, output) in emitted {
+            let is_due = is_due(self.daemon, &output, scene);
+            let facts = &mut scene.facts.daemons[self.daemon];
             facts.chain.push(digest);
-            if is_due(self.daemon, &output) {
+            if is_due {
                 facts.due.push((link.sequence, content(&output)));
             }
             live.outputs.push((link, output.clone()));
@@ -511,7 +524,7 @@ impl Owner {
         let outputs = self.apply(live, uid, scene)?;
         for (link, output) in &outputs {
             live.pending.output(link, output);
-            if is_due(self.daemon, output) {
+            if is_due(self.daemon, output, scene) {
                 let due = Due {
                     to: DAEMONS[1],
                     stream: live.outbox.flow().stream,
@@ -574,6 +587,7 @@ impl Owner {
             answers: std::mem::take(&mut live.answers),
             published: live.outputs.len() as u64,
             due: std::mem::take(&mut live.due),
+            released: live.released.take(),
         });
         let told = live.heard.0.clone();
         let store = self.disk.as_mut().expect("there is one").store();
@@ -612,6 +626,10 @@ impl Owner {
                     deadline: None,
                 };
                 live.outbox.step(scene.now, signal, &mut actions);
+            }
+            if let Some(through) = submitted.released {
+                live.outbox
+                    .step(scene.now, outbox::Signal::Released { through }, &mut actions);
             }
             self.act(live, actions, scene)?;
         }
@@ -741,11 +759,16 @@ impl Owner {
                         scene.send(self.node, node, &Frame::Locate { flow });
                     }
                 }
-                // Also when nothing is known any more: the rule Due looks at what arrived.
-                outbox::Action::Settled { sequence, .. } => {
-                    live.pending.also(due::settled(&self.entity, sequence));
-                    self.commit_soon(live, scene);
+                outbox::Action::Settled { sequence, outcome } => {
+                    if outcome == outbox::Outcome::Unknown && scene.options.durability == Durability::Journal {
+                        return broken("Receipt", format!("output {sequence} is open, and got Stale"));
+                    }
+                    live.settled.push(sequence);
+                    if scene.makes(Mistake::ForgetsRowsEarly) {
+                        self.release(live, sequence, scene);
+                    }
                 }
+                outbox::Action::Release { through } => self.release(live, through, scene),
                 outbox::Action::Lost { after, through, epoch } => {
                     let flow = live.outbox.flow();
                     scene.report.lost += scene.facts.lost(&flow, after, through, epoch)?;
@@ -756,6 +779,15 @@ impl Owner {
             }
         }
         Ok(())
+    }
+
+    /// The rows of settled outputs up to this one go.
+    fn release(&self, live: &mut Live, through: u64, scene: &mut Scene) {
+        for sequence in live.settled.extract_if(.., |sequence| *sequence <= through) {
+            live.pending.also(due::settled(&self.entity, sequence));
+        }
+        live.released = Some(through);
+        self.commit_soon(live, scene);
     }
 
     pub(super) fn wake_at(&self) -> Duration {

@@ -209,7 +209,7 @@ impl Sender {
                     let flow = self.outboxes[daemon].flow();
                     scene.report.lost += scene.facts.lost(&flow, after, through, epoch)?;
                 }
-                outbox::Action::Refused { .. } => {}
+                outbox::Action::Refused { .. } | outbox::Action::Release { .. } => {}
             }
         }
         Ok(())
