@@ -15,6 +15,7 @@ use meshos_core::stream::{Flow, Frame};
 use meshos_core::testing::random::SplitMix64;
 
 type Box8 = Outbox<Vec<u8>>;
+type Signal8 = Signal<Vec<u8>>;
 
 const FLOW: Flow = Flow {
     entity: EntityId::from_bytes([1; 32]),
@@ -143,7 +144,7 @@ fn table() {
         sequence: 10,
         retry_after: ms(300),
     };
-    let table: [(u64, Signal<Vec<u8>>, [&str; 4]); 25] = [
+    let table: [(u64, Signal8, [&str; 4]); 25] = [
         (1, send(14), ["14>1", "", "14>1", "14>1"]),
         (1, send(11), ["11>1", "11:order", "11:order", "11:order"]),
         (1, send(0), ["0:order", "0:order", "0:order", "0:order"]),
@@ -488,7 +489,7 @@ fn a_loss_is_told_when_a_later_owner_is_behind_and_once() {
 /// An owner that settles an event has applied, or passed over, everything before it.
 #[test]
 fn what_was_passed_over_is_not_lost() {
-    let settling: [fn(u64) -> Signal<Vec<u8>>; 3] = [
+    let settling: [fn(u64) -> Signal8; 3] = [
         ack,
         |sequence| Signal::Stale { sequence, epoch: 5 },
         |sequence| Signal::PassedOver { sequence, epoch: 5 },
