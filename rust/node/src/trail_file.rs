@@ -108,6 +108,8 @@ struct State {
     unsynced: usize,
     unsigned: u32,
     signed_at: Instant,
+    /// Records that were to be synced together are not there any more, and nobody was told which.
+    unsaid: bool,
     broken: bool,
     closed: bool,
     /// Filled again and again.
@@ -281,6 +283,7 @@ impl TrailFile {
                 unsynced: 0,
                 unsigned: 0,
                 signed_at: Instant::now(),
+                unsaid: false,
                 broken: false,
                 closed: false,
                 frame: Vec::new(),
@@ -378,7 +381,11 @@ impl TrailFile {
         if state.closed {
             return Ok(());
         }
-        state.sync()
+        state.sync()?;
+        if std::mem::take(&mut state.unsaid) {
+            return Err(io::Error::other("some of it was refused after it was written").into());
+        }
+        Ok(())
     }
 
     fn sign(&self, state: &mut State) -> Result<(), KeepError> {
@@ -429,6 +436,9 @@ impl State {
         self.frame.clear();
         let after = entry.put_frame(&mut self.frame, &self.digest)?;
         if let Err(failed) = self.medium.append(&self.frame) {
+            if failed.left == Left::AsSynced && self.unsynced > 0 {
+                (self.unsaid, self.unsynced) = (true, 0);
+            }
             return Err(self.failed(failed));
         }
         self.digest = after;

@@ -22,6 +22,8 @@ struct Disk {
     store: MemoryStore,
     term: u64,
     is_full: bool,
+    /// What is submitted waits here, if it is to wait.
+    held: Option<Vec<Done>>,
 }
 
 #[derive(Clone, Default)]
@@ -33,6 +35,9 @@ impl Store for Handle {
     }
     fn submit(&mut self, mut batch: Batch, done: Done) {
         let mut disk = self.0.lock();
+        if let Some(held) = &mut disk.held {
+            return held.push(done);
+        }
         if batch.term != disk.term {
             let term = disk.term;
             drop(disk);
@@ -156,4 +161,23 @@ fn a_row_that_was_changed_or_removed_is_found() {
         assert!(open(&disk, Kind::Log).is_err());
         assert!(open(&disk, Kind::Audit).is_ok(), "others are not concerned");
     }
+}
+
+#[test]
+fn audit_records_count_as_kept_together_only_if_all_of_them_are() {
+    let disk = Handle::default();
+    let trail = open(&disk, Kind::Audit).expect("new");
+    disk.0.lock().held = Some(Vec::new());
+    trail.keep(&line(1), false).expect("on its way");
+    let held = {
+        let mut disk = disk.0.lock();
+        disk.term += 1;
+        disk.held.take()
+    };
+    held.into_iter().flatten().for_each(|done| done(Err(StoreError::Full)));
+    trail.keep(&line(2), false).expect_err("what stands before is not kept");
+    trail.keep(&line(3), false).expect("space again");
+    trail.sync().expect_err("the first is not kept");
+    trail.keep(&line(4), true).expect("kept");
+    trail.finish().expect("open");
 }
