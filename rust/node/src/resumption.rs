@@ -272,7 +272,8 @@ fn resume_with<D: Daemon>(
     let config = parts.stored.config;
     let mut whole = None;
     let found = plan::plan(&entity, &rows.snapshots, rows.steps.make_contiguous(), |row| {
-        whole = whole_snapshot::<D>(&*store, &entity, row);
+        // Another one leads to the same place.
+        whole = whole_snapshot::<D>(&*store, &entity, row).ok().flatten();
         whole.is_some()
     })?;
     let (mut inside, mark) = begin(entity, config, daemon, whole.zip(found.snapshot))?;
@@ -380,8 +381,14 @@ fn roll_back<D: Daemon>(
         checkpoints,
         unreadable,
     } = found;
-    let whole = |row: &SnapshotRow| whole_snapshot::<D>(store, &entity, row).map(|snapshot| (snapshot, *row));
-    let Some((snapshot, row)) = rows.snapshots.iter().rev().find_map(whole) else {
+    let mut whole = None;
+    for row in rows.snapshots.iter().rev() {
+        whole = whole_snapshot::<D>(store, &entity, row)?.map(|snapshot| (snapshot, *row));
+        if whole.is_some() {
+            break;
+        }
+    }
+    let Some((snapshot, row)) = whole else {
         return Err(ResumeFailed::from(core_journal::Damage::NoBeginning {
             entity,
             snapshots: u32::try_from(rows.snapshots.len()).unwrap_or(u32::MAX) + unreadable,
@@ -447,16 +454,28 @@ fn first_time(store: &dyn Store, entity: &EntityId, steps: &Steps<'_>) -> Result
     ))
 }
 
-fn whole_snapshot<D: Daemon>(store: &dyn Store, entity: &EntityId, row: &SnapshotRow) -> Option<Arc<Snapshot<D>>> {
-    let bytes = store.fetch(&row.name, row.size.min(SNAPSHOT_BYTES_MAX)).ok()?;
-    let (meta, state) = snapshot::decode(&bytes, SNAPSHOT_BYTES_MAX).ok()?;
+/// The snapshot of a row; `None`: it is damaged.
+fn whole_snapshot<D: Daemon>(
+    store: &dyn Store,
+    entity: &EntityId,
+    row: &SnapshotRow,
+) -> Result<Option<Arc<Snapshot<D>>>, StoreError> {
+    let bytes = match store.fetch(&row.name, row.size.min(SNAPSHOT_BYTES_MAX)) {
+        Ok(bytes) => bytes,
+        // It may be whole.
+        Err(error @ (StoreError::Io { .. } | StoreError::Closed)) => return Err(error),
+        Err(_) => return Ok(None),
+    };
+    let Ok((meta, state)) = snapshot::decode(&bytes, SNAPSHOT_BYTES_MAX) else {
+        return Ok(None);
+    };
     let is_his = meta.entity == *entity && meta.head.sequence == row.mark.sequence && meta.digest == row.mark.digest;
-    is_his.then(|| {
+    Ok(is_his.then(|| {
         Arc::new(Snapshot {
             meta,
             state: D::state(bytes[state].to_vec()),
         })
-    })
+    }))
 }
 
 fn begin<D: Daemon>(

@@ -13,8 +13,8 @@ use meshos_core::config::{DaemonHostConfig, Durability, OnDivergence, OnError};
 use meshos_core::event::DaemonLifecycleSignal;
 use meshos_core::journal::{Emitted, SnapshotRow};
 use meshos_core::rows::{KeyRange, Table};
-use meshos_core::store::Store;
 use meshos_core::store::check::check;
+use meshos_core::store::{Store, StoreError};
 use meshos_core::time::UnixMs;
 use meshos_core::verify::verify;
 use meshos_node::clock::{self, Deadline};
@@ -655,4 +655,26 @@ fn what_an_earlier_life_still_writes_is_kept_before_the_next_begins() {
         resumed.join().expect("no panic")
     });
     assert_eq!(report.sequence, 2);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_read_for_a_moment_is_not_given_up() {
+    let node = Node::new();
+    let slot = node.spawn(DaemonHostConfig {
+        auto_snapshot_interval: 2,
+        ..snapshots()
+    });
+    for sequence in 1..=4 {
+        send(&slot, sequence, b"abc").expect("taken");
+        settle(&slot);
+    }
+    drop(slot);
+    let node = node.killed();
+    node.disk.lock().unreadable.store(1, Ordering::SeqCst);
+    let refused = node.runtime.resume(&key(1), Sum::new(&node.switches));
+    assert!(matches!(
+        refused.map(|_| ()),
+        Err(SpawnError::NotResumed(ResumeFailed::Store(StoreError::Io { .. })))
+    ));
+    assert_eq!(node.resume().1.sequence, 4);
 }

@@ -11,7 +11,7 @@ use meshos_core::identity::Keypair;
 use meshos_core::journal::SnapshotRow;
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::store::memory::MemoryStore;
-use meshos_core::store::{Batch, Done, Row, Store, StoreError, StoreStats};
+use meshos_core::store::{Batch, Done, Row, Step, Store, StoreError, StoreStats};
 use meshos_node::clock::{self, Deadline};
 use meshos_node::deliver::{self, Want};
 use meshos_node::events::Watch;
@@ -38,6 +38,8 @@ pub struct Disk {
     /// Files that were begun.
     pub files: Arc<AtomicUsize>,
     pub refuses_files: bool,
+    /// So many files cannot be read.
+    pub unreadable: AtomicUsize,
 }
 
 impl Disk {
@@ -130,6 +132,15 @@ impl Store for Disk {
         }
     }
     fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        let less = |left: usize| left.checked_sub(1);
+        if self
+            .unreadable
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+            .is_ok()
+        {
+            let (step, code) = (Step::Read, Some(24));
+            return Err(StoreError::Io { step, code });
+        }
         self.store.fetch(name, bytes_max)
     }
     fn discard(&mut self, name: &Digest) -> Result<(), StoreError> {
