@@ -265,6 +265,8 @@ impl<D: Daemon> Runtime<D> {
             .and_then(|()| Self::first_snapshot(&mut inside, config))
             .and_then(|()| Self::first_commit(&mut inside));
         if let Err(error) = checked {
+            // The store has nothing of it that a journal could go on from.
+            inside.journal = None;
             self.remember(&mut inside);
             return Err(error);
         }
@@ -310,18 +312,19 @@ impl<D: Daemon> Runtime<D> {
                 .map_err(SpawnError::RestoreFailed)?;
         }
         let mut inside = Inside::new(host, Arc::new(daemon), Some(Arc::clone(&snapshot)));
-        let remains = self.archive.lock().take(&entity);
-        if continues && let Some(remains) = remains {
-            // Same position, same epoch: the outputs kept before the stop belong to the same unbroken chain.
-            inside.outputs = remains.outputs;
-            inside.checkpoints = remains.checkpoints;
-        }
         self.begin_journal(key, &mut inside)?;
         if let Some(journal) = &mut inside.journal {
             let content: Arc<dyn Content> = Arc::clone(&snapshot) as Arc<dyn Content>;
             D::apart(|| journal.snapshot(content)).map_err(SpawnError::NotKept)?;
         }
         Self::first_commit(&mut inside)?;
+        // From here on nothing refuses it.
+        let remains = self.archive.lock().take(&entity);
+        if continues && let Some(remains) = remains {
+            // Same position, same epoch: the outputs kept before the stop belong to the same unbroken chain.
+            inside.outputs = remains.outputs;
+            inside.checkpoints = remains.checkpoints;
+        }
         self.spawned(key, inside)
     }
 

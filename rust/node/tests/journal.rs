@@ -664,3 +664,47 @@ fn a_daemon_that_kept_everything_is_not_behind_because_another_one_is() {
     };
     assert_eq!((runs(1), runs(2)), (true, false));
 }
+
+#[test]
+fn a_spawn_that_is_not_kept_leaves_no_journal() {
+    let node = Node::new();
+    node.disk.lock().is_full = true;
+    let spawn = |config| {
+        let spawned = node.runtime.spawn(&key(1), config, Sum::new(&node.switches));
+        spawned.map_err(|error| matches!(error, SpawnError::NotKept(_)))
+    };
+    assert_eq!(spawn(journal()).err(), Some(true));
+    let slot = spawn(DaemonHostConfig::default()).expect("nothing is to be kept");
+    send(&slot, 1, b"abc").expect("nothing is to be kept");
+}
+
+#[test]
+fn a_spawn_from_a_snapshot_that_is_not_kept_changes_nothing() {
+    let node = Node::new();
+    let slot = node.spawn(DaemonHostConfig::default());
+    send(&slot, 1, b"abc").expect("new");
+    let mut entered = slot.enter(Deadline::never(), &mut never).expect("it runs");
+    let taken = node.runtime.snapshot(&mut entered).expect("no raise").expect("state");
+    drop(entered);
+    send(&slot, 2, b"abc").expect("new");
+    node.runtime.stop(
+        slot.enter(Deadline::never(), &mut never).expect("it runs"),
+        UnixMs::new(0),
+    );
+    node.disk.lock().is_full = true;
+    let again = |config, rewind| {
+        let (snapshot, sum) = (Arc::clone(&taken.snapshot), Sum::new(&node.switches));
+        node.runtime
+            .spawn_from_snapshot(&key(1), snapshot, config, sum, rewind)
+            .map(|_| ())
+    };
+    assert!(matches!(again(journal(), true), Err(SpawnError::NotKept(_))));
+    assert!(matches!(
+        again(DaemonHostConfig::default(), false),
+        Err(SpawnError::Resume(_))
+    ));
+    let fresh = node
+        .runtime
+        .spawn(&key(1), DaemonHostConfig::default(), Sum::new(&node.switches));
+    assert!(matches!(fresh.map(|_| ()), Err(SpawnError::Known(_))));
+}
