@@ -21,10 +21,11 @@ use std::time::Duration;
 use super::network::{self, Network};
 use super::random::SplitMix64;
 use super::samples::keypair;
+use crate::digest::Digest;
 use crate::id::EntityId;
 use crate::identity::Keypair;
 use crate::mix;
-use crate::ownership::OwnershipRecord;
+use crate::ownership::{Lineage, OwnershipRecord};
 use crate::ownership_frame::OwnershipFrame;
 use centre::Centre;
 use facts::Facts;
@@ -232,7 +233,7 @@ impl Clock {
     /// The first moment at which it shows `local`.
     fn global(self, local: Duration) -> Duration {
         let since = (local.as_nanos() as u64).saturating_sub(self.offset);
-        let mut at = Duration::from_micros((since * 10 / (995_000 + self.rate)) * 100);
+        let mut at = Duration::from_micros(since * 1000 / (995_000 + self.rate));
         while self.local(at) < local {
             at += Duration::from_micros(1);
         }
@@ -253,6 +254,8 @@ struct Scene {
     images: BTreeMap<(usize, u64), Vec<u64>>,
     /// Which daemon an operator wants to have where.
     wanted: Vec<(usize, usize)>,
+    /// Lineages that were checked, by their last record: a signature is not checked again and again.
+    checked: BTreeMap<Digest, Lineage>,
 }
 
 impl Scene {
@@ -262,6 +265,18 @@ impl Scene {
 
     fn send(&mut self, from: usize, to: usize, frame: &OwnershipFrame) {
         self.network.send(self.now, from, to, Message::Frame(frame.to_bytes()));
+    }
+
+    /// Checks a lineage, once.
+    fn lineage(&mut self, records: Vec<OwnershipRecord>) -> Lineage {
+        let last = records.last().map_or(Digest::ZERO, OwnershipRecord::digest_of);
+        if let Some(lineage) = self.checked.get(&last).filter(|lineage| lineage.records() == records) {
+            return lineage.clone();
+        }
+        let entity = records.last().map_or(NODE_IDS[CENTRE], OwnershipRecord::entity);
+        let lineage = Lineage::verify(&entity, records, &[NODE_IDS[CENTRE]]).expect("nodes show good lineages");
+        self.checked.insert(last, lineage.clone());
+        lineage
     }
 
     /// A moment from now, at most so many milliseconds.
@@ -298,6 +313,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Broken> {
         is_calm: false,
         images: BTreeMap::new(),
         wanted: Vec::new(),
+        checked: BTreeMap::new(),
         random,
     };
     let centre = Centre::new(&mut scene);

@@ -10,7 +10,7 @@ use super::{
 use crate::certificate::Reason;
 use crate::digest::Digest;
 use crate::directory::{Action, Directory, DirectoryConfig, Phase, Signal};
-use crate::ownership::{Lineage, OwnershipRecord};
+use crate::ownership::OwnershipRecord;
 use crate::ownership_frame::{Ask, Body, OwnershipFrame};
 
 const LEASE: Duration = Duration::from_secs(3);
@@ -126,8 +126,7 @@ impl Centre {
         let (ask, entity, from) = (frame.ask, frame.entity(), NODE_IDS[from]);
         match frame.body {
             Body::Register(lineage) => {
-                let lineage = Lineage::verify(&entity, lineage, &[NODE_IDS[CENTRE]]);
-                let lineage = lineage.expect("nodes register good lineages");
+                let lineage = scene.lineage(lineage);
                 self.step(Signal::Register { from, ask, lineage }, scene)?;
             }
             Body::Renew(record) => {

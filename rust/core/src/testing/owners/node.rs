@@ -10,7 +10,7 @@ use crate::certificate::Reason;
 use crate::digest::{self, Digest};
 use crate::mix;
 use crate::owner::{Action, Answer, Owner, OwnerConfig, Phase, Refused, Signal};
-use crate::ownership::{Lineage, OwnershipRecord};
+use crate::ownership::OwnershipRecord;
 use crate::ownership_frame::{Body, OwnershipFrame};
 
 /// Where a daemon is with its event.
@@ -259,8 +259,7 @@ impl Node {
             Body::Unregistered { reason, .. } => Answer::Unregistered(reason),
             Body::Higher(record) => return self.step(daemon, Signal::Higher { ask, record }, scene),
             Body::Install { lineage, .. } => {
-                let checked = Lineage::verify(&DAEMON_IDS[daemon], lineage, &[NODE_IDS[CENTRE]]);
-                let lineage = checked.expect("the directory installs a good lineage");
+                let lineage = scene.lineage(lineage);
                 return self.step(
                     daemon,
                     Signal::Install {
