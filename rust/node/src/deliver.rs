@@ -51,7 +51,31 @@ pub fn deliver<D: Daemon>(
     event: &D::Event,
     want: Want,
 ) -> Result<Delivered<D>, DeliverError<D>> {
-    match begin(entered, event, want) {
+    let begun = begin(entered, event, want);
+    ended(entered, event, want, begun)
+}
+
+/// As [`deliver`], of an event that follows on others of which nobody was told yet: a daemon that is ahead of the store
+/// is not brought back, since those before would be gone.
+///
+/// # Errors
+/// As [`deliver`].
+pub fn deliver_after<D: Daemon>(
+    entered: &mut Entered<D>,
+    event: &D::Event,
+    want: Want,
+) -> Result<Delivered<D>, DeliverError<D>> {
+    let begun = begin_after(entered, event, want);
+    ended(entered, event, want, begun)
+}
+
+fn ended<D: Daemon>(
+    entered: &mut Entered<D>,
+    event: &D::Event,
+    want: Want,
+    begun: Begun<D>,
+) -> Result<Delivered<D>, DeliverError<D>> {
+    match begun {
         Begun::Done(outcome) => outcome,
         Begun::Later(key, later) => {
             let Some(outputs) = entered.lend(|daemon| daemon.wait(later)) else {
@@ -72,7 +96,7 @@ pub fn begin<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) 
 
 /// As [`begin`], but a daemon that is ahead of the store is not brought back: what was done in the same batch, and what
 /// comes before this event, is to be settled first.
-pub(crate) fn begin_mailed<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
+pub(crate) fn begin_after<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
     if let Some(reason) = entered.failure() {
         return Begun::Done(Err(DeliverError::Failed(reason)));
     }

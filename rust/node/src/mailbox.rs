@@ -576,7 +576,7 @@ impl<D: Daemon> Slot<D> {
                 Written::Event(event) => event,
                 Written::Draft(draft) => D::numbered(draft, sent.key),
             };
-            match deliver::begin_mailed(&mut entered, &event, sent.want) {
+            match deliver::begin_after(&mut entered, &event, sent.want) {
                 Begun::Done(outcome) => self.done(&mut entered, event, sent, outcome, &mut replies, &mut unattended),
                 Begun::Later(key, later) => {
                     self.settle(&mut entered, std::mem::take(&mut replies), unattended);

@@ -708,3 +708,31 @@ fn a_spawn_from_a_snapshot_that_is_not_kept_changes_nothing() {
         .spawn(&key(1), DaemonHostConfig::default(), Sum::new(&node.switches));
     assert!(matches!(fresh.map(|_| ()), Err(SpawnError::Known(_))));
 }
+
+#[test]
+fn events_that_are_delivered_together_are_not_kept_in_part() {
+    let node = Node::new();
+    let slot = node.spawn(journal());
+    node.disk.lock().is_held = true;
+    let mut entered = slot.enter(Deadline::never(), &mut never).expect("free");
+    let event = |sequence| Event::outside(7, sequence, b"abc");
+    deliver::deliver(&mut entered, &event(1), Want::Outputs).expect("new");
+    deliver::submit(&mut entered).expect("on its way");
+    drop(entered);
+    // Somebody delivers two events at once, and between them the commit before fails.
+    let mut entered = slot.enter(Deadline::never(), &mut never).expect("free");
+    deliver::deliver(&mut entered, &event(2), Want::Outputs).expect("nothing failed yet");
+    fail_held(&node);
+    let failed = std::time::Instant::now();
+    common::until(|| failed.elapsed() > Duration::from_millis(60));
+    let second = deliver::deliver_after(&mut entered, &event(3), Want::Outputs);
+    assert!(matches!(second.map(|_| ()), Err(DeliverError::NotKept(_))));
+    let commit = deliver::submit(&mut entered).expect("the first is not kept");
+    drop(entered);
+    let waited = commit.wait(Deadline::never(), &mut never);
+    assert!(matches!(waited, Waited::Settled(Err(_))), "{waited:?}");
+    for sequence in 1..=3 {
+        send(&slot, sequence, b"abc").expect("it comes back");
+    }
+    assert_eq!(total(&slot), 9);
+}

@@ -177,8 +177,12 @@ pub fn deliver_many<'py>(
     let mut entered = enter(py, slot)?;
     let mut results: Vec<Bound<'py, PyList>> = Vec::with_capacity(events.len());
     let mut stopped = None;
-    for event in &events {
-        match deliver::deliver(&mut entered, event, Want::Outputs) {
+    for (place, event) in events.iter().enumerate() {
+        let delivered = match place {
+            0 => deliver::deliver(&mut entered, event, Want::Outputs),
+            _ => deliver::deliver_after(&mut entered, event, Want::Outputs),
+        };
+        match delivered {
             Ok(delivered) if delivered.outputs.is_empty() => results.push(PyList::empty(py)),
             Ok(delivered) => results.push(PyList::new(py, delivered.outputs.into_iter().map(|output| output.0))?),
             Err(error) => {
