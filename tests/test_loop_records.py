@@ -178,6 +178,7 @@ BY_POSITION: dict[Class, Fields] = {
     events.Started: {"at": AT},
     events.ExitedCleanly: {"at": AT},
     events.Crashed: {"reason": TEXT, "at": AT},
+    events.PassedOver: {"origin_hash": INT, "sequence": INT, "letter": INT, "attempts": COUNT},
     events.HealthChanged: {"health": HEALTH, "at": AT},
     events.SaturationChanged: {"saturation": SHARE, "at": AT},
     events.DaemonLifecycle: {"daemon": DAEMON, "signal": SIGNAL},

@@ -219,7 +219,8 @@ def test_spans_are_bounded_when_a_token_is_issued(ttl: timedelta, kind: str) -> 
 
 def test_the_shortest_and_the_longest_span_are_good() -> None:
     for ttl in (SECOND, timedelta(days=365)):
-        assert issued(ttl=ttl).not_after - issued(ttl=ttl).not_before == ttl
+        token = issued(ttl=ttl)
+        assert token.not_after - token.not_before == ttl
 
 
 def test_spans_are_bounded_when_a_token_comes_in() -> None:
