@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from meshos._cli.exits import ExitCode, code_of
 from meshos._cli.nodes import node_option, text
@@ -14,12 +14,12 @@ from meshos._cli.values import digest, identifier, moment, since
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Literal
 
     from meshos._frames import Message
     from meshos.identity import EntityId
 
 T = TypeVar("T")
-Sort: TypeAlias = Literal["audit", "log", "failure", "action"]
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:

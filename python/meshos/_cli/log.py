@@ -124,10 +124,11 @@ def _output(event: CausalEvent) -> dict[str, object]:
 
 def _plain(found: Continuity) -> dict[str, object]:
     """Return its fields, with bytes as hex digits."""
-    fields = {name: getattr(found, name) for name in found.__match_args__}
-    return {"kind": found.kind} | {
-        name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()
-    }
+    plain: dict[str, object] = {"kind": found.kind}
+    for name in found.__match_args__:
+        value: object = getattr(found, name)
+        plain[name] = value.hex() if isinstance(value, bytes) else value
+    return plain
 
 
 def _head(log: EntityLog) -> Iterator[str]:

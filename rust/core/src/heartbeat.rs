@@ -1,6 +1,6 @@
 //! Heartbeats: what a node says of itself, signed, again and again.
 //!
-//! A heartbeat is the body of a signed [`frame`](crate::frame) of kind [`Kind::HEARTBEAT`]: node, run and counter stand in
+//! A heartbeat is the body of a signed [`frame`] of kind [`Kind::HEARTBEAT`]: node, run and counter stand in
 //! the header of the frame.
 //!
 //! ```text

@@ -6,7 +6,7 @@
 //! Invariants
 //! * A frame has one encoding. What is read back is what was written, or it is refused.
 //! * A lineage has at least one record, all of one entity, with rising epochs, and at most
-//!   [`LINEAGE_MAX`](crate::ownership::LINEAGE_MAX). That it is good is not checked here.
+//!   [`LINEAGE_MAX`]. That it is good is not checked here.
 //!
 //! ```text
 //! frame            version u8 = 1 | kind u8 | run u64 | number u64 | body
