@@ -133,7 +133,14 @@ def _verify(options: argparse.Namespace) -> ExitCode:
     return verify(options.file, signer, options.head, kind=options.records, as_json=options.json)
 
 
-def verify(file: Path, signer: EntityId | None, head: bytes | None, *, kind: Sort = "audit", as_json: bool) -> ExitCode:
+def verify(
+    file: Path,
+    signer: EntityId | None,
+    head: bytes | None,
+    *,
+    kind: Literal["audit", "log", "failure", "action"] = "audit",
+    as_json: bool,
+) -> ExitCode:
     """Check a file of records, or those of a store, and say what it proves; raises `Failure`, `OSError`."""
     from meshos.audit import verify_records
 
