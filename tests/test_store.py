@@ -324,6 +324,14 @@ def test_a_store_is_looked_into_without_a_key(tmp_path: Path, capsys: pytest.Cap
     printed = json.loads(capsys.readouterr().out)
     schema = json.loads((Path(__file__).parents[1] / "docs" / "cli.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator({**schema, "$ref": "#/$defs/inspect"}).validate(printed)
+    assert main(["store", "stats", str(path), "--json"]) == ExitCode.OK
+    counted = json.loads(capsys.readouterr().out)
+    Draft202012Validator({**schema, "$ref": "#/$defs/store stats"}).validate(counted)
+    totals = {name: count for name, count in printed.items() if name in counted and name != "daemons"}
+    assert {**counted, "daemons": None} == {**totals, "daemons": None}
+    assert counted["daemons"] == len(printed["daemons"])
+    assert main(["store", "stats", str(path)]) == ExitCode.OK
+    assert f"commits        {counted['commits']:,}\n" in capsys.readouterr().out
     assert printed["daemons"][0]["origin"] == f"0x{ORIGIN:016x}"
     assert main(["verify", str(path), "--json"]) == ExitCode.OK
     printed = json.loads(capsys.readouterr().out)

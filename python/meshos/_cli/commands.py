@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _GROUPS = {
+    "store": "look into the folder of a store",
     "key": "make and show keys of operators",
     "ice": "break-glass actions: propose, show, sign, submit",
     "admin": "ordinary commands to a running node",

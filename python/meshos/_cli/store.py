@@ -23,6 +23,23 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     inspect = command("inspect", _inspect, "show what a store holds", text)
     inspect.add_argument("folder", type=Path, metavar="DIR", help="the folder of the store")
 
+    stats = command(
+        "store stats", _stats, "show how much a store holds", f"{text} Only the totals, without its daemons."
+    )
+    stats.add_argument("folder", type=Path, metavar="DIR", help="the folder of the store")
+
+
+def _stats(options: argparse.Namespace) -> ExitCode:
+    from meshos.store import inspect
+
+    found = inspect(options.folder)
+    counted = _counted(found)
+    if options.json:
+        write_json({"ok": True, **counted})
+    else:
+        show(f"{name:<15}{count:,}" for name, count in counted.items())
+    return ExitCode.OK
+
 
 def _inspect(options: argparse.Namespace) -> ExitCode:
     from meshos.store import inspect
@@ -48,16 +65,23 @@ def verify(folder: Path, *, as_json: bool) -> ExitCode:
 
 
 def _plain(found: StoreContents) -> dict[str, object]:
-    stats = found.stats
     return {
         "node": found.node.hex(),
-        "bytes_cut": found.bytes_cut,
+        **_counted(found),
+        "daemons": [_daemon(each) for each in found.daemons],
+    }
+
+
+def _counted(found: StoreContents) -> dict[str, int]:
+    stats = found.stats
+    return {
+        "daemons": stats.daemons,
+        "commits": stats.commits,
         "journal_bytes": stats.journal_bytes,
         "snapshot_bytes": stats.snapshot_bytes,
         "file_bytes": stats.file_bytes,
-        "commits": stats.commits,
         "dead_letters": stats.dead_letters,
-        "daemons": [_daemon(each) for each in found.daemons],
+        "bytes_cut": found.bytes_cut,
     }
 
 
