@@ -197,6 +197,24 @@ fn one_at_a_time(store: &mut RedbStore, plain: &Path) -> [Duration; 3] {
     times.map(median)
 }
 
+/// Waits until no segment has been folded into the tree for a second: a copy of files that change is no crash.
+fn rest(path: &Path) {
+    let segments = || {
+        let read = std::fs::read_dir(path.join("log")).expect("it is there");
+        read.map(|entry| entry.expect("it can be read").file_name())
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let mut before = segments();
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let now = segments();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("it can be made");
     for entry in std::fs::read_dir(from).expect("it is there") {
@@ -357,6 +375,7 @@ fn main() {
     drop(store);
     let store = open(&path, false);
     let payload = payload + fill(&store, 12, &mut echo);
+    rest(&path);
     copy(&path, &left);
     let start = Instant::now();
     let again = open(&left, true);
