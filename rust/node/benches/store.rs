@@ -206,7 +206,7 @@ fn rest(path: &Path) {
     };
     let mut before = segments();
     loop {
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(1));
         let now = segments();
         if now == before {
             return;
