@@ -200,6 +200,7 @@ def sent() -> dict[str, bytes]:
         "heartbeat": heartbeat,
         "frame": meshes.signed(NODE_1, meshes.HEARTBEAT, mesh, 7, 42, heartbeat),
         "tagged_frame": meshes.tagged(mesh, ours, theirs, 3, b"payload"),
+        "parcel": b"\x01" + b"".join(len(part).to_bytes(4, "little") + part for part in (b"one", b"\x00", b"three")),
     }
 
 

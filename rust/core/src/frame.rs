@@ -75,6 +75,14 @@ impl Kind {
     pub const HEARTBEAT: Self = Self(1);
     /// Bytes of a layer above, to one node.
     pub const DATA: Self = Self(2);
+    /// A [`parcel`](crate::parcel) of frames of linked [`stream`](crate::stream)s, to one node.
+    pub const LINKED: Self = Self(3);
+    /// A [`parcel`](crate::parcel) of frames of channels, to one node.
+    pub const CHANNEL: Self = Self(4);
+    /// An [`ownership_frame`](crate::ownership_frame), or several in a [`parcel`](crate::parcel), to one node.
+    pub const OWNERSHIP: Self = Self(5);
+    /// What a node asks of another, or answers.
+    pub const REMOTE: Self = Self(6);
 }
 
 /// What stands before the body.

@@ -53,6 +53,7 @@ pub mod sender;
 pub mod due;
 pub mod peer;
 pub mod frame;
+pub mod parcel;
 pub mod session;
 pub mod heartbeat;
 pub mod command;

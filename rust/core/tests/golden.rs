@@ -181,6 +181,9 @@ fn version_1_of_every_format_is_read() {
         rest = after;
     }
     assert_eq!(found, ownership::frames());
+    let parcel = file("parcel_v1.bin");
+    let messages: Result<Vec<&[u8]>, _> = meshos_core::parcel::open(&parcel).expect("a released format").collect();
+    assert_eq!(messages, Ok(vec![&b"one"[..], b"\x00", b"three"]));
     let bytes = file("snapshot_v1.bin");
     let (meta, state) = snapshot::decode(&bytes, u64::MAX).expect("a released format");
     assert_eq!((&meta, &bytes[state]), (&history.snapshot(), STATE));

@@ -56,3 +56,4 @@ pub mod local_engine;
 pub mod medium;
 pub mod mesh;
 pub mod mesh_probes;
+pub mod carrier;

@@ -118,6 +118,17 @@ impl Delivered {
     }
 }
 
+impl Delivered {
+    /// What a node sends to itself.
+    pub(crate) fn to_oneself(own: EntityId, body: &[u8]) -> Self {
+        Self {
+            from: own,
+            payload: Payload::new(body.to_vec()),
+            body: 0..body.len(),
+        }
+    }
+}
+
 /// Takes bodies of one kind.
 pub trait Take: Send + Sync {
     /// Puts a body into a queue; `false` when that is full, and the body is lost. It runs on the thread of all meshes: it
@@ -458,7 +469,7 @@ impl Mesh {
         drop(before);
     }
 
-    /// Sends a body to another node. That it arrives is not promised, nor that it does so once or in order.
+    /// Sends a body to another node, or to this one. That it arrives is not promised, nor that it does so once or in order.
     ///
     /// # Errors
     /// [`PostError`].
@@ -469,6 +480,9 @@ impl Mesh {
         }
         if self.is_closed() {
             return Err(EngineError::Closed.into());
+        }
+        if *to == self.inner.side.node {
+            return self.inner.post_to_oneself(kind, body);
         }
         let session = self.inner.session(to, None).ok_or(PostError::NotThere)?;
         let header = Header {
@@ -585,6 +599,17 @@ impl Inner {
             rtt: peer.rtt,
             beat: Arc::clone(&peer.beat),
         }
+    }
+
+    fn post_to_oneself(&self, kind: Kind, body: &[u8]) -> Result<(), PostError> {
+        let taker = self.takers.read().get(&kind).map(Arc::clone);
+        let refusal = match taker {
+            None => Refusal::UnknownKind,
+            Some(taker) if taker.take(Delivered::to_oneself(self.side.node, body)) => return Ok(()),
+            Some(_) => Refusal::Full,
+        };
+        self.refused[refusal.index()].fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn hear(&self, arrived: Instant, payload: &Payload) -> Result<(), Refusal> {

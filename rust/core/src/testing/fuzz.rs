@@ -84,7 +84,21 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("tagged_frame", frame),
     ("ownership_records", ownership_records),
     ("ownership_frames", ownership_frames),
+    ("parcel", parcel),
 ];
+
+/// [`open`](crate::parcel::open): what is read is packed to the same bytes.
+pub fn parcel(bytes: &[u8]) {
+    let Ok(messages) = crate::parcel::open(bytes) else {
+        return;
+    };
+    let mut packer = crate::parcel::Packer::new();
+    for message in messages {
+        let Ok(message) = message else { return };
+        packer.put(|out| out.extend(message));
+    }
+    assert_eq!(packer.body(), bytes);
+}
 
 /// [`CausalLink::decode`].
 pub fn link(bytes: &[u8]) {

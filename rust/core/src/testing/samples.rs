@@ -265,6 +265,11 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("tagged_frame", meshes::tagged()));
     all.push(("ownership_records", ownership::record_bytes()));
     all.push(("ownership_frames", ownership::frame_bytes()));
+    let mut parcel = crate::parcel::Packer::new();
+    for message in [&b"one"[..], b"\x00", b"three"] {
+        parcel.put(|out| out.extend(message));
+    }
+    all.push(("parcel", parcel.body().to_vec()));
     all
 }
 
