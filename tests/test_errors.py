@@ -36,6 +36,7 @@ EXAMPLES: list[MeshOsError] = [
     errors.WaitTimeout("the predicate to hold", SECOND),
     errors.QueueFull("the event queue", 1024),
     errors.Backpressure(timedelta(milliseconds=50)),
+    errors.Unavailable(ORIGIN, "the directory was silent for 5 s"),
     errors.RuntimeShutdownError("loop_timeout", "the loop did not end within 5 s"),
     errors.RuntimeShutdownError("loop_failed", "the loop ended by a bug of ours"),
     errors.RuntimeShutdownError("executor_timeout", "a dispatch did not end within 5 s"),
@@ -47,6 +48,7 @@ EXAMPLES: list[MeshOsError] = [
     errors.InvalidDaemon("bad_name", "Counter", "`name` is empty"),
     errors.InvalidDaemon("factory_failed", "make_counter", "it raised KeyError"),
     errors.DaemonNotFound(ORIGIN),
+    errors.NotOwner(ORIGIN, 7, 2),
     errors.StaleDaemon(ORIGIN),
     errors.AlreadyRegistered(ORIGIN),
     errors.AlreadyStored(ORIGIN),
@@ -154,7 +156,14 @@ EXAMPLES: list[MeshOsError] = [
     errors.IceRequiresBundle(7),
     errors.AuditRequired(7),
 ]
-RETRYABLE = {errors.WaitTimeout, errors.QueueFull, errors.Backpressure, errors.StaleDaemon, errors.Overloaded}
+RETRYABLE = {
+    errors.WaitTimeout,
+    errors.QueueFull,
+    errors.Backpressure,
+    errors.Unavailable,
+    errors.StaleDaemon,
+    errors.Overloaded,
+}
 TREE = {
     errors.ConfigError: (MeshOsError, ValueError),
     errors.InvalidArgument: (MeshOsError, ValueError),
@@ -165,9 +174,11 @@ TREE = {
     errors.WaitTimeout: (MeshOsError, TimeoutError),
     errors.QueueFull: (MeshOsError,),
     errors.Backpressure: (MeshOsError,),
+    errors.Unavailable: (MeshOsError,),
     errors.RuntimeShutdownError: (MeshOsError,),
     errors.InvalidDaemon: (errors.DaemonError, TypeError),
     errors.DaemonNotFound: (errors.DaemonError, LookupError),
+    errors.NotOwner: (errors.DaemonError,),
     errors.StaleDaemon: (errors.DaemonError,),
     errors.AlreadyRegistered: (errors.DaemonError,),
     errors.AlreadyStored: (errors.DaemonError,),

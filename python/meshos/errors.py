@@ -64,6 +64,7 @@ __all__ = [
     "MeshOsError",
     "NoVerifier",
     "NotAuthorized",
+    "NotOwner",
     "NotReady",
     "OperatorSocketError",
     "OperatorSocketErrorKind",
@@ -99,6 +100,7 @@ __all__ = [
     "SubscribeRejectedKind",
     "TokenError",
     "TokenErrorKind",
+    "Unavailable",
     "UnsignedRejected",
     "VerifyError",
     "WaitTimeout",
@@ -308,6 +310,26 @@ RuntimeShutdownErrorKind: TypeAlias = (
 )
 
 
+class Unavailable(MeshOsError):
+    """A node, or the owner of an identity, could not be reached in time. Retryable.
+
+    Attributes:
+        target: The node, or the daemon whose owner is not known.
+    """
+
+    def __init__(self, target: int, message: str) -> None:
+        super().__init__(target, message, text=message)
+        self.target: int = target
+
+    @property
+    def kind(self) -> Literal["unavailable"]:
+        return "unavailable"
+
+    @property
+    def retryable(self) -> Literal[True]:
+        return True
+
+
 class RuntimeShutdownError(MeshOsError):
     """The loop, a dispatch or an appender did not end within the deadline, or the loop failed; nothing goes on."""
 
@@ -368,6 +390,27 @@ class DaemonNotFound(DaemonError, LookupError):
     @property
     def kind(self) -> Literal["not_found"]:
         return "not_found"
+
+
+class NotOwner(DaemonError):
+    """Another node owns the identity, or owns it again in a later epoch than is known here; this one refuses.
+
+    Attributes:
+        origin_hash: The daemon.
+        owner: The node that owns it.
+        epoch: Its term of ownership.
+    """
+
+    def __init__(self, origin_hash: OriginHash, owner: NodeId, epoch: int) -> None:
+        text = f"daemon {origin_hash:016x} is owned by node {owner:016x}, in epoch {epoch}"
+        super().__init__(origin_hash, owner, epoch, text=text)
+        self.origin_hash: OriginHash = origin_hash
+        self.owner: NodeId = owner
+        self.epoch: int = epoch
+
+    @property
+    def kind(self) -> Literal["not_owner"]:
+        return "not_owner"
 
 
 class StaleDaemon(DaemonError):

@@ -25,8 +25,8 @@
 //! * A lease is granted to the owner under the highest record alone. Lower records are refused, with the highest.
 //! * A takeover goes on when the last lease granted has run out, plus the skew that clocks may have, and two epochs up or
 //!   more. After a restart everybody is taken to have been granted a lease just before.
-//! * A spawn that is registered again after its owner renewed is refused, also to the owner: it has lost what it did. Nor is
-//!   a takeover installed again then. After a restart everybody is taken to have renewed, so what was being spawned or
+//! * A spawn or a takeover that is registered again after its owner renewed is refused, also to the owner: it has lost what
+//!   it did. Nor is a takeover installed again then. After a restart everybody is taken to have renewed, so what was being spawned or
 //!   installed and has not is taken over once more.
 //! * There are at most so many entities; more are refused.
 //!
@@ -327,7 +327,8 @@ impl Directory {
             return;
         };
         let is_held = entry.phase() == Phase::Held;
-        if *record == highest && is_held && !(entry.renewed && record.reason() == Reason::Spawn) {
+        let is_beginning = matches!(record.reason(), Reason::Spawn | Reason::Takeover);
+        if *record == highest && is_held && !(entry.renewed && is_beginning) {
             let epoch = record.epoch();
             return actions.push(say(from, ask, Body::Registered { entity, epoch }));
         }

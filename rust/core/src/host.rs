@@ -221,6 +221,20 @@ impl Host {
         self
     }
 
+    /// The same host in the epoch of a certificate that begins at its head; what it owed is void.
+    ///
+    /// # Panics
+    /// When the epoch falls, or the certificate begins elsewhere.
+    #[must_use]
+    pub fn under(mut self, certificate: Certificate) -> Self {
+        assert!(certificate.epoch >= self.epoch, "epochs rise");
+        assert_eq!(certificate.digest, self.chain.digest(), "a term begins at the head");
+        self.epoch = certificate.epoch;
+        self.owed = None;
+        self.lineage.push(certificate);
+        self
+    }
+
     /// The same host under other options.
     #[must_use]
     pub fn with_config(mut self, config: DaemonHostConfig) -> Self {

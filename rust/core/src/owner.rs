@@ -3,7 +3,7 @@
 //! | phase | what it means |
 //! |---|---|
 //! | Unknown | nothing is known of the entity here |
-//! | Registering | the directory is asked whether the entity may be spawned here |
+//! | Registering | the directory is asked whether the entity may begin here |
 //! | Keeping | a record that names this node is being made durable, with the state that it needs |
 //! | Asking | the durable record names this node; the directory is asked for a lease |
 //! | Active | this node runs the entity, while its lease is valid |
@@ -40,6 +40,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::certificate::Reason;
 use crate::id::EntityId;
 use crate::mix;
 use crate::ownership::OwnershipRecord;
@@ -108,7 +109,8 @@ impl Phase {
 /// What goes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// Bring the entity to be here, under its first record.
+    /// Bring the entity to be here, under its first record; or under the last of a lineage that the directory is to learn
+    /// of, which whoever runs this has at hand.
     Spawn(OwnershipRecord),
     /// The process begins, and this is the highest record that its store has.
     Recover {
@@ -172,7 +174,7 @@ pub enum Answer {
 pub enum Action {
     /// Send this to the directory.
     Send(OwnershipFrame),
-    /// Register the whole lineage, which the store has, under this request.
+    /// Register the whole lineage, which the store has, or which is being registered, under this request.
     RegisterLineage(Ask),
     /// Make these rows durable; with those of the state, in one write, if the record names this node.
     Keep {
@@ -279,6 +281,26 @@ impl Owner {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The same, with requests that are numbered from after a number on: for one of several in a run, of which none may
+    /// take an answer to another for its own.
+    #[must_use]
+    pub const fn numbered_after(mut self, number: u64) -> Self {
+        self.number = number;
+        self
+    }
+
+    /// The highest record known: the fence.
+    #[must_use]
+    pub const fn fence(&self) -> Option<&OwnershipRecord> {
+        self.fence.as_ref()
+    }
+
+    /// Until when its lease is valid, as it was renewed last; [`Duration::MAX`] without a directory.
+    #[must_use]
+    pub const fn valid_until(&self) -> Option<Duration> {
+        self.valid_until
     }
 
     /// When [`Signal::Timer`] is due.
@@ -419,11 +441,10 @@ impl Owner {
         };
         let durable = self.durable.as_ref().map_or(0, OwnershipRecord::epoch);
         match (self.phase, answer) {
-            (Phase::Registering, Answer::Registered { epoch: 1 }) => {
-                if let Some(record) = self.next {
-                    self.keep(record, actions);
-                }
-            }
+            (Phase::Registering, Answer::Registered { epoch }) => match self.next {
+                Some(record) if record.epoch() == epoch => self.keep(record, actions),
+                _ => self.counters.late += 1,
+            },
             (Phase::Asking | Phase::Active, Answer::Registered { epoch }) if epoch == durable => self.ask(now, actions),
             (Phase::Asking | Phase::Active, Answer::LeaseOk { epoch, lease }) if epoch == durable => {
                 let until = (asked_at + lease).saturating_sub(self.config.margin);
@@ -556,7 +577,11 @@ impl Owner {
     /// Asks the directory for what is missing.
     fn ask(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let body = match (self.phase, self.next, self.durable) {
-            (Phase::Registering, Some(record), _) => Body::Register(vec![record]),
+            (Phase::Registering, Some(record), _) if record.reason() == Reason::Spawn => Body::Register(vec![record]),
+            (Phase::Registering, Some(_), _) => {
+                let ask = self.number_for(now);
+                return actions.push(Action::RegisterLineage(ask));
+            }
             (Phase::Asking | Phase::Active, _, Some(record)) => Body::Renew(record),
             _ => return,
         };
