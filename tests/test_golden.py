@@ -16,6 +16,7 @@ import pytest
 from blake3 import blake3
 from nacl.signing import SigningKey
 
+import calls
 import envelopes
 import frames
 import journals
@@ -207,7 +208,11 @@ def sent() -> dict[str, bytes]:
 def owned() -> dict[str, bytes]:
     """Every format of ownership once."""
     made = owners.records(ENTITY, NODE_1, NODE_2, CHILD, chain().digests)
-    return {"ownership_records": b"".join(made), "ownership_frames": owners.frames(ID, made)}
+    return {
+        "ownership_records": b"".join(made),
+        "ownership_frames": owners.frames(ID, made),
+        "remote_frames": calls.frames(made[0]),
+    }
 
 
 def values() -> dict[str, str]:

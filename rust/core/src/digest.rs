@@ -63,6 +63,8 @@ pub enum Context {
     Session,
     /// A record of ownership.
     Ownership,
+    /// An encoded snapshot that another node fetches.
+    RemoteSnapshot,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -73,7 +75,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 20]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 21]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -95,6 +97,7 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 20]> = LazyLock::new(|| {
         Context::Frame,
         Context::Session,
         Context::Ownership,
+        Context::RemoteSnapshot,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -124,6 +127,7 @@ impl Context {
             Self::Frame => "meshos 2026 frame v1",
             Self::Session => "meshos 2026 session v1",
             Self::Ownership => "meshos 2026 ownership record v1",
+            Self::RemoteSnapshot => "meshos 2026 remote snapshot v1",
         }
     }
 

@@ -23,6 +23,7 @@ use meshos_core::journal::{Emitted, SnapshotRow, Steps};
 use meshos_core::link::CausalLink;
 use meshos_core::ownership::OwnershipRecord;
 use meshos_core::ownership_frame::OwnershipFrame;
+use meshos_core::remote_frame::RemoteFrame;
 use meshos_core::revocation::Revocation;
 use meshos_core::sealed_channel::{HandedKey, Place, Sealed};
 use meshos_core::segment::{self, Position};
@@ -33,6 +34,7 @@ use meshos_core::stored::StoredDaemon;
 use meshos_core::stream::Frame;
 use meshos_core::testing::meshes;
 use meshos_core::testing::ownership;
+use meshos_core::testing::remote;
 use meshos_core::testing::samples::{self, History, STATE};
 use meshos_core::testing::{envelopes, frames};
 use meshos_core::testing::{tokens, trails};
@@ -181,6 +183,14 @@ fn version_1_of_every_format_is_read() {
         rest = after;
     }
     assert_eq!(found, ownership::frames());
+    let calls = file("remote_frames_v1.bin");
+    let (mut rest, mut found) = (&calls[..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
+        found.push(RemoteFrame::decode(frame).expect("a released format"));
+        rest = after;
+    }
+    assert_eq!(found, remote::frames());
     let parcel = file("parcel_v1.bin");
     let messages: Result<Vec<&[u8]>, _> = meshos_core::parcel::open(&parcel).expect("a released format").collect();
     assert_eq!(messages, Ok(vec![&b"one"[..], b"\x00", b"three"]));

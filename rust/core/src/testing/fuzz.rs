@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use super::envelopes::Trial;
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
 pub use super::ownership::{fuzz_frames as ownership_frames, fuzz_records as ownership_records};
+pub use super::remote::fuzz_frames as remote_frames;
 pub use super::tokens::{
     fuzz_channel_frames as channel_frames, fuzz_handed_key as handed_key, fuzz_sealed_payload as sealed_payload,
     permission_token, revocation,
@@ -85,6 +86,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("ownership_records", ownership_records),
     ("ownership_frames", ownership_frames),
     ("parcel", parcel),
+    ("remote_frames", remote_frames),
 ];
 
 /// [`open`](crate::parcel::open): what is read is packed to the same bytes.

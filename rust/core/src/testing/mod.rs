@@ -10,6 +10,7 @@ pub mod network;
 pub mod owners;
 pub mod ownership;
 pub mod random;
+pub mod remote;
 pub mod samples;
 pub mod store;
 pub mod streams;

@@ -270,6 +270,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         parcel.put(|out| out.extend(message));
     }
     all.push(("parcel", parcel.body().to_vec()));
+    all.push(("remote_frames", super::remote::frame_bytes()));
     all
 }
 

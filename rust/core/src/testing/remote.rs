@@ -1,0 +1,81 @@
+//! One of each message about calls to other nodes.
+
+use super::ownership;
+use crate::config::{DaemonHostConfig, Durability};
+use crate::digest::Digest;
+use crate::id::{EntityId, Origin};
+use crate::remote_frame::{Answer, Body, CallId, Reason, Refused, RemoteFrame, Request};
+
+const CALL: CallId = *b"a call, 16 bytes";
+
+/// One of each frame.
+///
+/// # Panics
+/// Never: there is a first record.
+#[must_use]
+pub fn frames() -> Vec<RemoteFrame<'static>> {
+    let config = DaemonHostConfig {
+        durability: Durability::Journal,
+        ..DaemonHostConfig::default()
+    };
+    let refused = |reason, owner, text: &str| {
+        Body::Answer(Answer::Refused(Refused {
+            reason,
+            owner,
+            text: text.to_owned(),
+        }))
+    };
+    let bodies = vec![
+        Body::Ask(Request::Spawn {
+            record: Box::new(ownership::records()[0]),
+            kind: "counter".to_owned(),
+            config,
+        }),
+        Body::Ask(Request::Stop(Origin::new(7))),
+        Body::Ask(Request::Snapshot(Origin::new(8))),
+        Body::Fetch { offset: 1 << 20 },
+        Body::Answer(Answer::Done),
+        Body::Answer(Answer::Taken {
+            size: 5,
+            digest: Digest::from_bytes([9; 32]),
+        }),
+        Body::Part {
+            offset: 3,
+            bytes: b"part",
+        },
+        refused(Reason::NotOwner, Some((EntityId::from_bytes([4; 32]), 3)), ""),
+        refused(Reason::Failed, None, "ValueError: no"),
+        Body::Answer(Answer::Working),
+    ];
+    bodies
+        .into_iter()
+        .map(|body| RemoteFrame { call: CALL, body })
+        .collect()
+}
+
+/// Each of [`frames`] after its length as a 32-bit number.
+///
+/// # Panics
+/// Never: they are short.
+#[must_use]
+pub fn frame_bytes() -> Vec<u8> {
+    let framed = |frame: RemoteFrame<'_>| {
+        let bytes = frame.to_bytes();
+        let length = u32::try_from(bytes.len()).expect("it is short");
+        [length.to_le_bytes().as_slice(), &bytes].concat()
+    };
+    frames().into_iter().flat_map(framed).collect()
+}
+
+/// [`RemoteFrame::decode`], of frames after their lengths.
+pub fn fuzz_frames(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let (frame, after) = after.split_at(length.min(after.len()));
+        if let Ok(found) = RemoteFrame::decode(frame) {
+            assert_eq!(found.to_bytes(), frame);
+        }
+        rest = after;
+    }
+}
