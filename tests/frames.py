@@ -59,9 +59,21 @@ def sender(key: SigningKey, node: SigningKey, since_ms: int) -> bytes:
     return record + node.sign(message).signature + key.sign(message).signature
 
 
-def due(to: bytes, stream: int, payload: bytes) -> bytes:
+def search(entity: bytes, node: bytes) -> bytes:
+    """One frame of every kind of a search."""
+    origin = struct.pack("<Q", reference.origin_hash(entity))
+    frames = [
+        bytes([VERSION, 15]) + origin,
+        bytes([VERSION, 16]) + origin + entity + node + struct.pack("<Q", 2),
+        bytes([VERSION, 17]) + origin,
+    ]
+    return b"".join(sized(frame) for frame in frames)
+
+
+def due(to: bytes, stream: int, payload: bytes, *, version: int = 2) -> bytes:
     """An output that is due to another daemon."""
-    return journals.summed(bytes([VERSION]) + to + struct.pack("<Q", stream) + sized(payload))
+    named = to if version == 1 else struct.pack("<Q", reference.origin_hash(to))
+    return journals.summed(bytes([version]) + named + struct.pack("<Q", stream) + sized(payload))
 
 
 def reservation(up_to: int) -> bytes:

@@ -167,7 +167,9 @@ def linked() -> dict[str, bytes]:
         "frames": frames.golden(chain(), certificates(), reference.entity_id(NODE_2)),
         "sender": frames.sender(CHILD, NODE_1, NEW_YEAR_MS),
         "reservation": frames.reservation(8192),
-        "due": frames.due(reference.entity_id(CHILD), 2, PAYLOADS[3]),
+        "search_frames": frames.search(ID, reference.entity_id(NODE_1)),
+        "due": frames.due(reference.entity_id(CHILD), 2, PAYLOADS[3], version=1),
+        "due_v2": frames.due(reference.entity_id(CHILD), 2, PAYLOADS[3]),
     }
 
 

@@ -13,23 +13,26 @@
 //! * Rows of one emitter are named by the sequence of the output, so they come back in the order in which they were sent.
 //!
 //! ```text
-//! version u8 = 1 | to 32 | stream u64 | length u32 | payload | CRC-32 of all that u32
+//! version u8 = 2 | to u64 | stream u64 | length u32 | payload | CRC-32 of all that u32
 //! ```
-//! Numbers are little endian; the key is that of [`Table::Outbox`]: entity, sequence.
+//! In version 1 `to` is the entity itself, 32 bytes; its handle is what is read. Numbers are little endian; the key is that
+//! of [`Table::Outbox`]: entity, sequence.
 
 use crate::codec::{DecodeError, Fault, Put, Reader};
-use crate::id::EntityId;
+use crate::id::{EntityId, Origin};
 use crate::rows::{Table, Write, entity_key};
 use crate::stream::PAYLOAD_BYTES_MAX;
 
 /// The version written, and the newest that is read.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
+/// The version in which a whole entity is named.
+const VERSION_ENTITY: u8 = 1;
 
 /// An output on its way to another daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     /// To whom.
-    pub to: EntityId,
+    pub to: Origin,
     /// In which stream; see [`stream`].
     pub stream: u64,
     /// The output.
@@ -68,9 +71,9 @@ impl Due {
             self.payload.len() <= PAYLOAD_BYTES_MAX,
             "a payload is bounded where it enters"
         );
-        let mut out = Vec::with_capacity(1 + 32 + 8 + 4 + self.payload.len() + 4);
+        let mut out = Vec::with_capacity(1 + 8 + 8 + 4 + self.payload.len() + 4);
         out.put_u8(VERSION);
-        out.put(self.to.as_bytes());
+        out.put_u64(self.to.get());
         out.put_u64(self.stream);
         out.put_count_u32(self.payload.len());
         out.put(&self.payload);
@@ -84,7 +87,7 @@ impl Due {
     /// [`Fault::Digest`] when the sum does not fit; otherwise the first bad field.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        reader.version_u8(VERSION)?;
+        let version = reader.version_u8(VERSION)?;
         let Some((covered, sum)) = bytes.split_last_chunk::<4>() else {
             return Err(reader.fault(Fault::Truncated { needed: 4 }));
         };
@@ -94,7 +97,12 @@ impl Due {
                 fault: Fault::Digest,
             });
         }
-        let (to, stream) = (EntityId::from_bytes(reader.array()?), reader.u64()?);
+        let to = if version == VERSION_ENTITY {
+            EntityId::from_bytes(reader.array()?).origin()
+        } else {
+            Origin::new(reader.u64()?)
+        };
+        let stream = reader.u64()?;
         let length = reader.count_below(1, PAYLOAD_BYTES_MAX)?;
         let payload = reader.take(length)?.to_vec();
         reader.take(4)?;

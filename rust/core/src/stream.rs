@@ -6,7 +6,8 @@
 //! Invariants
 //! * A frame has one encoding. What is read back is what was written, or it is refused.
 //! * A payload has at most [`PAYLOAD_BYTES_MAX`], a lineage at most [`LINEAGE_MAX`] certificates.
-//! * The full id of the receiving entity is in every frame; an answer names the event that it answers.
+//! * The full id of the receiving entity is in every frame but the search for it; an answer names the event that it answers.
+//! * Whoever is found has the handle that was asked for.
 //!
 //! ```text
 //! frame         version u8 = 1 | kind u8 | body
@@ -25,6 +26,9 @@
 //! 12 out ack    entity 32 | epoch u64 | n u64
 //! 13 follow     entity 32 | epoch u64 | after u64
 //! 14 announce   entity 32 | epoch u64 | n u64 | head 32 | count u32 | certificates, 210 bytes each
+//! 15 find       origin u64
+//! 16 found      origin u64 | entity 32 | node 32 | epoch u64
+//! 17 nobody     origin u64
 //! lineage = derive_key("meshos 2026 lineage v1")(certificates, oldest first)
 //! ```
 //! Numbers are little endian.
@@ -207,6 +211,25 @@ pub enum Frame<'a> {
     },
     /// An owner began.
     Announce(Announce),
+    /// Who has this handle?
+    Find {
+        /// The handle.
+        origin: Origin,
+    },
+    /// This entity has it.
+    Found {
+        /// The entity. Its handle is in the frame too.
+        entity: EntityId,
+        /// Key of the node that owns it.
+        node: EntityId,
+        /// Since which epoch.
+        epoch: u64,
+    },
+    /// This node knows nobody with this handle.
+    Nobody {
+        /// The handle.
+        origin: Origin,
+    },
 }
 
 /// What all certificates of a lineage come to. An owner puts it in every output, and a consumer compares it.
@@ -235,6 +258,7 @@ impl<'a> Frame<'a> {
                 flow: read_flow(&mut reader)?,
             },
             11..=14 => read_outward(&mut reader, kind)?,
+            15..=17 => read_search(&mut reader, kind)?,
             _ => return Err(at_kind.fault(Fault::Invalid { field: "kind" })),
         };
         reader.expect_end()?;
@@ -355,6 +379,14 @@ impl<'a> Frame<'a> {
                     out.put(&certificate.to_bytes());
                 }
             }
+            Self::Find { origin } => put_search(out, 15, *origin),
+            Self::Found { entity, node, epoch } => {
+                put_search(out, 16, entity.origin());
+                out.put(entity.as_bytes());
+                out.put(node.as_bytes());
+                out.put_u64(*epoch);
+            }
+            Self::Nobody { origin } => put_search(out, 17, *origin),
         }
     }
 }
@@ -369,6 +401,11 @@ fn put_outward(out: &mut Vec<u8>, kind: u8, entity: &EntityId, epoch: u64) {
     out.put_u8(kind);
     out.put(entity.as_bytes());
     out.put_u64(epoch);
+}
+
+fn put_search(out: &mut Vec<u8>, kind: u8, origin: Origin) {
+    out.put_u8(kind);
+    out.put_u64(origin.get());
 }
 
 fn put_numbers<const N: usize>(out: &mut Vec<u8>, numbers: [u64; N]) {
@@ -507,6 +544,26 @@ fn read_answer<'a>(reader: &mut Reader<'a>, kind: u8) -> Result<Frame<'a>, Decod
             sequence,
             epoch: read_epoch(reader)?,
         },
+    })
+}
+
+fn read_search<'a>(reader: &mut Reader<'_>, kind: u8) -> Result<Frame<'a>, DecodeError> {
+    let origin = Origin::new(reader.u64()?);
+    Ok(match kind {
+        15 => Frame::Find { origin },
+        16 => {
+            let at_entity = reader.clone();
+            let entity = EntityId::from_bytes(reader.array()?);
+            if entity.origin() != origin {
+                return Err(at_entity.fault(Fault::Invalid { field: "entity" }));
+            }
+            Frame::Found {
+                entity,
+                node: EntityId::from_bytes(reader.array()?),
+                epoch: read_epoch(reader)?,
+            }
+        }
+        _ => Frame::Nobody { origin },
     })
 }
 

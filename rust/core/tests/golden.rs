@@ -133,10 +133,17 @@ fn version_1_of_every_format_is_read() {
         found.push(Frame::decode(reader.take(length as usize).expect("a released format")).expect("a released format"));
     }
     assert_eq!(found, frames::all());
+    let (search, mut found) = (file("search_frames_v1.bin"), Vec::new());
+    let mut reader = Reader::new(&search);
+    while let Ok(length) = reader.u32() {
+        found.push(Frame::decode(reader.take(length as usize).expect("a released format")).expect("a released format"));
+    }
+    assert_eq!(found, frames::search());
     let sender = SenderRecord::decode(&file("sender_v1.bin")).expect("a released format");
     assert_eq!((sender, sender.verify()), (frames::sender(), Ok(())));
     assert_eq!(reserved(&file("reservation_v1.bin")), Ok(8192));
     assert_eq!(Due::decode(&file("due_v1.bin")), Ok(frames::due()));
+    assert_eq!(Due::decode(&file("due_v2.bin")), Ok(frames::due()));
     assert_eq!(
         PermissionToken::decode(&file("permission_token_v1.bin")),
         Ok(tokens::token())

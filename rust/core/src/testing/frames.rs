@@ -95,11 +95,33 @@ pub fn all() -> Vec<Frame<'static>> {
     ]
 }
 
+/// One frame of every kind of a search, in the order of their numbers.
+#[must_use]
+pub fn search() -> Vec<Frame<'static>> {
+    let (entity, node) = (flow().entity, keypair(0x11).entity_id());
+    let origin = entity.origin();
+    vec![
+        Frame::Find { origin },
+        Frame::Found { entity, node, epoch: 2 },
+        Frame::Nobody { origin },
+    ]
+}
+
 /// All frames in one, each after its length.
 #[must_use]
 pub fn golden() -> Vec<u8> {
+    framed(&all())
+}
+
+/// The frames of a search in one, each after its length.
+#[must_use]
+pub fn golden_search() -> Vec<u8> {
+    framed(&search())
+}
+
+fn framed(frames: &[Frame<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
-    for frame in all() {
+    for frame in frames {
         let bytes = frame.to_bytes();
         let length = u32::try_from(bytes.len()).expect("short");
         out.extend_from_slice(&length.to_le_bytes());
@@ -121,7 +143,7 @@ pub fn sender() -> SenderRecord {
 #[must_use]
 pub fn due() -> Due {
     Due {
-        to: keypair(0x33).entity_id(),
+        to: keypair(0x33).entity_id().origin(),
         stream: 2,
         payload: PAYLOADS[3].to_vec(),
     }

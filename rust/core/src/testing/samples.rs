@@ -15,6 +15,7 @@ use crate::config::{DaemonHostConfig, Durability, OnDivergence};
 use crate::cursors::{Cursors, Receipt};
 use crate::dead_letter::DeadLetter;
 use crate::digest::{self, Digest};
+use crate::due;
 use crate::export::ChainExport;
 use crate::fork::{ForkRecord, fork_entity};
 use crate::horizon::sketch_bits;
@@ -206,6 +207,12 @@ pub fn bindings() -> DaemonBindings {
     bindings
 }
 
+/// What version 1 made of what is due, which is written no more.
+const DUE_V1: &[&str] = &[
+    "0117cb79fb2b4120f2b1ec65e4198d6e08b28e813feb01e4a400839b85e18080",
+    "ce0200000000000000050000006d6f766564726fc37f",
+];
+
 /// What version 1 of the row of a daemon was, which is written no more.
 const STORED_DAEMON_V1: &[&str] = &[
     "010700636f756e7465726400000000000000102700000000010010270000000000040000000000000000000001015555",
@@ -218,6 +225,7 @@ const STORED_DAEMON_V1: &[&str] = &[
 pub fn version(name: &str) -> u8 {
     match name {
         "stored_daemon" => stored::VERSION,
+        "due" => due::VERSION,
         _ => 1,
     }
 }
@@ -250,6 +258,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("stored_daemon", stored_daemon().to_bytes()),
         ("dead_letter", dead_letter().to_bytes()),
         ("frames", frames::golden()),
+        ("search_frames", frames::golden_search()),
         ("sender", frames::sender().to_bytes()),
         ("reservation", frames::reservation()),
         ("due", frames::due().to_bytes()),
@@ -458,6 +467,7 @@ pub fn golden_json() -> String {
     }
     rows.push(("snapshot.state".into(), hex(STATE)));
     rows.push(("file.stored_daemon".into(), STORED_DAEMON_V1.concat()));
+    rows.push(("file.due".into(), DUE_V1.concat()));
     rows.extend(golden().into_iter().map(|(name, bytes)| match version(name) {
         1 => (format!("file.{name}"), hex(&bytes)),
         version => (format!("file.{name}_v{version}"), hex(&bytes)),

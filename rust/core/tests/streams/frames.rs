@@ -133,7 +133,7 @@ proptest! {
 
 #[test]
 fn every_frame_is_read_whole_or_not_at_all() {
-    for frame in frames::all() {
+    for frame in frames::all().into_iter().chain(frames::search()) {
         assert_exact(&frame.to_bytes(), 0, |bytes| Frame::decode(bytes).map(drop));
     }
     assert_exact(&frames::sender().to_bytes(), 0, SenderRecord::decode);
@@ -165,7 +165,7 @@ fn what_no_writer_writes_is_refused() {
         (1, 0, &[0], invalid("version")),
         (1, 0, &[2], Fault::NewerVersion { found: 2, known: 1 }),
         (1, 1, &[0], invalid("kind")),
-        (1, 1, &[15], invalid("kind")),
+        (1, 1, &[18], invalid("kind")),
         (1, 50, &[0; 8], invalid("sequence")),
         (1, 58, &[9], invalid("prev")),
         (
@@ -269,6 +269,16 @@ fn a_reservation_is_read_back_whole_or_not_at_all() {
             changed[bit / 8] ^= 1 << (bit % 8);
             assert!(reserved(&changed).is_err(), "bit {bit}");
         }
+    }
+}
+
+#[test]
+fn who_is_found_has_the_handle_that_was_asked_for() {
+    let bytes = frames::search()[1].to_bytes();
+    for bit in 2 * 8..(2 + 8 + 32) * 8 {
+        let mut changed = bytes.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert!(Frame::decode(&changed).is_err(), "bit {bit}");
     }
 }
 

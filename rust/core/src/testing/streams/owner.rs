@@ -526,7 +526,7 @@ impl Owner {
             live.pending.output(link, output);
             if is_due(self.daemon, output, scene) {
                 let due = Due {
-                    to: DAEMONS[1],
+                    to: DAEMONS[1].origin(),
                     stream: live.outbox.flow().stream,
                     payload: output.clone(),
                 };
