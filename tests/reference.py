@@ -267,7 +267,30 @@ def channel_frames(
         (43, who + b"\4"),
         (44, who),
     ]
+    return sized(frames)
+
+
+def sized(frames: Iterable[tuple[int, bytes]]) -> bytes:
+    """Frames of these kinds and bodies, each after its length."""
     return b"".join(struct.pack("<I", len(body) + 2) + bytes([1, kind]) + body for kind, body in frames)
+
+
+def publish_frames(channel: str, publisher: SigningKey, node: bytes, owner: bytes, token: bytes) -> bytes:
+    """One of each frame about what is published on a channel of another node, each after its length."""
+    nonce = b"\xaa" * 16
+
+    def head(token: bytes) -> bytes:
+        return nonce + name(channel) + entity_id(publisher) + struct.pack("<H", len(token)) + token
+
+    payload = struct.pack("<I", 3) + b"hot"
+    proof = publisher.sign(b"meshos 2026 publication v1\0" + owner + node + head(token) + payload).signature
+    frames = [
+        (45, head(token) + b"\1" + proof + payload),
+        (45, head(b"") + b"\0" + bytes(4)),
+        (46, nonce + struct.pack("<Q", 3)),
+        *((47, nonce + bytes([reason])) for reason in range(1, 7)),
+    ]
+    return sized(frames)
 
 
 def fork_record(

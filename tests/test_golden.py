@@ -151,6 +151,13 @@ def files() -> dict[str, bytes]:
                 reference.entity_id(NODE_1),
                 reference.token(*grants()),
             ),
+            "publish_frames": reference.publish_frames(
+                "sensors/lidar",
+                ENTITY,
+                reference.entity_id(NODE_2),
+                reference.entity_id(NODE_1),
+                reference.token(*grants()),
+            ),
             "revocation": reference.revocation(NODE_1, "subject", reference.entity_id(CHILD), NEW_YEAR_MS + 1500),
         }
         | linked()
@@ -319,7 +326,7 @@ def test_released_export_is_verified() -> None:
     assert [span.node for span in report.owners] == [reference.entity_id(NODE_1), reference.entity_id(NODE_2)]
 
 
-GATED = ("revocation", "handed_key", "sealed_payload", "channel_frames")
+GATED = ("revocation", "handed_key", "sealed_payload", "channel_frames", "publish_frames")
 APART = {"link", "cursors", "blast_radius", *GATED, *kept(), *recorded(), *linked(), *sent(), *owned()}
 CUT = [name for name in files() if name not in APART]
 

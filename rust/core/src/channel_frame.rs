@@ -21,10 +21,15 @@
 //! 42 taken      channel name | subscriber 32 | term u64 | turn u64
 //! 43 ended      channel name | subscriber 32 | reason u8
 //! 44 ask key    channel name | subscriber 32
+//! 45 publish    nonce 16 | channel name | publisher 32 | token length u16 | token | option of signature 64
+//!               | length u32 | payload
+//! 46 published  nonce 16 | sequence u64
+//! 47 not published  nonce 16 | reason u8 (1 to 4 as in rejected, 5 too large, 6 forgotten)
 //! event         sequence u64 | option of emitter 32 | sealed u8 (0, 1) | length u32 | payload
 //! ```
 //! Numbers are little endian. A subscriber signs `"meshos 2026 subscription v1\0" ‖ publisher 32 ‖ node 32` and the body of
-//! its request up to and with the token: so the request is of this daemon, from this node, to this publisher.
+//! its request up to and with the token: so the request is of this daemon, from this node, to this publisher. Who publishes
+//! on a channel of another node signs [`Publish`] likewise.
 //! A handed key is a message of its own: a [`HandedKey`](crate::sealed_channel::HandedKey).
 //!
 //! Invariants
@@ -35,6 +40,9 @@ use crate::codec::{DecodeError, Fault, Put, Reader};
 use crate::id::EntityId;
 use crate::identity::{self, IdentityError, Keypair};
 use crate::name::ChannelName;
+
+mod publish;
+pub use publish::{Publish, Unpublished};
 
 /// The version written, and the newest that is read.
 pub const VERSION: u8 = 1;
@@ -142,9 +150,7 @@ impl Subscribe {
         if let Some(group) = &self.group {
             group.put(out);
         }
-        let length = u16::try_from(self.token.len()).expect("a token has at most 3,610 bytes");
-        out.put_u16(length);
-        out.put(&self.token);
+        put_token(out, &self.token);
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -152,7 +158,6 @@ impl Subscribe {
         let (subscriber, epoch) = (read_id(reader)?, reader.u64()?);
         let after = option(reader, |reader| Ok((reader.u64()?, reader.u64()?)))?;
         let group = option(reader, ChannelName::read)?;
-        let length = reader.u16()?;
         Ok(Self {
             nonce,
             channel,
@@ -160,7 +165,7 @@ impl Subscribe {
             epoch,
             after,
             group,
-            token: reader.take(usize::from(length))?.to_vec(),
+            token: read_token(reader)?,
             proof: option(reader, Reader::array)?,
         })
     }
@@ -317,6 +322,22 @@ pub enum ChannelFrame<'a> {
         /// Who.
         subscriber: EntityId,
     },
+    /// A node, or a daemon of it, publishes on a channel of another node.
+    Publish(Publish<'a>),
+    /// It is published.
+    Published {
+        /// Of the request.
+        nonce: Nonce,
+        /// The number that it got on the channel.
+        sequence: u64,
+    },
+    /// It is not.
+    NotPublished {
+        /// Of the request.
+        nonce: Nonce,
+        /// Why.
+        reason: Unpublished,
+    },
 }
 
 const REASONS: [(u8, Reason); 4] = [
@@ -328,7 +349,7 @@ const REASONS: [(u8, Reason); 4] = [
 
 impl<'a> ChannelFrame<'a> {
     /// The first kind of these frames, and the last.
-    pub const KINDS: (u8, u8) = (32, 44);
+    pub const KINDS: (u8, u8) = (32, 47);
 
     /// The wire form.
     #[must_use]
@@ -408,6 +429,15 @@ impl<'a> ChannelFrame<'a> {
                 put_reason(&mut out, *reason);
             }
             Self::AskKey { channel, subscriber } => put_who(&mut out, channel, subscriber),
+            Self::Publish(publish) => publish.put(&mut out),
+            Self::Published { nonce, sequence } => {
+                out.put(nonce);
+                out.put_u64(*sequence);
+            }
+            Self::NotPublished { nonce, reason } => {
+                out.put(nonce);
+                reason.put(&mut out);
+            }
         }
         out
     }
@@ -482,6 +512,15 @@ impl<'a> ChannelFrame<'a> {
                 channel: ChannelName::read(read)?,
                 subscriber: read_id(read)?,
             },
+            45 => Self::Publish(Publish::read(read)?),
+            46 => Self::Published {
+                nonce: read.array()?,
+                sequence: read.u64()?,
+            },
+            47 => Self::NotPublished {
+                nonce: read.array()?,
+                reason: Unpublished::read(read)?,
+            },
             _ => return Err(at.fault(Fault::Invalid { field: "kind" })),
         };
         reader.expect_end()?;
@@ -503,6 +542,9 @@ impl<'a> ChannelFrame<'a> {
             Self::Taken { .. } => 42,
             Self::Ended { .. } => 43,
             Self::AskKey { .. } => 44,
+            Self::Publish(_) => 45,
+            Self::Published { .. } => 46,
+            Self::NotPublished { .. } => 47,
         }
     }
 }
@@ -514,6 +556,17 @@ fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
 fn put_who(out: &mut Vec<u8>, channel: &ChannelName, subscriber: &EntityId) {
     channel.put(out);
     out.put(subscriber.as_bytes());
+}
+
+fn put_token(out: &mut Vec<u8>, token: &[u8]) {
+    let length = u16::try_from(token.len()).expect("a token has at most 3,610 bytes");
+    out.put_u16(length);
+    out.put(token);
+}
+
+fn read_token(reader: &mut Reader<'_>) -> Result<Vec<u8>, DecodeError> {
+    let length = reader.u16()?;
+    Ok(reader.take(usize::from(length))?.to_vec())
 }
 
 fn put_reason(out: &mut Vec<u8>, reason: Reason) {

@@ -89,6 +89,7 @@ pub mod channel_log;
 pub mod subscription;
 pub mod queue_group;
 pub mod roster;
+pub mod remote_publish;
 pub mod supervision;
 pub mod maintenance;
 pub mod control_state;

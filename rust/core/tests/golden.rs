@@ -168,14 +168,19 @@ fn version_1_of_every_format_is_read() {
         sealed.open(&tokens::channel_key(), &place).as_deref(),
         Some(&b"hot"[..])
     );
-    let frames = file("channel_frames_v1.bin");
-    let (mut rest, mut found) = (&frames[..], Vec::new());
-    while let Some((length, after)) = rest.split_first_chunk::<4>() {
-        let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
-        found.push(ChannelFrame::decode(frame).expect("a released format"));
-        rest = after;
+    for (name, frames) in [
+        ("channel_frames_v1.bin", tokens::channel_frames()),
+        ("publish_frames_v1.bin", tokens::publish_frames()),
+    ] {
+        let bytes = file(name);
+        let (mut rest, mut found) = (&bytes[..], Vec::new());
+        while let Some((length, after)) = rest.split_first_chunk::<4>() {
+            let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
+            found.push(ChannelFrame::decode(frame).expect("a released format"));
+            rest = after;
+        }
+        assert_eq!(found, frames);
     }
-    assert_eq!(found, tokens::channel_frames());
     let bytes = file("ownership_records_v1.bin");
     let records: Result<Vec<_>, _> = bytes
         .chunks(OwnershipRecord::SIZE)

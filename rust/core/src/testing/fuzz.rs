@@ -79,6 +79,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("handed_key", handed_key),
     ("sealed_payload", sealed_payload),
     ("channel_frames", channel_frames),
+    ("publish_frames", channel_frames),
     ("records", records),
     ("heartbeat", heartbeat),
     ("frame", frame),

@@ -267,6 +267,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
         ("handed_key", tokens::handed_key().to_bytes()),
         ("sealed_payload", tokens::sealed_payload()),
         ("channel_frames", tokens::channel_frame_bytes()),
+        ("publish_frames", tokens::publish_frame_bytes()),
     ];
     all.extend(trails::files());
     all.push(("heartbeat", meshes::heartbeat().to_bytes()));

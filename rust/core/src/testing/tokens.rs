@@ -8,7 +8,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::samples::keypair;
-use crate::channel_frame::{ChannelFrame, Event, Gap, Reason, Subscribe};
+use crate::channel_frame::{ChannelFrame, Event, Gap, Publish, Reason, Subscribe, Unpublished};
 use crate::name::ChannelName;
 use crate::revocation::{Revocation, Revocations, Target};
 use crate::sealed_channel::{ChannelKey, HandedKey, Place, Sealed, seal};
@@ -242,12 +242,61 @@ pub fn channel_frames() -> Vec<ChannelFrame<'static>> {
 /// Each of [`channel_frames`] after its length as a 32-bit number.
 #[must_use]
 pub fn channel_frame_bytes() -> Vec<u8> {
+    after_lengths(channel_frames())
+}
+
+/// One of each frame about what is published on a channel of another node.
+///
+/// # Panics
+/// Never: sample pairs have their secret half.
+#[must_use]
+pub fn publish_frames() -> Vec<ChannelFrame<'static>> {
+    let nonce = [0xaa; 16];
+    let mut publish = Publish {
+        nonce,
+        channel: channel(),
+        publisher: keypair(0x42).entity_id(),
+        token: token().to_bytes(),
+        proof: None,
+        payload: b"hot",
+    };
+    let plain = Publish {
+        token: Vec::new(),
+        payload: b"",
+        ..publish.clone()
+    };
+    let (node, owner) = (keypair(0x22).entity_id(), keypair(0x11).entity_id());
+    publish.sign(&keypair(0x42), &node, &owner).expect(FULL);
+    let reasons = [
+        Unpublished::Refused(Reason::Unauthorized),
+        Unpublished::Refused(Reason::RateLimited),
+        Unpublished::Refused(Reason::TooMany),
+        Unpublished::Refused(Reason::Closed),
+        Unpublished::TooLarge,
+        Unpublished::Forgotten,
+    ];
+    let mut frames = vec![
+        ChannelFrame::Publish(publish),
+        ChannelFrame::Publish(plain),
+        ChannelFrame::Published { nonce, sequence: 3 },
+    ];
+    frames.extend(reasons.map(|reason| ChannelFrame::NotPublished { nonce, reason }));
+    frames
+}
+
+/// Each of [`publish_frames`] after its length as a 32-bit number.
+#[must_use]
+pub fn publish_frame_bytes() -> Vec<u8> {
+    after_lengths(publish_frames())
+}
+
+fn after_lengths(frames: Vec<ChannelFrame<'_>>) -> Vec<u8> {
     let framed = |frame: ChannelFrame<'_>| {
         let bytes = frame.to_bytes();
         let length = u32::try_from(bytes.len()).expect("small");
         [&length.to_le_bytes()[..], &bytes].concat()
     };
-    channel_frames().into_iter().flat_map(framed).collect()
+    frames.into_iter().flat_map(framed).collect()
 }
 
 /// [`ChannelFrame::decode`] of each frame after its length, and of the bytes as one frame.

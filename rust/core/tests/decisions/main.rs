@@ -4,6 +4,7 @@ mod channel_keys;
 mod channel_log;
 mod maintenance;
 mod queue_group;
+mod remote_publish;
 mod roster;
 mod subscription;
 mod supervision;
