@@ -64,3 +64,4 @@ pub mod channel_publisher;
 pub mod channel_reader;
 pub mod channels;
 pub mod channel_stream;
+pub mod remote;

@@ -38,15 +38,15 @@ fn config() -> MeshConfig {
     }
 }
 
-struct Cluster {
+pub struct Cluster {
     network: LocalNetwork,
     id: MeshId,
     members: Members,
-    nodes: Vec<Mesh>,
+    pub nodes: Vec<Mesh>,
 }
 
 impl Cluster {
-    fn of(count: u8) -> Self {
+    pub fn of(count: u8) -> Self {
         let keys = 1..=count;
         let listed: BTreeSet<_> = keys.clone().map(|byte| keypair(byte).entity_id()).collect();
         let mut cluster = Self {
@@ -65,7 +65,7 @@ impl Cluster {
         Mesh::join(key, self.id, self.members.clone(), engine, &config()).expect("it can join")
     }
 
-    fn all_alive(&self) {
+    pub fn all_alive(&self) {
         for node in &self.nodes {
             for other in self.nodes.iter().filter(|other| other.node_id() != node.node_id()) {
                 alive(node, other);
@@ -74,7 +74,7 @@ impl Cluster {
     }
 }
 
-fn alive(node: &Mesh, other: &Mesh) {
+pub fn alive(node: &Mesh, other: &Mesh) {
     let found = node.wait_for_peer(other.node_id(), Deadline::after(PATIENCE), || false);
     assert_eq!(found.expect("it comes").entity, other.entity_id());
 }
