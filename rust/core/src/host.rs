@@ -414,6 +414,18 @@ impl Host {
         Ok(())
     }
 
+    /// The epoch in which the chain last went back; 0: it never did.
+    #[must_use]
+    pub fn went_back_in(&self) -> u64 {
+        let goes_back = |reason| matches!(reason, Reason::Restart | Reason::Takeover);
+        if self.owed.is_some_and(|(reason, ..)| goes_back(reason)) {
+            return self.epoch;
+        }
+        let spans = self.lineage.iter().rev();
+        let last = spans.filter(|certificate| goes_back(certificate.reason)).next();
+        last.map_or(0, |certificate| certificate.epoch)
+    }
+
     /// Node named by the newest certificate.
     #[must_use]
     pub fn certified_node(&self) -> Option<EntityId> {

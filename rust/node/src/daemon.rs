@@ -12,6 +12,7 @@ use meshos_core::event::DaemonHealth;
 use meshos_core::host::Few;
 use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
+use meshos_core::route::Route;
 use meshos_core::store::StoreError;
 
 /// What `process` gave back.
@@ -112,6 +113,10 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     fn parts(event: &Self::Event) -> (CausalLink, &[u8]);
     /// Makes an event of an output and its link, and another reference to it if it is to be kept.
     fn emitted(link: CausalLink, output: Self::Output, keep: bool) -> (Self::Event, Option<Self::Event>);
+    /// Where an output goes besides the chain.
+    fn route(_output: &Self::Output) -> Route {
+        Route::Chain
+    }
     /// Makes the event of a draft that was given a number.
     fn numbered(draft: Self::Draft, key: EventKey) -> Self::Event;
     /// When an event came in, in nanoseconds since 1970.

@@ -10,6 +10,7 @@ use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
 use meshos_core::ingress::{Admission, EventKey};
 use meshos_core::journal::{Outcome, Step};
+use meshos_core::route::Route;
 use meshos_core::store::StoreError;
 
 use crate::clock;
@@ -210,11 +211,16 @@ pub(crate) fn finish_letter<D: Daemon>(
     let kept = &mut inside.outputs;
     let mut journal = inside.journal.as_deref_mut();
     let count = outputs.len();
+    let mut routed = Few::<(u64, Route, D::Event)>::new();
     let emitted = inside.host.returned(key, outputs, |link, digest, output| {
         if let Some(journal) = &mut journal {
             journal.output(&link, output.as_ref());
         }
+        let route = D::route(&output);
         let (event, copy) = D::emitted(link, output, config.outputs_max > 0);
+        if !route.is_chain() {
+            routed.push((link.sequence, route, event.clone()));
+        }
         match copy {
             Some(copy) => kept.push(copy, digest, &config),
             None => {
@@ -235,6 +241,17 @@ pub(crate) fn finish_letter<D: Daemon>(
     if let Some(number) = letter {
         inside.unlist(number);
         drop(inside.take_letter(number));
+    }
+    let exits = if routed.is_empty() {
+        None
+    } else {
+        entered.slot().exits().cloned()
+    };
+    let inside: &mut Inside<D> = entered;
+    if let Some(exits) = exits {
+        for (sequence, route, output) in routed {
+            inside.route(&exits, sequence, route, D::parts(&output).1);
+        }
     }
     if let Some(journal) = &mut inside.journal {
         let (link, payload) = D::parts(event);
@@ -365,7 +382,11 @@ pub fn submit<D: Daemon>(entered: &mut Entered<D>) -> Option<Arc<Commit>> {
     if !entered.is_present() {
         return None;
     }
-    entered.journal.as_mut()?.submit()
+    if entered.line.is_none() {
+        return entered.journal.as_mut()?.submit();
+    }
+    let exits = entered.slot().exits().cloned();
+    entered.submit(exits.as_ref())
 }
 
 /// When what a snapshot needs is written.

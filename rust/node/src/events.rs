@@ -18,6 +18,7 @@ use meshos_core::id::Origin;
 
 use crate::clock;
 use crate::lane::{Job, Lanes};
+use crate::outgoing::Exits;
 
 /// Events that one observer may be behind.
 pub const QUEUE_MAX: usize = 16_384;
@@ -152,6 +153,7 @@ pub struct Events {
     state: Mutex<State>,
     counters: Arc<Counters>,
     lanes: Lanes,
+    exits: Arc<Exits>,
 }
 
 impl Events {
@@ -168,7 +170,14 @@ impl Events {
             state: Mutex::new(state),
             counters: Arc::default(),
             lanes,
+            exits: Arc::default(),
         }
+    }
+
+    /// Where what its daemons emit leaves the node.
+    #[must_use]
+    pub fn exits(&self) -> &Arc<Exits> {
+        &self.exits
     }
 
     /// Numbers an event, shows it to every watch and queues it for every observer; returns its number. `None`: the

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::daemon::Daemon;
 use crate::journal::{Content, Journal};
 use crate::letters::Letters;
+use crate::outgoing::Line;
 
 /// A snapshot with the state as user code gave it.
 pub struct Snapshot<D: Daemon> {
@@ -122,6 +123,8 @@ pub struct Inside<D: Daemon> {
     pub journal: Option<Box<Journal>>,
     /// Events that were passed over; `None`: none.
     pub letters: Option<Box<Letters<D>>>,
+    /// What it emitted for elsewhere and has not left; `None`: it never emitted anything for elsewhere.
+    pub(crate) line: Option<Box<Line>>,
     /// Health and load as last told.
     pub told: (DaemonHealth, f64),
 }
@@ -142,6 +145,7 @@ impl<D: Daemon> Inside<D> {
             checkpoints: Vec::new(),
             journal: None,
             letters: None,
+            line: None,
             told: (DaemonHealth::Healthy, 0.0),
         }
     }

@@ -16,6 +16,7 @@ pub mod events;
 pub mod commit;
 pub mod keeping;
 pub mod journal;
+pub mod outgoing;
 pub mod inside;
 pub mod dormant;
 pub mod archive;

@@ -630,6 +630,8 @@ pub(crate) fn bring_back<D: Daemon>(entered: &mut Entered<D>, error: StoreError)
         Ok((mut inside, report)) => {
             inside.told = entered.told.clone();
             inside.checkpoints = std::mem::take(&mut entered.checkpoints);
+            // What was not kept does not leave; what was, leaves before what comes.
+            inside.line = entered.line.take();
             inside.host.restarted();
             **entered = inside;
             if let Some(divergence) = report.divergence {

@@ -26,6 +26,7 @@ use crate::events::{Events, Presence};
 use crate::inside::Inside;
 pub use crate::leave::Entered;
 use crate::mailbox::Mailbox;
+use crate::outgoing::Exits;
 
 /// Somebody starts it again when it is down.
 const SUPERVISED: u8 = 1;
@@ -227,6 +228,11 @@ impl<D: Daemon> Slot<D> {
         self.events.get()
     }
 
+    /// Where what it emits leaves the node, once it is in a registry.
+    pub(crate) fn exits(&self) -> Option<&Arc<Exits>> {
+        self.events.get().map(|events| events.exits())
+    }
+
     /// Tells a lifecycle event, if it is in a registry; returns the event's number.
     pub(crate) fn emit(&self, signal: DaemonLifecycleSignal) -> Option<u64> {
         let events = self.events.get()?;
@@ -277,10 +283,8 @@ impl<D: Daemon> Slot<D> {
         let (Some(mut inside), Some(archive)) = (inside, self.archive.get()) else {
             return;
         };
-        if let Some(journal) = &mut inside.journal {
-            // Nobody waits for what is submitted here; who asks again is told what became of it.
-            journal.submit();
-        }
+        // Nobody waits for what is submitted here; who asks again is told what became of it.
+        inside.submit(self.exits());
         let rest = self.has(KEPT).then(|| Rest::of(Arc::clone(&self.key), &mut inside));
         let mut archive = archive.lock();
         let outputs = archive.remember(&mut inside);
