@@ -150,7 +150,8 @@ pub(crate) struct Readers {
     feeds: HashMap<Place, Feed>,
     nonces: HashMap<Nonce, u64>,
     due: BTreeSet<(UnixMs, u64)>,
-    repairs: BTreeMap<(EntityId, ChannelName, u64, u64, u64), EntityId>,
+    /// Who lacks what: the last word of each in this turn.
+    lacking: BTreeMap<u64, (u64, u64, u64)>,
     made: u64,
     counts: ReaderCounts,
     looked: Instant,
@@ -164,7 +165,7 @@ impl Readers {
             feeds: HashMap::new(),
             nonces: HashMap::new(),
             due: BTreeSet::new(),
-            repairs: BTreeMap::new(),
+            lacking: BTreeMap::new(),
             made: 0,
             counts: ReaderCounts::default(),
             looked: Instant::now(),
@@ -296,12 +297,7 @@ impl Readers {
                         sub.passed = sub.passed.max(Some(last));
                     }
                     Action::Repair { log, first, last } => {
-                        let (publisher, channel) = (sub.wanted.publisher, sub.wanted.channel.clone());
-                        // What is sent again goes to all who read here: one asks.
-                        let key = (publisher, channel, log, first, last);
-                        self.repairs
-                            .entry(key)
-                            .or_insert_with(|| sub.wanted.subscriber.entity());
+                        self.lacking.insert(number, (log, first, last));
                     }
                     Action::Deliver { sequence, payload } => sub.sink.event(log, sequence, payload),
                     Action::TellGap(gap) => sub.sink.gap(log, gap),
@@ -331,16 +327,27 @@ impl Readers {
         }
     }
 
-    /// Asks for what is missing, once for all who lack the same.
+    /// Asks for what is missing. What is sent again goes to all who read here, so of those who lack the same one asks.
     pub(crate) fn ask_for_repairs(&mut self, out: &mut Outgoing) {
-        for ((publisher, channel, log, first, last), subscriber) in std::mem::take(&mut self.repairs) {
+        let mut asked = BTreeSet::new();
+        for (number, (log, first, last)) in std::mem::take(&mut self.lacking) {
+            let Some(sub) = self.subs.get(&number) else { continue };
+            let cursor = sub
+                .machine
+                .cursor()
+                .map_or(0, |(known, cursor)| if known == log { cursor } else { last });
+            let first = first.max(cursor.saturating_add(1));
+            let channel = sub.wanted.channel.clone();
+            if first > last || !asked.insert((sub.wanted.publisher, channel.clone(), log, first, last)) {
+                continue;
+            }
             let frame = ChannelFrame::Repair {
                 channel,
-                subscriber,
+                subscriber: sub.wanted.subscriber.entity(),
                 log,
                 numbers: Gap { first, last },
             };
-            out.frame(&publisher, &frame);
+            out.frame(&sub.wanted.publisher, &frame);
         }
     }
 
@@ -399,11 +406,12 @@ impl Readers {
         let (Some(last), Some((log, _))) = (sub.passed.take(), sub.machine.cursor()) else {
             return;
         };
+        let before = sub.machine.due();
         self.step(number, Signal::Head { log, last }, now, out);
         // What was asked for before came, and was passed over: it is asked for again, and at once.
         let due = self.subs.get(&number).and_then(|sub| sub.machine.due());
         if let Some(due) = due
-            && self.repairs.is_empty()
+            && before == Some(due)
         {
             self.step(number, Signal::Timer, now.max(due), out);
         }
