@@ -11,6 +11,7 @@ use meshos_core::heartbeat::CAPABILITIES_BYTES_MAX;
 use meshos_core::id::{EntityId, NodeId};
 use meshos_core::identity::Keypair;
 use meshos_core::presence::{Members, PeerState};
+use meshos_node::carrier::Carrier;
 use meshos_node::clock::Deadline;
 use meshos_node::journal::Stores;
 use meshos_node::keys;
@@ -162,12 +163,26 @@ pub struct PyMesh {
     state: Mutex<State>,
     /// The others; `None`: it is alone.
     mesh: Option<Mesh>,
+    carrier: Carrier,
 }
 
 impl PyMesh {
     /// The node's key.
     pub fn node(&self) -> &Arc<Keypair> {
         &self.node
+    }
+
+    /// The way to the other nodes, and to itself.
+    pub fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+
+    /// Key of a node: this one, or another that was heard of.
+    pub fn entity_of(&self, node: NodeId) -> Option<EntityId> {
+        if node == self.node.node_id() {
+            return Some(self.node.entity_id());
+        }
+        self.mesh.as_ref()?.peer(node).map(|peer| peer.entity)
     }
 
     /// Gives handles on the store.
@@ -196,8 +211,14 @@ impl PyMesh {
     }
 
     fn of(store: Py<PyStore>, mesh: Option<Mesh>) -> Self {
+        let node = Arc::clone(store.get().node());
+        let carrier = match &mesh {
+            Some(mesh) => Carrier::mesh(mesh.clone()),
+            None => Carrier::alone(node.entity_id()),
+        };
         Self {
-            node: Arc::clone(store.get().node()),
+            node,
+            carrier,
             store,
             born: Born::now(),
             state: Mutex::default(),
@@ -438,7 +459,7 @@ impl PyMesh {
             let ended = runtime.map_or(Ok(()), |runtime| {
                 runtime::shut_down(py, &runtime, Duration::from_secs(5))
             });
-            py.detach(|| self.mesh.as_ref().map(Mesh::close));
+            py.detach(|| self.carrier.close());
             ended
         })
     }
@@ -488,6 +509,7 @@ impl Drop for PyMesh {
         // In a forked child another thread may have held its locks.
         if !self.born.is_here() {
             std::mem::forget(self.mesh.take());
+            std::mem::forget(self.carrier.clone());
         }
     }
 }
