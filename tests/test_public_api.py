@@ -248,7 +248,7 @@ def test_submodules_are_attributes() -> None:
 
 
 def test_what_a_later_issue_brings_is_absent() -> None:
-    for name in ("Migrating", "MigrationError", "NotOwner", "ReplicaGroup"):
+    for name in ("Migrating", "MigrationError", "ReplicaGroup"):
         assert not hasattr(meshos, name)
         assert not hasattr(meshos.errors, name)
 

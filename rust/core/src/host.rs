@@ -231,6 +231,8 @@ impl Host {
         assert_eq!(certificate.digest, self.chain.digest(), "a term begins at the head");
         self.epoch = certificate.epoch;
         self.owed = None;
+        // The same term may have been begun before, and not been kept.
+        self.lineage.retain(|before| before.epoch < certificate.epoch);
         self.lineage.push(certificate);
         self
     }

@@ -15,6 +15,8 @@ use meshos_core::link::CausalLink;
 use meshos_core::route::Route;
 use meshos_core::store::StoreError;
 
+use crate::lease::Unleased;
+
 /// What `process` gave back.
 pub type Outputs<D> = Result<Few<<D as Daemon>::Output>, <D as Daemon>::Error>;
 
@@ -76,6 +78,9 @@ pub enum DeliverError<D: Daemon> {
     NotKept(StoreError),
     /// It was ahead of the store, and could not be brought back from it: in one line.
     NotResumed(Arc<str>),
+    /// This node may not let it take events now, or not acknowledge them: what was processed before is acknowledged when it
+    /// is tried again.
+    Unleased(Unleased),
 }
 
 /// User code, as a node sees it. Every method may be called on any thread, with no lock held.
@@ -103,6 +108,11 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     /// Runs `body`, which waits for the system, so that it holds up no other user code.
     fn apart<R: Send>(body: impl FnOnce() -> R + Send) -> R {
         body()
+    }
+
+    /// What a signal raised on this thread, if one did: who waits gives up.
+    fn interrupted() -> Option<Self::Error> {
+        None
     }
 
     /// Number and origin of an event.

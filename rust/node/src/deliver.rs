@@ -108,6 +108,9 @@ pub(crate) fn begin_after<D: Daemon>(entered: &mut Entered<D>, event: &D::Event,
 }
 
 fn begin_ready<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want) -> Begun<D> {
+    if let Err(unleased) = entered.slot().leased() {
+        return Begun::Done(Err(DeliverError::Unleased(unleased)));
+    }
     let key = D::key(event);
     match entered.host.admit(key) {
         Admission::NoNumber => return Begun::Done(Err(DeliverError::NoNumber)),

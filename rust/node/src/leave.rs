@@ -117,12 +117,14 @@ impl<D: Daemon> Slot<D> {
         if cell.mailbox.is_some() {
             self.schedule(&mut cell);
         }
-        // User objects end outside the lock.
-        if cell.gate == Gate::Stopped {
-            cell.inside.take()
-        } else {
-            None
+        if cell.gate != Gate::Stopped {
+            return None;
         }
+        // User objects end outside the lock.
+        let ended = cell.inside.take();
+        drop(cell);
+        self.let_go();
+        ended
     }
 }
 

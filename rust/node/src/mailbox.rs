@@ -28,6 +28,7 @@ use crate::daemon::{Daemon, DeliverError, Outputs, Settled};
 use crate::deliver::{self, Begun, Want};
 use crate::journal::Commit;
 use crate::lane::{Job, Lanes};
+use crate::lease::{Lease, Unleased};
 use crate::letters;
 use crate::slot::{Cell, EnterError, Entered, Slot};
 
@@ -378,6 +379,8 @@ impl<D: Daemon> Slot<D> {
             }
             // The store has no room for the moment.
             DeliverError::NotKept(_) => attempts::WAIT_MAX,
+            // Its lease may be renewed.
+            DeliverError::Unleased(Unleased::Out { .. }) => attempts::WAIT_FIRST,
             _ => return Some((sent.reply, sent.key, Err(error))),
         };
         let mut cell = self.cell.lock();
@@ -516,7 +519,7 @@ impl<D: Daemon> Slot<D> {
                 return true;
             }
             Err(EnterError::Failed(reason)) => self.refuse_all(|| DeliverError::Failed(Arc::clone(&reason))),
-            Err(EnterError::Stale) => self.refuse_all(|| DeliverError::Stale),
+            Err(EnterError::Stale) => self.refuse_all(|| self.gone()),
             Err(_) if self.has_controls() => return false,
             Err(_) => {}
         }
@@ -650,20 +653,21 @@ impl<D: Daemon> Slot<D> {
         if replies.is_empty() {
             return None;
         }
+        let lease = self.lease();
         let Some(commit) = commit else {
             let is_unknown = !entered.is_present() && self.config().durability == Durability::Journal;
             return Some(if is_unknown {
                 // A forced stop has it: whoever asks again is told what became of it.
                 unless_kept(replies, Err(StoreError::Closed))
             } else {
-                replies
+                unless_unleased(replies, lease.as_deref())
             });
         };
         let lanes = self.cell.lock().mailbox.as_ref().map(|mailbox| mailbox.lanes.clone());
         commit.then(Box::new(move |outcome| {
             let replies = unless_kept(replies, outcome);
             if let Some(lanes) = lanes {
-                lanes.submit(Arc::new(Settling::<D>(Mutex::new(replies))));
+                lanes.submit(Arc::new(Settling::<D>(Mutex::new(replies), lease)));
             }
         }));
         None
@@ -679,12 +683,24 @@ fn unless_kept<D: Daemon>(replies: Replies<D>, kept: Result<(), StoreError>) -> 
     replies.into_iter().map(not_kept).collect()
 }
 
-/// Answers that a lane gives.
-struct Settling<D: Daemon>(Mutex<Replies<D>>);
+/// Answers, of which none says that something took effect while this node may not say so.
+fn unless_unleased<D: Daemon>(replies: Replies<D>, lease: Option<&Lease>) -> Replies<D> {
+    let Some(Err(unleased)) = lease.map(Lease::check) else {
+        return replies;
+    };
+    let not_said = |(reply, key, outcome): (D::Reply, EventKey, Settled<D>)| {
+        (reply, key, outcome.and(Err(DeliverError::Unleased(unleased))))
+    };
+    replies.into_iter().map(not_said).collect()
+}
+
+/// Answers that a lane gives, if the lease is valid then.
+struct Settling<D: Daemon>(Mutex<Replies<D>>, Option<Arc<Lease>>);
 
 impl<D: Daemon> Job for Settling<D> {
     fn run(self: Arc<Self>) {
         let replies = std::mem::take(&mut *self.0.lock());
+        let replies = unless_unleased(replies, self.1.as_deref());
         D::batch(|| D::settle(replies));
     }
 }

@@ -127,9 +127,22 @@ impl<D: Daemon> Runtime<D> {
             self.remember(&mut inside);
             return Err(refused(error, origin));
         }
+        let claimed = match self.claim(&rest.key, &mut inside.host) {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.remember(&mut inside);
+                return Err(refused(error, origin));
+            }
+        };
+        if claimed.is_some()
+            && let Err(error) = self.claimed(claimed.as_ref(), &mut inside)
+        {
+            self.remember(&mut inside);
+            return Err(refused(error, origin));
+        }
         inside.host.restarted();
-        let slot = Slot::new(Arc::clone(&rest.key), Some(self.node().entity_id()), inside);
-        self.place(slot).map_err(|error| refused(error, origin))?;
+        self.spawned(&rest.key, inside, claimed)
+            .map_err(|error| refused(error, origin))?;
         Ok(Started::Spawned)
     }
 
@@ -291,6 +304,9 @@ fn refused<D: Daemon>(error: SpawnError<D>, origin: Origin) -> StartError<D> {
         | SpawnError::Known(_)
         | SpawnError::Stored(_)
         | SpawnError::NotStored(_)
+        | SpawnError::NotOwner { .. }
+        | SpawnError::Unavailable { .. }
+        | SpawnError::Interrupted(_)
         | SpawnError::NotKept(_)
         | SpawnError::NotResumed(_)
         | SpawnError::Resume(_)

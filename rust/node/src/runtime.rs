@@ -30,6 +30,7 @@ use meshos_core::stored::{SealedKey, StoredDaemon, UnsealError};
 use meshos_core::time::UnixMs;
 
 use crate::archive::{Remains, SharedArchive};
+use crate::claims::Claimed;
 use crate::clock::{self, Deadline};
 use crate::controls;
 use crate::daemon::Daemon;
@@ -39,6 +40,7 @@ use crate::journal::{Content, Journal, Rows, SharedStore, Stores};
 use crate::keys;
 use crate::lane::Lanes;
 use crate::mailbox::Sender;
+use crate::ownership::Ownership;
 use crate::registry::Registry;
 use crate::resume;
 use crate::resumption::{self, Report, ResumeFailed};
@@ -84,6 +86,22 @@ pub enum SpawnError<D: Daemon> {
     NotKept(StoreError),
     /// What the store has of it cannot be continued.
     NotResumed(ResumeFailed<D>),
+    /// Another node owns it, or this one does and has lost what it did.
+    NotOwner {
+        /// Who owns it.
+        node: EntityId,
+        /// In which epoch.
+        epoch: u64,
+    },
+    /// The directory did not say that this node may run it.
+    Unavailable {
+        /// The node of the directory.
+        directory: EntityId,
+        /// In one line.
+        why: &'static str,
+    },
+    /// A signal raised while the directory was asked.
+    Interrupted(D::Error),
 }
 
 /// Why a chain was not exported.
@@ -104,6 +122,15 @@ pub enum ReachError {
     Lifecycle(LifecycleError),
     /// No daemon with that handle is here.
     NotFound(Origin),
+    /// Another node owns it, as far as this one knows.
+    NotOwner {
+        /// Its handle.
+        origin: Origin,
+        /// Who owns it.
+        node: EntityId,
+        /// In which epoch.
+        epoch: u64,
+    },
     /// It could not be entered.
     Enter(EnterError),
 }
@@ -141,6 +168,7 @@ pub struct Runtime<D: Daemon> {
     sender: Sender,
     lanes: Lanes,
     stores: Stores,
+    ownership: Option<Arc<Ownership>>,
 }
 
 impl<D: Daemon> Runtime<D> {
@@ -165,7 +193,21 @@ impl<D: Daemon> Runtime<D> {
             sender: Sender::new(keys::generate().origin()),
             lanes,
             stores,
+            ownership: None,
         }
+    }
+
+    /// The same, which asks who may run a daemon before it does.
+    #[must_use]
+    pub fn owned_by(mut self, ownership: Arc<Ownership>) -> Self {
+        self.ownership = Some(ownership);
+        self
+    }
+
+    /// Who may run which daemon; `None`: nobody else could.
+    #[must_use]
+    pub const fn ownership(&self) -> Option<&Arc<Ownership>> {
+        self.ownership.as_ref()
     }
 
     /// State of its life.
@@ -261,16 +303,22 @@ impl<D: Daemon> Runtime<D> {
         };
         let checked = self
             .check_key(key, &inside.host)
-            .and_then(|()| self.begin_journal(key, &mut inside))
-            .and_then(|()| Self::first_snapshot(&mut inside, config))
-            .and_then(|()| Self::first_commit(&mut inside));
-        if let Err(error) = checked {
-            // The store has nothing of it that a journal could go on from.
-            inside.journal = None;
-            self.remember(&mut inside);
-            return Err(error);
+            .and_then(|()| self.claim(key, &mut inside.host))
+            .and_then(|claimed| {
+                self.begin_journal(key, &mut inside)?;
+                Self::first_snapshot(&mut inside, config)?;
+                self.claimed(claimed.as_ref(), &mut inside)?;
+                Ok(claimed)
+            });
+        match checked {
+            Ok(claimed) => self.spawned(key, inside, claimed),
+            Err(error) => {
+                // The store has nothing of it that a journal could go on from.
+                inside.journal = None;
+                self.remember(&mut inside);
+                Err(error)
+            }
         }
-        self.spawned(key, inside)
     }
 
     /// Starts a daemon after a snapshot. `restore` is called last, when nothing else can refuse it.
@@ -304,8 +352,9 @@ impl<D: Daemon> Runtime<D> {
             .lock()
             .get(&entity)
             .map(|remains| (remains.host.position(), remains.host.epoch()));
-        let (host, continues) = resume::after(meta, known, config, rewind).map_err(SpawnError::Resume)?;
+        let (mut host, continues) = resume::after(meta, known, config, rewind).map_err(SpawnError::Resume)?;
         self.check_key(key, &host)?;
+        let claimed = self.claim(key, &mut host)?;
         if daemon.is_stateful() {
             daemon
                 .restore(&snapshot.state, meta.schema)
@@ -317,7 +366,7 @@ impl<D: Daemon> Runtime<D> {
             let content: Arc<dyn Content> = Arc::clone(&snapshot) as Arc<dyn Content>;
             D::apart(|| journal.snapshot(content)).map_err(SpawnError::NotKept)?;
         }
-        Self::first_commit(&mut inside)?;
+        self.claimed(claimed.as_ref(), &mut inside)?;
         // From here on nothing refuses it.
         let remains = self.archive.lock().take(&entity);
         if continues && let Some(remains) = remains {
@@ -325,7 +374,7 @@ impl<D: Daemon> Runtime<D> {
             inside.outputs = remains.outputs;
             inside.checkpoints = remains.checkpoints;
         }
-        self.spawned(key, inside)
+        self.spawned(key, inside, claimed)
     }
 
     /// Continues a daemon that the store has, where its last kept step left it.
@@ -337,6 +386,7 @@ impl<D: Daemon> Runtime<D> {
         let entity = starting.entity;
         let stored = D::apart(|| self.stored_daemon(&entity)).map_err(SpawnError::NotKept)?;
         let mut stored = stored.ok_or(SpawnError::NotStored(entity.origin()))?;
+        let mut claimed = self.claim_stored(&entity)?;
         let remains = self.archive.lock().take(&entity);
         if let Some(mut journal) = remains.and_then(|remains| remains.journal) {
             // It ran here before: its last batch may still be on its way, and its last snapshot be written.
@@ -346,15 +396,17 @@ impl<D: Daemon> Runtime<D> {
         let (mut inside, report) = resumption::resume(Arc::clone(&self.stores), entity, stored, Arc::new(daemon))
             .map_err(SpawnError::NotResumed)?;
         self.check_key(key, &inside.host)?;
-        if report.rolled_back_from.is_some() {
+        if self.ownership.is_some() && (claimed.is_none() || inside.host.owes_certificate()) {
+            claimed = self.claim(key, &mut inside.host)?;
+        } else if report.rolled_back_from.is_some() {
             // Nobody hears of the new epoch before it is kept that it began.
             self.certify(key, &mut inside).map_err(SpawnError::Key)?;
         }
         if !ran && let Some(journal) = &mut inside.journal {
             journal.declare(true);
         }
-        Self::first_commit(&mut inside)?;
-        let slot = self.spawned(key, inside)?;
+        self.claimed(claimed.as_ref(), &mut inside)?;
+        let slot = self.spawned(key, inside, claimed)?;
         if let Some(divergence) = &report.divergence {
             let crash = divergence.crash();
             slot.emit(DaemonLifecycleSignal::Crashed { crash, down: false });
@@ -429,7 +481,7 @@ impl<D: Daemon> Runtime<D> {
         self.certify(key, inside).map_err(SpawnError::Key)
     }
 
-    fn first_commit(inside: &mut Inside<D>) -> Result<(), SpawnError<D>> {
+    pub(crate) fn first_commit(inside: &mut Inside<D>) -> Result<(), SpawnError<D>> {
         let Some(journal) = &mut inside.journal else {
             return Ok(());
         };
@@ -482,8 +534,16 @@ impl<D: Daemon> Runtime<D> {
         Ok(())
     }
 
-    fn spawned(&self, key: &SharedKey, inside: Inside<D>) -> Result<Arc<Slot<D>>, SpawnError<D>> {
+    pub(crate) fn spawned(
+        &self,
+        key: &SharedKey,
+        inside: Inside<D>,
+        claimed: Option<Claimed>,
+    ) -> Result<Arc<Slot<D>>, SpawnError<D>> {
         let slot = Slot::new(Arc::clone(key), Some(self.node.entity_id()), inside);
+        if let Some(claimed) = claimed {
+            self.hold(&slot, claimed);
+        }
         self.place(Arc::clone(&slot)).map(|()| slot)
     }
 
@@ -517,7 +577,7 @@ impl<D: Daemon> Runtime<D> {
     /// [`ReachError`].
     pub fn reach(&self, origin: Origin) -> Result<Arc<Slot<D>>, ReachError> {
         self.allow(Call::Work).map_err(ReachError::Lifecycle)?;
-        self.registry.get(origin).ok_or(ReachError::NotFound(origin))
+        self.registry.get(origin).ok_or_else(|| self.elsewhere(origin))
     }
 
     /// Takes a snapshot between two events, with the certificates of who may speak; `None` of a daemon without state.

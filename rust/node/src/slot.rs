@@ -18,15 +18,17 @@ use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
 
 use crate::archive::SharedArchive;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, DeliverError};
 use crate::dormant::Rest;
 pub use crate::enter::EnterError;
 use crate::enter::Waiter;
 use crate::events::{Events, Presence};
 use crate::inside::Inside;
+use crate::lease::{Lease, Unleased};
 pub use crate::leave::Entered;
 use crate::mailbox::Mailbox;
 use crate::outgoing::Exits;
+use crate::ownership::Hold;
 
 /// Somebody starts it again when it is down.
 const SUPERVISED: u8 = 1;
@@ -67,6 +69,8 @@ pub struct Slot<D: Daemon> {
     flags: AtomicU8,
     /// Where what is left of the daemon goes when the slot is closed.
     archive: OnceLock<SharedArchive<D>>,
+    /// What lets it take events; a node that is alone has none, and asks nobody.
+    hold: OnceLock<Hold>,
     /// The ledger as last published, so that reading it never waits; `None`: empty.
     ledger: Mutex<Option<Arc<DaemonBindings>>>,
     pub(crate) cell: Mutex<Cell<D>>,
@@ -93,6 +97,7 @@ impl<D: Daemon> Slot<D> {
             presence: Presence::default(),
             flags: AtomicU8::new(0),
             archive: OnceLock::new(),
+            hold: OnceLock::new(),
             ledger: Mutex::new(published(inside.host.bindings())),
             cell: Mutex::new(Cell {
                 gate: Gate::Active,
@@ -221,6 +226,41 @@ impl<D: Daemon> Slot<D> {
     /// Says where its remains go; only the first call counts.
     pub(crate) fn bequeath(&self, archive: SharedArchive<D>) {
         let _ = self.archive.set(archive);
+    }
+
+    /// Says what lets it take events; only the first call counts.
+    pub(crate) fn held_by(&self, hold: Hold) {
+        let _ = self.hold.set(hold);
+    }
+
+    /// Whether it may take an event, or acknowledge one, now.
+    ///
+    /// # Errors
+    /// [`Unleased`].
+    #[inline]
+    pub fn leased(&self) -> Result<(), Unleased> {
+        self.hold.get().map_or(Ok(()), Hold::check)
+    }
+
+    /// Its lease, to be checked by who answers for it later; `None`: it needs none.
+    #[must_use]
+    pub fn lease(&self) -> Option<Arc<Lease>> {
+        self.hold.get().map(|hold| Arc::clone(hold.lease()))
+    }
+
+    /// Why it is not here any more, as far as ownership says.
+    pub(crate) fn gone(&self) -> DeliverError<D> {
+        let fenced = self.hold.get().and_then(|hold| hold.lease().fenced());
+        fenced.map_or(DeliverError::Stale, |(node, epoch)| {
+            DeliverError::Unleased(Unleased::Fenced { node, epoch })
+        })
+    }
+
+    /// Its lease is not renewed any more.
+    pub(crate) fn let_go(&self) {
+        if let Some(hold) = self.hold.get() {
+            hold.release();
+        }
     }
 
     /// Its events, once it is in a registry.

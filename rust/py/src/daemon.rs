@@ -21,7 +21,7 @@ use crate::causal::PyCausalEvent;
 use crate::contract::Contract;
 use crate::control;
 use crate::event;
-use crate::guard::InUserCode;
+use crate::guard::{self, InUserCode};
 use crate::output::{self, Returned};
 use crate::reply::{self, Reply, To};
 use crate::user::{Ran, UserError};
@@ -182,6 +182,15 @@ impl Daemon for PyDaemon {
 
     fn apart<R: Send>(body: impl FnOnce() -> R + Send) -> R {
         Python::attach(|py| py.detach(body))
+    }
+
+    fn interrupted() -> Option<UserError> {
+        let mut raised = None;
+        guard::interrupted(&mut raised).then(|| UserError {
+            cause: raised,
+            ran: Ran::Nothing,
+            ..UserError::other("interrupted", String::from("a signal came"))
+        })
     }
 
     #[inline]

@@ -8,6 +8,7 @@ use meshos_node::clock::Deadline;
 use meshos_node::deliver::{self, Want};
 use meshos_node::journal::{Commit, Waited};
 use meshos_node::keeping::Keeping;
+use meshos_node::lease::Unleased;
 use meshos_node::slot::{EnterError, Entered, Slot};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -33,8 +34,23 @@ pub fn inspect(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>) -> PyResult<Entered<P
     match slot.inspect() {
         Ok(entered) => Ok(entered),
         Err(EnterError::Busy) => wait(py, slot, Slot::inspect_later),
-        Err(error) => Err(errors::enter(error, slot.origin(), py)),
+        Err(error) => Err(refused(py, slot, error)),
     }
+}
+
+/// Why a daemon cannot be entered; that another node owns it goes before that it is gone.
+#[cold]
+fn refused(py: Python<'_>, slot: &Slot<PyDaemon>, error: EnterError) -> PyErr {
+    match slot.leased() {
+        Err(why @ Unleased::Fenced { .. }) if error == EnterError::Stale => errors::unleased(why, slot.origin()),
+        _ => errors::enter(error, slot.origin(), py),
+    }
+}
+
+/// Refuses to say that something took effect while this node may not say so.
+#[inline]
+fn acknowledged(slot: &Slot<PyDaemon>) -> PyResult<()> {
+    slot.leased().map_err(|why| errors::unleased(why, slot.origin()))
 }
 
 /// As [`enter`], with the caller's own reference.
@@ -43,7 +59,7 @@ fn enter_owned(py: Python<'_>, slot: Arc<Slot<PyDaemon>>) -> PyResult<Entered<Py
     match slot.try_enter_owned() {
         Ok(entered) => Ok(entered),
         Err((slot, EnterError::Busy)) => wait(py, &slot, Slot::enter),
-        Err((slot, error)) => Err(errors::enter(error, slot.origin(), py)),
+        Err((slot, error)) => Err(refused(py, &slot, error)),
     }
 }
 
@@ -62,7 +78,7 @@ fn wait(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>, enter: Enter) -> PyResult<En
             WAIT,
             py,
         )),
-        (Err(error), None) => Err(errors::enter(error, slot.origin(), py)),
+        (Err(error), None) => Err(refused(py, slot, error)),
     }
 }
 
@@ -77,12 +93,16 @@ pub fn deliver<'py>(
     let mut entered = enter_owned(py, slot)?;
     let outcome = one(py, &mut entered, event);
     match deliver::submit(&mut entered) {
-        None => outcome,
+        None => {
+            let outcome = outcome?;
+            acknowledged(entered.slot()).map(|()| outcome)
+        }
         Some(commit) => {
-            let origin = entered.slot().origin();
+            let slot = Arc::clone(entered.slot());
             drop(entered);
             let outcome = outcome?;
-            kept(py, origin, &commit).map(|()| outcome)
+            kept(py, slot.origin(), &commit)?;
+            acknowledged(&slot).map(|()| outcome)
         }
     }
 }
@@ -197,6 +217,9 @@ pub fn deliver_many<'py>(
     if let Some(commit) = commit {
         // Also the events before one that failed are reported only when they are kept.
         kept(py, slot.origin(), &commit)?;
+    }
+    if !results.is_empty() {
+        acknowledged(&slot)?;
     }
     match stopped {
         None => PyList::new(py, results),

@@ -15,6 +15,7 @@ use meshos_core::time::UnixMs;
 use meshos_core::token::{TokenError as CoreTokenError, TokenFault};
 use meshos_core::trail::TrailError;
 use meshos_node::daemon::DeliverError;
+use meshos_node::lease::Unleased;
 use meshos_node::recovery::NameTaken;
 use meshos_node::resumption::ResumeFailed;
 use meshos_node::runtime::{ReachError, SpawnError};
@@ -314,6 +315,7 @@ pub fn reach(error: ReachError, py: Python<'_>) -> PyErr {
     match error {
         ReachError::Lifecycle(error) => lifecycle(error),
         ReachError::NotFound(origin) => DaemonNotFound::new_err((origin.get(),)),
+        ReachError::NotOwner { origin, node, epoch } => NotOwner::new_err((origin.get(), node.node_id().get(), epoch)),
         ReachError::Enter(error) => enter(error, Origin::new(0), py),
     }
 }
@@ -371,6 +373,9 @@ pub fn spawn(error: SpawnError<PyDaemon>, origin: Origin, py: Python<'_>) -> PyE
         SpawnError::Stored(origin) | SpawnError::NotStored(origin) => AlreadyStored::new_err((origin.get(),)),
         SpawnError::NotKept(error) => store(&error, ""),
         SpawnError::NotResumed(failed) => not_resumed(failed, origin, py),
+        SpawnError::NotOwner { node, epoch } => NotOwner::new_err((origin.get(), node.node_id().get(), epoch)),
+        SpawnError::Unavailable { directory, why } => Unavailable::new_err((directory.node_id().get(), why)),
+        SpawnError::Interrupted(user) => user.cause.unwrap_or_else(|| PyKeyboardInterrupt::new_err(())),
     }
 }
 
@@ -506,5 +511,19 @@ pub fn deliver(
             RestoreFailed::new_err(("failed", origin.get(), reason.to_string()))
         }
         DeliverError::NotKept(error) => store(&error, ""),
+        DeliverError::Unleased(why) => unleased(why, origin),
+    }
+}
+
+/// This node may not let a daemon take events now.
+pub fn unleased(why: Unleased, origin: Origin) -> PyErr {
+    match why {
+        Unleased::Out { directory } => {
+            let node = directory.node_id();
+            let message =
+                format!("the lease of daemon {origin} ran out; node {node} with the directory has not renewed it");
+            Unavailable::new_err((node.get(), message))
+        }
+        Unleased::Fenced { node, epoch } => NotOwner::new_err((origin.get(), node.node_id().get(), epoch)),
     }
 }

@@ -18,6 +18,7 @@ use meshos_node::keys;
 use meshos_node::local_engine::LocalNetwork;
 use meshos_node::mesh::{JoinError, Mesh, MeshConfig, MeshStats, PeerView, PeerWaitError, wait_for_nobody};
 use meshos_node::mesh_probes::MeshProbe;
+use meshos_node::ownership::{Ownership, OwnershipConfig};
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
 use pyo3::intern;
@@ -164,6 +165,8 @@ pub struct PyMesh {
     /// The others; `None`: it is alone.
     mesh: Option<Mesh>,
     carrier: Carrier,
+    /// Who may run which daemon; `None`: it is alone.
+    ownership: Option<Arc<Ownership>>,
 }
 
 impl PyMesh {
@@ -210,7 +213,12 @@ impl PyMesh {
         Ok(())
     }
 
-    fn of(store: Py<PyStore>, mesh: Option<Mesh>) -> Self {
+    /// Who may run which daemon; `None`: the node is alone.
+    pub fn ownership(&self) -> Option<&Arc<Ownership>> {
+        self.ownership.as_ref()
+    }
+
+    fn of(store: Py<PyStore>, mesh: Option<Mesh>, ownership: Option<Arc<Ownership>>) -> Self {
         let node = Arc::clone(store.get().node());
         let carrier = match &mesh {
             Some(mesh) => Carrier::mesh(mesh.clone()),
@@ -223,6 +231,7 @@ impl PyMesh {
             born: Born::now(),
             state: Mutex::default(),
             mesh,
+            ownership,
         }
     }
 
@@ -293,6 +302,22 @@ fn join(keys: Vec<Arc<Keypair>>) -> Result<Vec<Mesh>, JoinError> {
         .collect()
 }
 
+/// Gives each node its part in ownership. The first has the directory.
+fn owners(stores: &[Py<PyStore>], joined: &[Mesh]) -> PyResult<Vec<Arc<Ownership>>> {
+    let Some(directory) = joined.first().map(Mesh::entity_id) else {
+        return Ok(Vec::new());
+    };
+    let nodes = stores.iter().zip(joined);
+    nodes
+        .map(|(store, mesh)| {
+            let store = store.get();
+            let (carrier, key) = (Carrier::mesh(mesh.clone()), Arc::clone(store.node()));
+            let joined = Ownership::join(carrier, key, store.stores(), directory, OwnershipConfig::default());
+            joined.map_err(|error| errors::store(&error, store.path()))
+        })
+        .collect()
+}
+
 #[pymethods]
 impl PyMesh {
     /// Make a node in this process.
@@ -312,7 +337,7 @@ impl PyMesh {
                     store.clone().unbind()
                 }
             };
-            Ok(Self::of(store, None))
+            Ok(Self::of(store, None, None))
         })
     }
 
@@ -340,8 +365,9 @@ impl PyMesh {
                 JoinError::Engine(_) => LoopClosed::new_err(("Mesh",)),
                 JoinError::NoThread => pyo3::exceptions::PyOSError::new_err(error.to_string()),
             })?;
-            let meshes = stores.into_iter().zip(joined);
-            let meshes = meshes.map(|(store, mesh)| Py::new(py, Self::of(store, Some(mesh))));
+            let owners = owners(&stores, &joined)?;
+            let meshes = stores.into_iter().zip(joined).zip(owners);
+            let meshes = meshes.map(|((store, mesh), owner)| Py::new(py, Self::of(store, Some(mesh), Some(owner))));
             PyTuple::new(py, meshes.collect::<PyResult<Vec<_>>>()?)
         })
     }
@@ -459,7 +485,12 @@ impl PyMesh {
             let ended = runtime.map_or(Ok(()), |runtime| {
                 runtime::shut_down(py, &runtime, Duration::from_secs(5))
             });
-            py.detach(|| self.carrier.close());
+            py.detach(|| {
+                self.carrier.close();
+                if let Some(ownership) = &self.ownership {
+                    ownership.closed();
+                }
+            });
             ended
         })
     }
@@ -508,7 +539,7 @@ impl Drop for PyMesh {
     fn drop(&mut self) {
         // In a forked child another thread may have held its locks.
         if !self.born.is_here() {
-            std::mem::forget(self.mesh.take());
+            std::mem::forget((self.mesh.take(), self.ownership.take()));
             std::mem::forget(self.carrier.clone());
         }
     }

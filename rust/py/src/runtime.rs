@@ -171,6 +171,10 @@ impl PyRuntime {
             }
             let node = Arc::clone(mesh.get().node());
             let runtime = Runtime::with_store(node, threads::daemon_lanes(py)?, mesh.get().stores());
+            let runtime = match mesh.get().ownership() {
+                Some(ownership) => runtime.owned_by(Arc::clone(ownership)),
+                None => runtime,
+            };
             let runtime = Arc::new(runtime);
             mesh.get().attach(&runtime)?;
             let registry = Arc::clone(runtime.registry());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use meshos_core::id::Origin;
 use meshos_node::clock::Deadline;
 use meshos_node::deliver::Want;
+use meshos_node::lease::Unleased;
 use meshos_node::mailbox::{Letter, PostError};
 use meshos_node::slot::Slot;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTimeoutError};
@@ -121,7 +122,10 @@ fn post(
     slot.post(node.lanes(), node.sender(), letter, want, reply, group)
         .map_err(|(error, _reply)| match error {
             PostError::Full => errors::backpressure(py),
-            PostError::Stale => StaleDaemon::new_err((slot.origin().get(),)),
+            PostError::Stale => match slot.leased() {
+                Err(why @ Unleased::Fenced { .. }) => errors::unleased(why, slot.origin()),
+                _ => StaleDaemon::new_err((slot.origin().get(),)),
+            },
             PostError::Closed => LoopClosed::new_err(("the interpreter",)),
         })
 }
