@@ -423,8 +423,8 @@ impl Host {
         if self.owed.is_some_and(|(reason, ..)| goes_back(reason)) {
             return self.epoch;
         }
-        let spans = self.lineage.iter().rev();
-        let last = spans.filter(|certificate| goes_back(certificate.reason)).next();
+        let mut spans = self.lineage.iter().rev();
+        let last = spans.find(|certificate| goes_back(certificate.reason));
         last.map_or(0, |certificate| certificate.epoch)
     }
 

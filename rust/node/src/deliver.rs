@@ -8,6 +8,7 @@ use meshos_core::event::{Crash, DaemonLifecycleSignal};
 use meshos_core::host::Few;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
+use meshos_core::inflow;
 use meshos_core::ingress::{Admission, EventKey};
 use meshos_core::journal::{Outcome, Step};
 use meshos_core::route::Route;
@@ -131,6 +132,46 @@ fn begin_ready<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, want: Want
         }
         Admission::CallProcess => {}
     }
+    call(entered, event, key, want)
+}
+
+/// A linked event that was looked at.
+pub(crate) enum Linked<D: Daemon> {
+    /// It is none that is to be processed.
+    Decided(inflow::Admission),
+    /// It is decided, or its coroutine runs. The event is there again, to be tried once more.
+    Begun(D::Event, Begun<D>),
+}
+
+/// As [`begin_mailed`], for an event of a linked stream that was sent after the one of the number `prev`. `event` makes it,
+/// if it is to be processed.
+pub(crate) fn begin_linked<D: Daemon>(
+    entered: &mut Entered<D>,
+    key: EventKey,
+    prev: u64,
+    event: impl FnOnce() -> D::Event,
+) -> Linked<D> {
+    if let Some(reason) = entered.failure() {
+        return Linked::Begun(event(), Begun::Done(Err(DeliverError::Failed(reason))));
+    }
+    if let Some(error) = entered.journal.as_ref().and_then(|journal| journal.lost()) {
+        return Linked::Begun(event(), Begun::Done(Err(DeliverError::NotKept(error))));
+    }
+    if let Err(unleased) = entered.slot().leased() {
+        return Linked::Begun(event(), Begun::Done(Err(DeliverError::Unleased(unleased))));
+    }
+    match entered.host.admit_linked(key, prev) {
+        inflow::Admission::CallProcess => {
+            let event = event();
+            let begun = call(entered, &event, key, Want::Receipt);
+            Linked::Begun(event, begun)
+        }
+        admission => Linked::Decided(admission),
+    }
+}
+
+/// Calls `process` with an event that is new.
+fn call<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, key: EventKey, want: Want) -> Begun<D> {
     if let Some(error) = make_room(entered) {
         return Begun::Done(Err(error));
     }

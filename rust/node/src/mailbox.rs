@@ -8,7 +8,9 @@
 //! * An event that nobody waits for is tried again when it fails, later each time, and passed over in the end. What its
 //!   sender sent after it waits for that; what others sent does not.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,15 +23,18 @@ use meshos_core::control::DaemonControl;
 use meshos_core::gate::{self, Gate, Refusal, Signal};
 use meshos_core::id::Origin;
 use meshos_core::ingress::{DIRECT, EventKey};
+use meshos_core::link::CausalLink;
 use meshos_core::store::StoreError;
+use meshos_core::stream::Frame;
 
 use crate::controls::Controls;
 use crate::daemon::{Daemon, DeliverError, Outputs, Settled};
-use crate::deliver::{self, Begun, Want};
+use crate::deliver::{self, Begun, Linked, Want};
 use crate::journal::Commit;
 use crate::lane::{Job, Lanes};
 use crate::lease::{Lease, Unleased};
 use crate::letters;
+use crate::linked::{self, Answer, Arrived, Incoming, Mailed};
 use crate::slot::{Cell, EnterError, Entered, Slot};
 
 /// Events that may wait for one daemon.
@@ -38,6 +43,8 @@ pub const EVENTS_MAX: usize = 1_000_000;
 pub const BYTES_MAX: u64 = 64 << 20;
 /// Events of one batch.
 const BATCH_MAX: usize = 256;
+/// Linked streams whose place in a mailbox is kept though nothing of them waits.
+const LINKS_KEPT: usize = 64;
 /// A batch ends after so long, so that those it answers do not wait for the rest.
 const BATCH_TIME: Duration = Duration::from_millis(2);
 
@@ -56,6 +63,11 @@ impl Sender {
             origin,
             next: AtomicU64::new(1),
         }
+    }
+
+    /// Takes the next number. Who sends to one receiver takes them in the order in which the events leave.
+    pub(crate) fn take(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -77,11 +89,43 @@ struct Sent<D: Daemon> {
     key: EventKey,
     bytes: u64,
     want: Want,
-    reply: D::Reply,
+    party: Party<D>,
     /// Events of one group stop at the first that fails.
     group: Option<Arc<AtomicBool>>,
     /// Tries that failed.
     failed: u32,
+}
+
+/// Whose event it is.
+enum Party<D: Daemon> {
+    /// Somebody of this process.
+    Caller(D::Reply),
+    /// A linked stream.
+    Link {
+        /// With what it arrived.
+        arrived: Arc<Arrived>,
+        /// The number that was sent before it.
+        prev: u64,
+    },
+}
+
+impl<D: Daemon> Sent<D> {
+    /// Whether it is tried again when it fails, since nobody of this process waits for it.
+    fn is_retried(&self) -> bool {
+        match &self.party {
+            Party::Caller(reply) => D::is_unattended(reply),
+            Party::Link { .. } => true,
+        }
+    }
+
+    /// Whether it is lost when it comes to nothing: who sent a linked one tries again.
+    fn is_posted(&self) -> bool {
+        matches!(&self.party, Party::Caller(reply) if D::is_unattended(reply))
+    }
+
+    fn is_abandoned(&self) -> bool {
+        matches!(&self.party, Party::Caller(reply) if D::is_abandoned(reply))
+    }
 }
 
 /// What waits behind an event that failed, which is the first of it.
@@ -93,6 +137,34 @@ struct Stalled<D: Daemon> {
 enum Written<D: Daemon> {
     Event(D::Event),
     Draft(D::Draft),
+    /// The payload of a linked event, in what it arrived with.
+    Linked(Range<usize>),
+}
+
+/// What comes of a batch, until it may be told.
+struct Told<D: Daemon> {
+    /// Those who wait.
+    replies: Replies<D>,
+    /// Events that nobody waits for.
+    unattended: Vec<Mail<D>>,
+    /// Answers to linked events.
+    answers: Vec<Answer>,
+}
+
+impl<D: Daemon> Default for Told<D> {
+    fn default() -> Self {
+        Self {
+            replies: Vec::new(),
+            unattended: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+}
+
+impl<D: Daemon> Told<D> {
+    fn is_empty(&self) -> bool {
+        self.replies.is_empty() && self.unattended.is_empty() && self.answers.is_empty()
+    }
 }
 
 /// Replies of a batch, with the events they answer.
@@ -108,6 +180,8 @@ pub(crate) struct Mailbox<D: Daemon> {
     /// Events in `queue` and `stalled`, and their bytes.
     events: usize,
     bytes: u64,
+    /// Numbers of linked events in `queue` and `stalled`, ascending, by origin and stream.
+    linked: BTreeMap<(Origin, u64), VecDeque<u64>>,
     /// Events that nobody waits for and that took effect, until the commit that has them is kept.
     unsettled: VecDeque<(Arc<Commit>, Mail<D>)>,
     /// A commit failed that had some of those: when they are looked after.
@@ -137,6 +211,7 @@ impl<D: Daemon> Mailbox<D> {
             alarms: Vec::new(),
             events: 0,
             bytes: 0,
+            linked: BTreeMap::new(),
             unsettled: VecDeque::new(),
             revisit: None,
             controls: Controls::default(),
@@ -182,6 +257,38 @@ impl<D: Daemon> Mailbox<D> {
     fn took(&mut self, mail: &Mail<D>) {
         self.events -= 1;
         self.bytes -= mail.sent.bytes;
+        if let Party::Link { .. } = mail.sent.party {
+            self.unnote(&mail.sent.key);
+        }
+    }
+
+    /// Notes the number of a linked event that waits; `false`: it did already.
+    fn note(&mut self, key: &EventKey) -> bool {
+        let numbers = self.linked.entry((key.origin, key.stream)).or_default();
+        if numbers.back().is_none_or(|last| *last < key.sequence) {
+            numbers.push_back(key.sequence);
+            return true;
+        }
+        let place = numbers.binary_search(&key.sequence);
+        if let Err(at) = place {
+            numbers.insert(at, key.sequence);
+        }
+        place.is_err()
+    }
+
+    fn unnote(&mut self, key: &EventKey) {
+        let Entry::Occupied(mut entry) = self.linked.entry((key.origin, key.stream)) else {
+            return;
+        };
+        let numbers = entry.get_mut();
+        if numbers.front() == Some(&key.sequence) {
+            numbers.pop_front();
+        } else if let Ok(at) = numbers.binary_search(&key.sequence) {
+            numbers.remove(at);
+        }
+        if numbers.is_empty() && self.linked.len() > LINKS_KEPT {
+            self.linked.remove(&(key.origin, key.stream));
+        }
     }
 
     /// Takes any event, whether it may be tried or not.
@@ -201,6 +308,9 @@ impl<D: Daemon> Mailbox<D> {
     fn stall(&mut self, mail: Mail<D>, due: Instant) {
         self.events += 1;
         self.bytes += mail.sent.bytes;
+        if let Party::Link { .. } = mail.sent.party {
+            self.note(&mail.sent.key);
+        }
         let stalled = Stalled {
             due,
             mail: VecDeque::from([mail]),
@@ -244,7 +354,7 @@ impl<D: Daemon> Slot<D> {
             }
             Letter::Draft(draft, _) => {
                 // Under the lock of the cell, so that the numbers of one receiver rise in the order of its queue.
-                let sequence = sender.next.fetch_add(1, Ordering::Relaxed);
+                let sequence = sender.take();
                 (
                     Written::Draft(draft),
                     EventKey {
@@ -259,7 +369,7 @@ impl<D: Daemon> Slot<D> {
             key,
             bytes,
             want,
-            reply,
+            party: Party::Caller(reply),
             group,
             failed: 0,
         };
@@ -272,10 +382,62 @@ impl<D: Daemon> Slot<D> {
             if !mailbox.scheduled {
                 let mail = mailbox.queue.pop_back().expect("just queued");
                 mailbox.took(&mail);
-                return Err((PostError::Closed, mail.sent.reply));
+                if let Party::Caller(reply) = mail.sent.party {
+                    return Err((PostError::Closed, reply));
+                }
             }
         }
         Ok(key.sequence)
+    }
+
+    /// Mails events of linked streams that arrived together, in order, and says of each what became of it.
+    pub(crate) fn post_linked(
+        self: &Arc<Self>,
+        lanes: &Lanes,
+        arrived: &Arc<Arrived>,
+        events: &[Incoming],
+        mut told: impl FnMut(&Incoming, Mailed),
+    ) {
+        let mut cell = self.cell.lock();
+        if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
+            drop(cell);
+            return events.iter().for_each(|event| told(event, Mailed::Gone));
+        }
+        let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
+        let mut taken = 0;
+        for event in events {
+            let bytes = event.payload.len() as u64;
+            // One event always fits: a payload above the bound must not wait for ever.
+            if mailbox.events >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && mailbox.events > 0) {
+                told(event, Mailed::Full);
+                continue;
+            }
+            if !mailbox.note(&event.key) {
+                told(event, Mailed::Repeated);
+                continue;
+            }
+            let sent = Sent {
+                key: event.key,
+                bytes,
+                want: Want::Receipt,
+                party: Party::Link {
+                    arrived: Arc::clone(arrived),
+                    prev: event.prev,
+                },
+                group: None,
+                failed: 0,
+            };
+            let letter = Written::Linked(event.payload.clone());
+            mailbox.queue.push_back(Mail { letter, sent });
+            mailbox.events += 1;
+            mailbox.bytes += bytes;
+            taken += 1;
+            told(event, Mailed::Taken);
+        }
+        if taken > 0 && !matches!(cell.gate, Gate::Busy | Gate::Down) {
+            // Where the lanes were stopped they wait until the daemon is stopped too.
+            self.schedule(&mut cell);
+        }
     }
 
     /// Puts a control into the mailbox; `false` when the daemon or the lanes were stopped.
@@ -348,16 +510,16 @@ impl<D: Daemon> Slot<D> {
         self.cell.lock().mailbox.as_mut()?.any()
     }
 
-    /// Has an event tried again that failed while nobody waits for it, or passes it over; gives back what neither can be
-    /// done with. What was passed over is `unattended` until that is kept.
+    /// Has an event tried again that failed while nobody waits for it, or passes it over; `false`: neither can be done.
+    /// What was passed over is not told of until that is kept.
     fn failed(
         &self,
         entered: &mut Entered<D>,
         event: D::Event,
         mut sent: Sent<D>,
         error: DeliverError<D>,
-        unattended: &mut Vec<Mail<D>>,
-    ) -> Option<(D::Reply, EventKey, Settled<D>)> {
+        told: &mut Told<D>,
+    ) -> bool {
         let wait = match &error {
             DeliverError::Raised(raised) | DeliverError::SnapshotFailed(raised) => {
                 if D::never_ran(raised) || !entered.is_present() {
@@ -369,10 +531,17 @@ impl<D: Daemon> Slot<D> {
                         Next::Retry(wait) => wait,
                         Next::PassOver => {
                             letters::pass_over(entered, &event, sent.key, sent.failed, raised);
+                            if let Party::Link { arrived, .. } = sent.party {
+                                let (flow, sequence) = (linked::flow(self.entity(), &sent.key), sent.key.sequence);
+                                let epoch = entered.host.epoch();
+                                let frame = Frame::PassedOver { flow, sequence, epoch };
+                                told.answers.push(Answer { arrived, frame });
+                                return true;
+                            }
                             sent.failed -= 1;
                             let letter = Written::Event(event);
-                            unattended.push(Mail { letter, sent });
-                            return None;
+                            told.unattended.push(Mail { letter, sent });
+                            return true;
                         }
                     }
                 }
@@ -381,13 +550,32 @@ impl<D: Daemon> Slot<D> {
             DeliverError::NotKept(_) => attempts::WAIT_MAX,
             // Its lease may be renewed.
             DeliverError::Unleased(Unleased::Out { .. }) => attempts::WAIT_FIRST,
-            _ => return Some((sent.reply, sent.key, Err(error))),
+            _ => return false,
         };
+        if let (DeliverError::NotKept(_) | DeliverError::Unleased(_), Party::Link { arrived, .. }) =
+            (&error, &sent.party)
+        {
+            told.answers.push(self.busy(arrived, &sent.key, wait));
+            return true;
+        }
         let mut cell = self.cell.lock();
         let mailbox = cell.mailbox.as_mut().expect("mail comes out of a mailbox");
         let letter = Written::Event(event);
         mailbox.stall(Mail { letter, sent }, Instant::now() + wait);
-        None
+        true
+    }
+
+    /// Asks who sent an event to wait.
+    fn busy(&self, arrived: &Arc<Arrived>, key: &EventKey, wait: Duration) -> Answer {
+        let frame = Frame::Busy {
+            flow: linked::flow(self.entity(), key),
+            sequence: key.sequence,
+            retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        };
+        Answer {
+            arrived: Arc::clone(arrived),
+            frame,
+        }
     }
 
     /// Has those events tried again that nobody waits for and that a failed commit has not kept. Called when the daemon
@@ -495,10 +683,16 @@ impl<D: Daemon> Slot<D> {
     pub(crate) fn refuse_all(&self, error: impl Fn() -> DeliverError<D>) {
         let not_kept = self.not_kept();
         let (mut replies, mut unheard) = (Vec::new(), not_kept.len() as u64);
+        let mut answers = Vec::new();
         while let Some(mail) = self.any_mail() {
-            unheard += u64::from(D::is_unattended(&mail.sent.reply));
-            replies.push((mail.sent.reply, mail.sent.key, Err(error())));
+            unheard += u64::from(mail.sent.is_posted());
+            match mail.sent.party {
+                Party::Caller(reply) => replies.push((reply, mail.sent.key, Err(error()))),
+                // It may be started again, here or elsewhere.
+                Party::Link { arrived, .. } => answers.push(self.busy(&arrived, &mail.sent.key, attempts::WAIT_MAX)),
+            }
         }
+        linked::answer(&answers);
         self.count_unheard(unheard);
         if !replies.is_empty() {
             D::settle(replies);
@@ -515,7 +709,7 @@ impl<D: Daemon> Slot<D> {
     fn turn(self: &Arc<Self>) -> bool {
         match self.try_enter() {
             Ok(entered) => {
-                self.batch(entered, Vec::new());
+                self.batch(entered);
                 return true;
             }
             Err(EnterError::Failed(reason)) => self.refuse_all(|| DeliverError::Failed(Arc::clone(&reason))),
@@ -529,15 +723,15 @@ impl<D: Daemon> Slot<D> {
 
     fn turn_for_controls(self: &Arc<Self>) {
         match self.enter_with_controls() {
-            Ok(entered) => D::batch(|| self.batch(entered, Vec::new())),
+            Ok(entered) => D::batch(|| self.batch(entered)),
             Err(_) => self.end_turn(),
         }
     }
 
     /// Works on what waits until the batch is full, user code goes elsewhere, or nothing is left.
-    fn batch(self: &Arc<Self>, mut entered: Entered<D>, mut replies: Replies<D>) {
+    fn batch(self: &Arc<Self>, mut entered: Entered<D>) {
         let started = Instant::now();
-        let mut unattended = Vec::new();
+        let mut told = Told::default();
         let present = self.give_controls(&mut entered);
         if present && entered.is_open() {
             self.end_revisit();
@@ -550,7 +744,7 @@ impl<D: Daemon> Slot<D> {
             && (taken == 0 || started.elapsed() < BATCH_TIME)
         {
             if entered.journal.as_ref().is_some_and(|journal| journal.lost().is_some()) {
-                if !(replies.is_empty() && unattended.is_empty()) {
+                if !told.is_empty() {
                     // What is in hand is not kept either, and has to be known as such before it is brought back.
                     break;
                 }
@@ -567,22 +761,23 @@ impl<D: Daemon> Slot<D> {
             let Some(Mail { letter, sent }) = self.next_mail() else {
                 break;
             };
-            if D::is_abandoned(&sent.reply) {
+            if sent.is_abandoned() {
                 continue;
             }
             taken += 1;
             if sent.group.as_ref().is_some_and(|failed| failed.load(Ordering::Relaxed)) {
-                replies.push((sent.reply, sent.key, Err(DeliverError::Skipped)));
+                if let Party::Caller(reply) = sent.party {
+                    told.replies.push((reply, sent.key, Err(DeliverError::Skipped)));
+                }
                 continue;
             }
-            let event = match letter {
-                Written::Event(event) => event,
-                Written::Draft(draft) => D::numbered(draft, sent.key),
+            let Some((event, begun)) = self.begin(&mut entered, letter, &sent, &mut told) else {
+                continue;
             };
-            match deliver::begin_after(&mut entered, &event, sent.want) {
-                Begun::Done(outcome) => self.done(&mut entered, event, sent, outcome, &mut replies, &mut unattended),
+            match begun {
+                Begun::Done(outcome) => self.done(&mut entered, event, sent, outcome, &mut told),
                 Begun::Later(key, later) => {
-                    self.settle(&mut entered, std::mem::take(&mut replies), unattended);
+                    self.settle(&mut entered, told);
                     let daemon = Arc::clone(&entered.daemon);
                     if self.is_supervised() {
                         entered.park();
@@ -598,7 +793,7 @@ impl<D: Daemon> Slot<D> {
                 }
             }
         }
-        let held = self.hold(&mut entered, replies, unattended);
+        let held = self.hold(&mut entered, told);
         drop(entered);
         if let Some(replies) = held {
             D::settle(replies);
@@ -606,63 +801,132 @@ impl<D: Daemon> Slot<D> {
         self.end_turn();
     }
 
-    /// Notes what came of an event.
-    fn done(
+    /// Decides about an event, and calls `process` if it is new. `None`: nothing more is to be done with it.
+    fn begin(
         &self,
         entered: &mut Entered<D>,
-        event: D::Event,
-        sent: Sent<D>,
-        outcome: Settled<D>,
-        replies: &mut Replies<D>,
-        unattended: &mut Vec<Mail<D>>,
-    ) {
-        if !D::is_unattended(&sent.reply) {
-            replies.push(answer(sent, outcome));
-            return;
-        }
-        match outcome {
-            Err(error) => {
-                if self.failed(entered, event, sent, error, unattended).is_some() {
-                    self.count_unheard(1);
-                }
+        letter: Written<D>,
+        sent: &Sent<D>,
+        told: &mut Told<D>,
+    ) -> Option<(D::Event, Begun<D>)> {
+        let Party::Link { arrived, prev } = &sent.party else {
+            let event = match letter {
+                Written::Event(event) => event,
+                Written::Draft(draft) => D::numbered(draft, sent.key),
+                Written::Linked(_) => return None,
+            };
+            let begun = deliver::begin_after(entered, &event, sent.want);
+            return Some((event, begun));
+        };
+        let key = sent.key;
+        let event = || match letter {
+            Written::Event(event) => event,
+            Written::Draft(draft) => D::numbered(draft, key),
+            Written::Linked(payload) => {
+                let link = CausalLink {
+                    origin: key.origin,
+                    horizon: 0,
+                    sequence: key.sequence,
+                    parent: 0,
+                };
+                D::received(link, arrived.payload(&payload), arrived.received_ns)
             }
-            Ok(_) => {
-                let letter = Written::Event(event);
-                unattended.push(Mail { letter, sent });
+        };
+        match deliver::begin_linked(entered, key, *prev, event) {
+            Linked::Begun(event, begun) => Some((event, begun)),
+            Linked::Decided(admission) => {
+                let flow = linked::flow(self.entity(), &key);
+                if let Some(frame) = admission.answer(flow, key.sequence, entered.host.epoch()) {
+                    let arrived = Arc::clone(arrived);
+                    told.answers.push(Answer { arrived, frame });
+                }
+                None
             }
         }
     }
 
-    fn settle(self: &Arc<Self>, entered: &mut Entered<D>, replies: Replies<D>, unattended: Vec<Mail<D>>) {
-        if let Some(replies) = self.hold(entered, replies, unattended) {
+    /// Notes what came of an event.
+    fn done(&self, entered: &mut Entered<D>, event: D::Event, sent: Sent<D>, outcome: Settled<D>, told: &mut Told<D>) {
+        if !sent.is_retried() {
+            told.replies.extend(answer(sent, outcome));
+            return;
+        }
+        match (outcome, sent) {
+            (Err(error), sent) => {
+                let is_posted = sent.is_posted();
+                if !self.failed(entered, event, sent, error, told) && is_posted {
+                    self.count_unheard(1);
+                }
+            }
+            (
+                Ok(delivered),
+                Sent {
+                    key,
+                    party: Party::Link { arrived, .. },
+                    ..
+                },
+            ) => {
+                if let Some(receipt) = delivered.receipt {
+                    let frame = Frame::Ack {
+                        flow: linked::flow(self.entity(), &key),
+                        receipt,
+                        duplicate: delivered.duplicate,
+                    };
+                    told.answers.push(Answer { arrived, frame });
+                }
+            }
+            (Ok(_), sent) => {
+                let letter = Written::Event(event);
+                told.unattended.push(Mail { letter, sent });
+            }
+        }
+    }
+
+    fn settle(self: &Arc<Self>, entered: &mut Entered<D>, told: Told<D>) {
+        if let Some(replies) = self.hold(entered, told) {
             D::settle(replies);
         }
     }
 
     /// Has those who wait answered once what was done is kept; gives the answers back that need not wait for that.
-    fn hold(
-        self: &Arc<Self>,
-        entered: &mut Entered<D>,
-        replies: Replies<D>,
-        unattended: Vec<Mail<D>>,
-    ) -> Option<Replies<D>> {
+    fn hold(self: &Arc<Self>, entered: &mut Entered<D>, told: Told<D>) -> Option<Replies<D>> {
+        let Told {
+            replies,
+            unattended,
+            answers,
+        } = told;
+        let lease = self.lease();
         let commit = deliver::submit(entered);
         if let Some(commit) = &commit {
             self.unsettle(commit, unattended);
-        }
-        if replies.is_empty() {
-            return None;
-        }
-        let lease = self.lease();
-        let Some(commit) = commit else {
+            if !answers.is_empty() {
+                let lease = lease.clone();
+                commit.then(Box::new(move |outcome| {
+                    // Who is not answered tries again.
+                    if outcome.is_ok() && is_leased(lease.as_deref()) {
+                        linked::answer(&answers);
+                    }
+                }));
+            }
+            if replies.is_empty() {
+                return None;
+            }
+        } else {
+            // A forced stop has what was done: whoever tries again is told what became of it.
             let is_unknown = !entered.is_present() && self.config().durability == Durability::Journal;
+            if !is_unknown && is_leased(lease.as_deref()) {
+                linked::answer(&answers);
+            }
+            if replies.is_empty() {
+                return None;
+            }
             return Some(if is_unknown {
-                // A forced stop has it: whoever asks again is told what became of it.
                 unless_kept(replies, Err(StoreError::Closed))
             } else {
                 unless_unleased(replies, lease.as_deref())
             });
-        };
+        }
+        let commit = commit?;
         let lanes = self.cell.lock().mailbox.as_ref().map(|mailbox| mailbox.lanes.clone());
         commit.then(Box::new(move |outcome| {
             let replies = unless_kept(replies, outcome);
@@ -692,6 +956,10 @@ fn unless_unleased<D: Daemon>(replies: Replies<D>, lease: Option<&Lease>) -> Rep
         (reply, key, outcome.and(Err(DeliverError::Unleased(unleased))))
     };
     replies.into_iter().map(not_said).collect()
+}
+
+fn is_leased(lease: Option<&Lease>) -> bool {
+    lease.is_none_or(|lease| lease.check().is_ok())
 }
 
 /// Answers that a lane gives, if the lease is valid then.
@@ -738,13 +1006,16 @@ impl<D: Daemon> Job for Alarm<D> {
     }
 }
 
-fn answer<D: Daemon>(sent: Sent<D>, outcome: Settled<D>) -> (D::Reply, EventKey, Settled<D>) {
+fn answer<D: Daemon>(sent: Sent<D>, outcome: Settled<D>) -> Option<(D::Reply, EventKey, Settled<D>)> {
     if outcome.is_err()
         && let Some(failed) = &sent.group
     {
         failed.store(true, Ordering::Relaxed);
     }
-    (sent.reply, sent.key, outcome)
+    match sent.party {
+        Party::Caller(reply) => Some((reply, sent.key, outcome)),
+        Party::Link { .. } => None,
+    }
 }
 
 /// A mailed event whose coroutine runs.
@@ -777,16 +1048,9 @@ impl<D: Daemon> Call<D> {
 
     fn end(mut self, outcome: Settled<D>) {
         let slot = Arc::clone(self.entered.slot());
-        let (mut replies, mut unattended) = (Vec::new(), Vec::new());
-        slot.done(
-            &mut self.entered,
-            self.event,
-            self.sent,
-            outcome,
-            &mut replies,
-            &mut unattended,
-        );
-        let held = slot.hold(&mut self.entered, replies, unattended);
+        let mut told = Told::default();
+        slot.done(&mut self.entered, self.event, self.sent, outcome, &mut told);
+        let held = slot.hold(&mut self.entered, told);
         drop(self.entered);
         if let Some(replies) = held {
             D::settle(replies);

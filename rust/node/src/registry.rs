@@ -22,6 +22,7 @@ use crate::clock;
 use crate::daemon::Daemon;
 use crate::events::{Events, Observer, ObserverStats, Watch};
 use crate::lane::Lanes;
+use crate::outgoing::Exits;
 use crate::slot::Slot;
 
 struct Entry<D: Daemon> {
@@ -79,6 +80,12 @@ impl<D: Daemon> Registry<D> {
             supervised: Mutex::default(),
             polls: AtomicU64::new(0),
         }
+    }
+
+    /// Where what its daemons emit leaves the node.
+    #[must_use]
+    pub fn exits(&self) -> &Arc<Exits> {
+        self.events.exits()
     }
 
     /// Adds a daemon.

@@ -30,6 +30,7 @@ use meshos_core::stored::{SealedKey, StoredDaemon, UnsealError};
 use meshos_core::time::UnixMs;
 
 use crate::archive::{Remains, SharedArchive};
+use crate::carrier::Carrier;
 use crate::claims::Claimed;
 use crate::clock::{self, Deadline};
 use crate::controls;
@@ -40,10 +41,12 @@ use crate::journal::{Content, Journal, Rows, SharedStore, Stores};
 use crate::keys;
 use crate::lane::Lanes;
 use crate::mailbox::Sender;
+use crate::outgoing::{Emitter, Exits};
 use crate::ownership::Ownership;
 use crate::registry::Registry;
 use crate::resume;
 use crate::resumption::{self, Report, ResumeFailed};
+use crate::router::Router;
 use crate::slot::{EnterError, Entered, SharedKey, Slot};
 
 /// How long a stop waits at least for the store, which holds up nobody but its caller.
@@ -168,6 +171,7 @@ pub struct Runtime<D: Daemon> {
     sender: Sender,
     lanes: Lanes,
     stores: Stores,
+    router: Router,
     ownership: Option<Arc<Ownership>>,
 }
 
@@ -179,20 +183,30 @@ impl<D: Daemon> Runtime<D> {
         Self::with_store(node, lanes, Arc::new(move || Box::new(memory.clone())))
     }
 
-    /// Makes a runtime that keeps journals in a store.
+    /// Makes a runtime that keeps journals in a store, of a node without others.
     #[must_use]
     pub fn with_store(node: Arc<Keypair>, lanes: Lanes, stores: Stores) -> Self {
+        let carrier = Carrier::alone(node.entity_id());
+        Self::with_carrier(node, lanes, stores, carrier)
+    }
+
+    /// Makes a runtime that keeps journals in a store, of a node whose carrier this is.
+    #[must_use]
+    pub fn with_carrier(node: Arc<Keypair>, lanes: Lanes, stores: Stores, carrier: Carrier) -> Self {
         let archive = SharedArchive::<D>::default();
+        let registry = Arc::new(Registry::new(lanes.clone(), Some(Arc::clone(&archive))));
+        let router = Router::new(carrier, &registry, lanes.clone(), Arc::clone(&stores));
         Self {
             node,
             state: AtomicU8::new(Lifecycle::Registering as u8),
-            registry: Arc::new(Registry::new(lanes.clone(), Some(Arc::clone(&archive)))),
+            registry,
             archive,
             starting: Mutex::default(),
             // A fresh sender at each start: its numbers begin at 1 and no receiver has seen them.
             sender: Sender::new(keys::generate().origin()),
             lanes,
             stores,
+            router,
             ownership: None,
         }
     }
@@ -257,6 +271,18 @@ impl<D: Daemon> Runtime<D> {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry<D>> {
         &self.registry
+    }
+
+    /// Sends to daemons of all nodes, and takes what they send to those of this one.
+    #[must_use]
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Where what the daemons emit leaves the node.
+    #[must_use]
+    pub fn exits(&self) -> &Arc<Exits> {
+        self.registry.exits()
     }
 
     /// Numbers what this runtime sends.
@@ -406,6 +432,10 @@ impl<D: Daemon> Runtime<D> {
             journal.declare(true);
         }
         self.claimed(claimed.as_ref(), &mut inside)?;
+        let origin = entity.origin();
+        // What it emitted before leaves before what it emits now.
+        D::apart(|| self.router.resume(&Emitter { entity, origin }))
+            .map_err(|error| SpawnError::NotResumed(ResumeFailed::Store(error)))?;
         let slot = self.spawned(key, inside, claimed)?;
         if let Some(divergence) = &report.divergence {
             let crash = divergence.crash();
@@ -713,6 +743,7 @@ impl<D: Daemon> Runtime<D> {
                 }
             }
         }
+        self.router.close();
         let rests = self.archive.lock().dormant.clear();
         D::batch(|| drop(rests));
         Shutdown { stuck }
