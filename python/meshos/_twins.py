@@ -14,8 +14,10 @@ from meshos.errors import WaitTimeout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meshos.chain import CausalEvent
-    from meshos.mesh import Mesh, Peer
+    from meshos.chain import BytesLike, CausalEvent
+    from meshos.channel import ChannelName, PermissionToken
+    from meshos.mesh import ChannelMessage, Mesh, Peer
+    from meshos.stream import Gap, Stream
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,3 +60,16 @@ async def wait_for_peer(mesh: Mesh, node_id: int, timeout: timedelta | None) -> 
                 raise WaitTimeout(f"node 0x{node_id:016x}", timeout or timedelta(0)) from None
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, PAUSE_MAX)
+
+
+async def publish(mesh: Mesh, channel: ChannelName, payload: BytesLike) -> int:
+    """Publish; it waits for nobody."""
+    return mesh.publish(channel, payload)
+
+
+async def subscribe(
+    mesh: Mesh, publisher: int, channel: ChannelName, token: PermissionToken | None, buffer_max: int
+) -> Stream[ChannelMessage | Gap]:
+    """Read a channel; the publisher's answer is waited for on a lane."""
+    call = mesh.subscribe
+    return await on_lane("Mesh.subscribe_async", call, publisher, channel, token, buffer_max=buffer_max)

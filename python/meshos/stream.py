@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, final
@@ -38,6 +39,22 @@ class _Source(Protocol[T_co]):
         """End the source; called once."""
 
 
+class _Flood(Protocol[T_co]):
+    """Where many items come from at a time."""
+
+    @property
+    def take_many(self) -> Callable[[timedelta], Sequence[T_co]]:
+        """Wait for items; none when time is up. Raises `LoopClosed` at the end."""
+
+    async def take_many_async(self) -> Sequence[T_co]:
+        """Wait for items; cancelling loses none. Raises `LoopClosed` at the end."""
+        ...
+
+    @property
+    def close(self) -> Callable[[], None]:
+        """End the source; called once."""
+
+
 @final
 class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
     """Items in order, bounded; ends when it is closed or its source is. One reader at a time.
@@ -45,15 +62,16 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
     A stream is made by the method that documents it, not by its class.
     """
 
-    __slots__ = ("_closed", "_kept", "_name", "_source", "_waiting")
+    __slots__ = ("_closed", "_kept", "_name", "_source", "_take", "_waiting")
 
-    def __init__(self, source: _Source[T_co], name: str) -> None:
+    def __init__(self, source: _Source[T_co] | _Flood[T_co], name: str) -> None:
         self._source = source
         self._name = name
         self._closed = False
-        # What came at the very moment at which its reader gave up: the next one gets it.
-        self._kept: list[T_co] = []
+        # What was taken and not given out yet; also what came when its reader gave up.
+        self._kept: deque[T_co] = deque()
         self._waiting: object = None
+        self._take: Callable[[timedelta], Sequence[T_co]] = getattr(source, "take_many", self._one)
 
     def __iter__(self) -> Self:
         """Return the stream."""
@@ -65,6 +83,8 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
 
     def __next__(self) -> T_co:
         """Wait for the next item; Ctrl-C ends the wait within 0.2 s."""
+        if self._kept and not self._closed:
+            return self._kept.popleft()
         try:
             return self.receive(timeout=None)
         except LoopClosed:
@@ -83,11 +103,12 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
         end = None if seconds is None else monotonic() + seconds
         while not self._closed:
             if self._kept:
-                return self._kept.pop()
+                return self._kept.popleft()
             left = _SLICE if end is None else min(_SLICE, end - monotonic())
-            item = self._source.take(timedelta(seconds=max(0.0, left)))
-            if item is not None:
-                return item
+            items = self._take(timedelta(seconds=max(0.0, left)))
+            if items:
+                self._kept.extend(items)
+                continue
             if end is not None and monotonic() >= end and timeout is not None:
                 raise WaitTimeout(f"the next item of {self._name}", timeout)
         raise LoopClosed(self._name)
@@ -100,11 +121,12 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
         if self._closed:
             raise LoopClosed(self._name)
         if self._kept:
-            return self._kept.pop()
-        task = asyncio.ensure_future(self._source.take_async())
+            return self._kept.popleft()
+        task = asyncio.ensure_future(self._take_async())
         self._waiting = (asyncio.get_running_loop(), task)
         try:
-            return await asyncio.wait_for(task, seconds)
+            self._kept.extend(await asyncio.wait_for(task, seconds))
+            return self._kept.popleft()
         except TimeoutError:
             self._keep(task)
             raise WaitTimeout(f"the next item of {self._name}", timeout or timedelta(0)) from None
@@ -117,10 +139,21 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
         finally:
             self._waiting = None
 
-    def _keep(self, task: Task[T_co]) -> None:
+    def _one(self, timeout: timedelta) -> Sequence[T_co]:
+        item = self._source.take(timeout)  # type: ignore[union-attr]
+        return () if item is None else (item,)
+
+    async def _take_async(self) -> Sequence[T_co]:
+        many = getattr(self._source, "take_many_async", None)
+        if many is not None:
+            items: Sequence[T_co] = await many()
+            return items
+        return (await self._source.take_async(),)  # type: ignore[union-attr]
+
+    def _keep(self, task: Task[Sequence[T_co]]) -> None:
         """Keep what a wait that was given up had taken already."""
         if task.done() and not task.cancelled() and task.exception() is None:
-            self._kept.append(task.result())
+            self._kept.extend(task.result())
 
     def close(self) -> None:
         """End the stream and wake its reader; may be called from any thread, twice too."""

@@ -40,6 +40,7 @@ from meshos.recovery import RecoveryHandler
 from meshos.scheduler import PlacementScorer
 from meshos.status import Lifecycle, MaintenancePhase, MaintenanceState, RestartState
 from meshos.store import Continuity
+from meshos.stream import Stream
 
 __version__: str
 
@@ -1493,6 +1494,37 @@ class MeshStats:
     def __hash__(self) -> int: ...
 
 @final
+class ChannelMessage:
+    """One payload on a channel."""
+
+    __match_args__: Final = ("channel", "publisher", "sequence", "payload", "origin_hash")
+    def __new__(
+        cls, channel: str, publisher: int, sequence: int, payload: BytesLike, origin_hash: int | None
+    ) -> Self: ...
+    @property
+    def channel(self) -> ChannelName: ...
+    @property
+    def publisher(self) -> int: ...
+    @property
+    def sequence(self) -> int:
+        """Number at this publisher on this channel."""
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def origin_hash(self) -> int | None:
+        """The daemon that emitted it; `None`: the node itself."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class ChannelReader:
+    """Where the items of a stream of a channel come from."""
+
+    def take_many(self, timeout: timedelta) -> list[ChannelMessage | Gap]: ...
+    def when_there(self, wake: Callable[[], object]) -> bool: ...
+    def close(self) -> None: ...
+
+@final
 class Mesh:
     """One node, alone or among others. Its key never leaves the extension; no method signs with it."""
 
@@ -1528,6 +1560,49 @@ class Mesh:
 
         Raises `InvalidArgument` for more than fits a heartbeat, `LoopClosed`.
         """
+    def open_channel(self, channel: ChannelName, policy: ChannelPolicy = ...) -> None:
+        """Set the policy of a channel of this node; one that nobody opened is made on first use, open to the cluster.
+
+        Whom the policy does not permit any more is told so. Raises `QueueFull` for more than 65,536 channels,
+        `LoopClosed`.
+        """
+    def close_channel(self, channel: ChannelName) -> None:
+        """End all subscriptions of a channel of this node, and drop its log and its policy."""
+    def issue_token(
+        self,
+        subject: EntityId,
+        channel: ChannelName,
+        *,
+        rights: Collection[Right],
+        ttl: timedelta,
+        delegations: int = 0,
+    ) -> PermissionToken:
+        """Permit something on a channel of this node, signed with its key; raises `TokenError`."""
+    def revoke_tokens(self, subject: EntityId) -> None:
+        """Take back all tokens of a subject that this node issued, and change the keys of the channels it could read.
+
+        It waits until the store has that: no restart undoes it. Raises `StoreError`.
+        """
+    def publish(self, channel: ChannelName, payload: BytesLike) -> int:
+        """Publish as this node; returns the message's number once its log has it.
+
+        Raises `Backpressure` while as much waits to be sent as may, `InvalidArgument` for more bytes than the channel
+        allows, `LoopClosed`.
+        """
+    def publish_async(self, channel: ChannelName, payload: BytesLike) -> Coroutine[object, None, int]:
+        """Twin of `publish`."""
+    def subscribe(
+        self, publisher: _NodeId, channel: ChannelName, token: PermissionToken | None = None, *, buffer_max: int = 1024
+    ) -> Stream[ChannelMessage | Gap]:
+        """Read a channel without a daemon, in order, from now on.
+
+        The subject of the token is this node. Raises `SubscribeRejected`, and `Unavailable` when the publisher does not
+        answer within 5 s.
+        """
+    def subscribe_async(
+        self, publisher: _NodeId, channel: ChannelName, token: PermissionToken | None = None, *, buffer_max: int = 1024
+    ) -> Coroutine[object, None, Stream[ChannelMessage | Gap]]:
+        """Twin of `subscribe`."""
     def stats(self) -> MeshStats:
         """Count what happened at this node."""
     def close(self) -> None:

@@ -202,6 +202,31 @@ impl Channels {
         self.put(channel, emitter, payload, false)
     }
 
+    /// As [`publish`](Self::publish) of the node itself, unless somebody else is at it, who would have to be waited for.
+    ///
+    /// # Errors
+    /// The payload: somebody else is at it.
+    pub fn try_publish(
+        &self,
+        channel: &ChannelName,
+        payload: Arc<[u8]>,
+    ) -> Result<Result<u64, PublishError>, Arc<[u8]>> {
+        if self.is_closed() {
+            return Ok(Err(PublishError::Closed));
+        }
+        let Some(mut publisher) = self.inner.publisher.try_lock() else {
+            return Err(payload);
+        };
+        let published = publisher.publish(channel, None, payload, false);
+        drop(publisher);
+        Ok(published.map(|(sequence, wakes)| {
+            if wakes {
+                self.inner.wake();
+            }
+            sequence
+        }))
+    }
+
     /// As [`publish`](Self::publish), of something that took effect already: it is not refused for what waits to be sent.
     ///
     /// # Errors

@@ -70,6 +70,7 @@ mod channel_send;
 mod channel_group;
 pub mod channel_publisher;
 pub mod channel_reader;
+pub mod channel_rows;
 pub mod channels;
 pub mod channel_stream;
 pub mod remote;

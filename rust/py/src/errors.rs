@@ -42,6 +42,7 @@ import_exception!(meshos.errors, QueueFull);
 import_exception!(meshos.errors, RuntimeShutdownError);
 import_exception!(meshos.errors, Backpressure);
 import_exception!(meshos.errors, Unavailable);
+import_exception!(meshos.errors, SubscribeRejected);
 import_exception!(meshos.errors, InvalidDaemon);
 import_exception!(meshos.errors, DaemonNotFound);
 import_exception!(meshos.errors, NotOwner);

@@ -15,6 +15,7 @@ mod capability;
 mod causal;
 mod certificate;
 mod chain;
+mod channels;
 mod checkpoint;
 mod command;
 mod config;
@@ -118,6 +119,7 @@ mod _core {
             continuity::register,
             entity_log::register,
             dead_letter::register,
+            channels::register,
             mesh::register,
             factory::register,
             host::register,

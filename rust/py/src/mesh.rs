@@ -5,13 +5,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use meshos_core::capability::CapabilitySet;
+use meshos_core::channel_policy::ChannelPolicy;
 use meshos_core::engine::Engine;
 use meshos_core::frame::{MeshId, Refusal};
 use meshos_core::heartbeat::CAPABILITIES_BYTES_MAX;
 use meshos_core::id::{EntityId, NodeId};
 use meshos_core::identity::Keypair;
+use meshos_core::name::ChannelName;
 use meshos_core::presence::{Members, PeerState};
+use meshos_core::token::PermissionToken;
 use meshos_node::carrier::Carrier;
+use meshos_node::channel_rows;
+use meshos_node::channels::Channels;
 use meshos_node::clock::Deadline;
 use meshos_node::journal::Stores;
 use meshos_node::keys;
@@ -27,17 +32,19 @@ use pyo3::types::{PyDict, PyMappingProxy, PyTuple};
 
 use crate::args;
 use crate::capability::{Offered, PyCapabilitySet};
+use crate::channels;
 use crate::daemon::PyDaemon;
 use crate::errors::{self, AlreadyRegistered, ConfigError, InvalidArgument, LoopClosed};
 use crate::guard::{self, Born, entry, may_wait};
 use crate::identity::{entity_id, own_key};
 use crate::probes::PyProbeRegistry;
-use crate::record::field::{Field, read};
+use crate::record::field::{Field, Given, read};
 use crate::record::moment::Moment;
 use crate::record::record;
 use crate::record::word::literal;
 use crate::runtime;
 use crate::store::PyStore;
+use crate::token::{self, PyChannelPolicy, PyPermissionToken};
 
 /// Nodes of one cluster at most.
 const NODES_MAX: u64 = 4096;
@@ -167,6 +174,7 @@ pub struct PyMesh {
     carrier: Carrier,
     /// Who may run which daemon; `None`: it is alone.
     ownership: Option<Arc<Ownership>>,
+    channels: Channels,
 }
 
 impl PyMesh {
@@ -178,6 +186,11 @@ impl PyMesh {
     /// The way to the other nodes, and to itself.
     pub fn carrier(&self) -> &Carrier {
         &self.carrier
+    }
+
+    /// The channels of the node.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
     }
 
     /// Key of a node: this one, or another that was heard of.
@@ -218,21 +231,26 @@ impl PyMesh {
         self.ownership.as_ref()
     }
 
-    fn of(store: Py<PyStore>, mesh: Option<Mesh>, ownership: Option<Arc<Ownership>>) -> Self {
+    fn of(py: Python<'_>, store: Py<PyStore>, mesh: Option<Mesh>, ownership: Option<Arc<Ownership>>) -> PyResult<Self> {
         let node = Arc::clone(store.get().node());
         let carrier = match &mesh {
             Some(mesh) => Carrier::mesh(mesh.clone()),
             None => Carrier::alone(node.entity_id()),
         };
-        Self {
+        let stores = store.get().stores();
+        let revocations = py.detach(|| channel_rows::revocations(&stores));
+        let revocations = revocations.map_err(|error| errors::store(&error, store.get().path()))?;
+        let channels = Channels::new(carrier.clone(), Arc::clone(&node), revocations);
+        Ok(Self {
             node,
             carrier,
+            channels,
             store,
             born: Born::now(),
             state: Mutex::default(),
             mesh,
             ownership,
-        }
+        })
     }
 
     fn is_closed(&self) -> bool {
@@ -337,7 +355,7 @@ impl PyMesh {
                     store.clone().unbind()
                 }
             };
-            Ok(Self::of(store, None, None))
+            Self::of(py, store, None, None)
         })
     }
 
@@ -367,7 +385,8 @@ impl PyMesh {
             })?;
             let owners = owners(&stores, &joined)?;
             let meshes = stores.into_iter().zip(joined).zip(owners);
-            let meshes = meshes.map(|((store, mesh), owner)| Py::new(py, Self::of(store, Some(mesh), Some(owner))));
+            let meshes =
+                meshes.map(|((store, mesh), owner)| Py::new(py, Self::of(py, store, Some(mesh), Some(owner))?));
             PyTuple::new(py, meshes.collect::<PyResult<Vec<_>>>()?)
         })
     }
@@ -463,6 +482,140 @@ impl PyMesh {
         })
     }
 
+    /// Set the policy of a channel of this node.
+    #[pyo3(signature = (channel, policy = Given::Not), text_signature = "(self, channel, policy=ChannelPolicy())")]
+    fn open_channel(&self, channel: &Bound<'_, PyAny>, policy: Given<'_>) -> PyResult<()> {
+        entry("Mesh.open_channel", || {
+            let py = channel.py();
+            let channel = read::<ChannelName>(channel, "channel")?;
+            let policy = policy.map_or(ChannelPolicy::default(), |policy| {
+                let policy = args::instance::<PyChannelPolicy>(policy, "policy", "a ChannelPolicy")?;
+                Ok(policy.get().0.clone())
+            })?;
+            self.check_open()?;
+            let opened = py.detach(|| self.channels.open(&channel, &policy));
+            opened.map_err(|error| channels::not_published(py, &error))
+        })
+    }
+
+    /// End all subscriptions of a channel of this node, and drop its log.
+    fn close_channel(&self, channel: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("Mesh.close_channel", || {
+            let py = channel.py();
+            let channel = read::<ChannelName>(channel, "channel")?;
+            self.check_open()?;
+            py.detach(|| self.channels.close_channel(&channel));
+            Ok(())
+        })
+    }
+
+    /// Permit something on a channel of this node, signed with its key.
+    #[pyo3(
+        signature = (subject, channel, *, rights, ttl, delegations = Given::Not),
+        text_signature = "(self, subject, channel, *, rights, ttl, delegations=0)"
+    )]
+    fn issue_token(
+        &self,
+        subject: &Bound<'_, PyAny>,
+        channel: &Bound<'_, PyAny>,
+        rights: &Bound<'_, PyAny>,
+        ttl: &Bound<'_, PyAny>,
+        delegations: Given<'_>,
+    ) -> PyResult<PyPermissionToken> {
+        entry("Mesh.issue_token", || {
+            let subject = read(subject, "subject")?;
+            let channel = read::<ChannelName>(channel, "channel")?;
+            let rights = token::read_rights(rights)?;
+            let ttl = token::read_ttl(ttl)?;
+            let delegations = delegations.map_or(0, token::read_delegations)?;
+            self.check_open()?;
+            channels::issue(&self.channels, subject, channel, rights, ttl, delegations)
+        })
+    }
+
+    /// Take back all tokens of a subject that this node issued, and change the keys of the channels it could read.
+    fn revoke_tokens(&self, subject: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("Mesh.revoke_tokens", || {
+            let subject_id = read(subject, "subject")?;
+            self.check_open()?;
+            channels::revoke(subject.py(), &self.channels, &self.stores(), subject_id)
+        })
+    }
+
+    /// Publish as this node.
+    fn publish(&self, channel: &Bound<'_, PyAny>, payload: &Bound<'_, PyAny>) -> PyResult<u64> {
+        entry("Mesh.publish", || {
+            self.born.check("Mesh")?;
+            channels::publish(&self.channels, channel, payload)
+        })
+    }
+
+    /// Twin of `publish`.
+    fn publish_async<'py>(
+        slf: &Bound<'py, Self>,
+        channel: &Bound<'py, PyAny>,
+        payload: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        entry("Mesh.publish_async", || {
+            let arguments = PyTuple::new(slf.py(), [slf.as_any(), channel, payload])?;
+            Self::twin(slf, "publish", arguments)
+        })
+    }
+
+    /// Read a channel without a daemon, from now on.
+    #[pyo3(
+        signature = (publisher, channel, token = None, *, buffer_max = Given::Not),
+        text_signature = "(self, publisher, channel, token=None, *, buffer_max=1024)"
+    )]
+    fn subscribe<'py>(
+        &self,
+        py: Python<'py>,
+        publisher: &Bound<'py, PyAny>,
+        channel: &Bound<'py, PyAny>,
+        token: Option<&Bound<'py, PyAny>>,
+        buffer_max: Given<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        entry("Mesh.subscribe", || {
+            let publisher = NodeId::from_python(publisher, "publisher")?;
+            let channel = read::<ChannelName>(channel, "channel")?;
+            let token = token.map(|token| PermissionToken::from_python(token, "token"));
+            let buffer_max: u64 = buffer_max.read_or("buffer_max", 1024)?;
+            if !(1..=1 << 20).contains(&buffer_max) {
+                return Err(InvalidArgument::new_err(("buffer_max", "must be from 1 to 2^20")));
+            }
+            self.check_open()?;
+            may_wait("Mesh.subscribe")?;
+            let (token, most) = (token.transpose()?, usize::try_from(buffer_max).unwrap_or(usize::MAX));
+            let reader = channels::subscribe(py, &self.channels, publisher, &channel, token.as_ref(), most)?;
+            channels::stream(py, reader)
+        })
+    }
+
+    /// Twin of `subscribe`.
+    #[pyo3(
+        signature = (publisher, channel, token = None, *, buffer_max = Given::Not),
+        text_signature = "(self, publisher, channel, token=None, *, buffer_max=1024)"
+    )]
+    fn subscribe_async<'py>(
+        slf: &Bound<'py, Self>,
+        publisher: &Bound<'py, PyAny>,
+        channel: &Bound<'py, PyAny>,
+        token: Option<&Bound<'py, PyAny>>,
+        buffer_max: Given<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        entry("Mesh.subscribe_async", || {
+            let py = slf.py();
+            let buffer_max = match buffer_max {
+                Given::Not => 1024_u64.into_pyobject(py)?.into_any(),
+                Given::This(given) => given,
+            };
+            let none = py.None().into_bound(py);
+            let token = token.unwrap_or(&none);
+            let arguments = PyTuple::new(py, [slf.as_any(), publisher, channel, token, &buffer_max])?;
+            Self::twin(slf, "subscribe", arguments)
+        })
+    }
+
     /// What happened so far.
     fn stats(&self, py: Python<'_>) -> PyResult<PyMeshStats> {
         entry("Mesh.stats", || {
@@ -486,6 +639,7 @@ impl PyMesh {
                 runtime::shut_down(py, &runtime, Duration::from_secs(5))
             });
             py.detach(|| {
+                self.channels.close();
                 self.carrier.close();
                 if let Some(ownership) = &self.ownership {
                     ownership.closed();
@@ -541,6 +695,7 @@ impl Drop for PyMesh {
         if !self.born.is_here() {
             std::mem::forget((self.mesh.take(), self.ownership.take()));
             std::mem::forget(self.carrier.clone());
+            std::mem::forget(self.channels.clone());
         }
     }
 }

@@ -223,7 +223,7 @@ impl Field for PermissionToken {
 }
 
 /// Any iterable of rights but a `str`, which is one of its own letters.
-fn read_rights(value: &Bound<'_, PyAny>) -> PyResult<Rights> {
+pub fn read_rights(value: &Bound<'_, PyAny>) -> PyResult<Rights> {
     let wanted = "a collection of Right";
     if value.is_instance_of::<PyString>() {
         return Err(args::wrong_type("rights", wanted, value));
@@ -231,13 +231,14 @@ fn read_rights(value: &Bound<'_, PyAny>) -> PyResult<Rights> {
     items(value, "rights", wanted, |right| Right::from_python(right, "rights"))
 }
 
-fn read_delegations(value: &Bound<'_, PyAny>) -> PyResult<u8> {
+/// How often a token may be passed on.
+pub fn read_delegations(value: &Bound<'_, PyAny>) -> PyResult<u8> {
     // What does not fit is too many, which the core says.
     args::u64(value, "delegations").map(|number| u8::try_from(number).unwrap_or(u8::MAX))
 }
 
 /// A span below zero is as much too short as one of zero.
-fn read_ttl(value: &Bound<'_, PyAny>) -> PyResult<Duration> {
+pub fn read_ttl(value: &Bound<'_, PyAny>) -> PyResult<Duration> {
     let is_negative = value.cast::<PyDelta>().is_ok_and(|ttl| ttl.get_days() < 0);
     if is_negative {
         Ok(Duration::ZERO)
