@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, final
 from meshos._core import DaemonFactoryRegistry as DaemonFactoryRegistry
 from meshos._core import FactoryEntry as FactoryEntry
 from meshos._core import Receipt as Receipt
-from meshos._core import RuntimeCore
+from meshos._core import RemoteCore, RuntimeCore
 from meshos._core import configure_lanes as configure_lanes
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from meshos._aio import Reply
     from meshos.chain import BytesLike, CausalEvent, ChainReport
     from meshos.control import DaemonControl
-    from meshos.daemon import DaemonHandle, DaemonHostConfig, MeshDaemon
-    from meshos.identity import Identity, OriginHash
+    from meshos.daemon import DaemonHandle, DaemonHostConfig, DaemonRef, MeshDaemon
+    from meshos.identity import Identity, NodeId, OriginHash
     from meshos.snapshot import StateSnapshot
     from meshos.store import DeadLetter, RecoveryReport
 
 _D = TypeVar("_D", bound="MeshDaemon")
 _R = TypeVar("_R")
 
-__all__ = ["DaemonFactoryRegistry", "DaemonRuntime", "FactoryEntry", "Receipt", "configure_lanes"]
+__all__ = ["DaemonFactoryRegistry", "DaemonRuntime", "FactoryEntry", "Receipt", "RemoteRuntime", "configure_lanes"]
 
 SEND_TIMEOUT = timedelta(seconds=30)
 """How long `send` and `send_many` wait unless told otherwise."""
@@ -94,6 +94,10 @@ class DaemonRuntime(RuntimeCore):
             )
         took = timedelta(seconds=monotonic() - began)
         return RecoveryReport(MappingProxyType(daemons), frozenset(missing), cut, took)
+
+    def remote(self, node_id: NodeId) -> RemoteRuntime:
+        """Return the daemons of another node, which has to permit this one; raises `Unavailable` for an unknown one."""
+        return RemoteRuntime(self, node_id)
 
     async def recover_async(self) -> RecoveryReport:
         """Twin of `recover`; factories, `restore` and `process` are called on a lane."""
@@ -331,3 +335,41 @@ def _expire(
     if not reply.done():
         sent = event if isinstance(event, CausalEvent) else CausalEvent.external(event_origin, sequence, event)
         reply.set_exception(SendTimeout(origin_hash, sent))
+
+
+@final
+class RemoteRuntime(RemoteCore):
+    """The daemons of another node; get one with `DaemonRuntime.remote`. Each call has an `_async` twin.
+
+    That node has to permit this one with `DaemonRuntime.permit_managers`. A call is done once there, however often the
+    network loses it. `Unavailable` says that no answer came within the time-out: what was asked may still be done.
+    """
+
+    __slots__ = ()
+
+    async def spawn_async(
+        self,
+        kind: str,
+        identity: Identity,
+        config: DaemonHostConfig | None = None,
+        *,
+        timeout: timedelta | None = SEND_TIMEOUT,
+    ) -> DaemonRef:
+        """Twin of `spawn`."""
+        from meshos._twins import on_lane
+
+        return await on_lane("RemoteRuntime.spawn_async", self.spawn, kind, identity, config, timeout=timeout)
+
+    async def stop_async(self, origin_hash: OriginHash, *, timeout: timedelta | None = SEND_TIMEOUT) -> None:
+        """Twin of `stop`."""
+        from meshos._twins import on_lane
+
+        await on_lane("RemoteRuntime.stop_async", self.stop, origin_hash, timeout=timeout)
+
+    async def snapshot_async(
+        self, origin_hash: OriginHash, *, timeout: timedelta | None = SEND_TIMEOUT
+    ) -> StateSnapshot | None:
+        """Twin of `snapshot`."""
+        from meshos._twins import on_lane
+
+        return await on_lane("RemoteRuntime.snapshot_async", self.snapshot, origin_hash, timeout=timeout)

@@ -77,6 +77,8 @@ __all__ = [
     "PruneRefusedKind",
     "QueueFull",
     "ReentrantCallError",
+    "RemoteRefused",
+    "RemoteRefusedKind",
     "Replayed",
     "RestoreFailed",
     "RestoreFailedKind",
@@ -411,6 +413,32 @@ class NotOwner(DaemonError):
     @property
     def kind(self) -> Literal["not_owner"]:
         return "not_owner"
+
+
+RemoteRefusedKind: TypeAlias = Literal["not_permitted"] | Literal["busy"] | Literal["not_ready"] | Literal["failed"]
+
+
+class RemoteRefused(DaemonError):
+    """Another node does not do what it was asked; nothing was done there. "busy" and "not_ready" are retryable.
+
+    Attributes:
+        node_id: The node that was asked.
+        reason: What it says.
+    """
+
+    def __init__(self, kind: RemoteRefusedKind, node_id: NodeId, reason: str) -> None:
+        super().__init__(kind, node_id, reason, text=f"node {node_id:016x} refuses ({kind}): {reason}")
+        self._kind: RemoteRefusedKind = kind
+        self.node_id: NodeId = node_id
+        self.reason: str = reason
+
+    @property
+    def kind(self) -> RemoteRefusedKind:
+        return self._kind
+
+    @property
+    def retryable(self) -> bool:
+        return self._kind in ("busy", "not_ready")
 
 
 class StaleDaemon(DaemonError):

@@ -1763,6 +1763,30 @@ class DaemonRegistry:
         """Posted events that came to nothing because their daemon was stopped or lost."""
 
 @disjoint_base
+class RemoteCore:
+    """The part of `meshos.compute.RemoteRuntime` that is compiled; use that class."""
+
+    def __new__(cls, runtime: RuntimeCore, node_id: _NodeId) -> Self: ...
+    @property
+    def node_id(self) -> _NodeId: ...
+    def spawn(
+        self, kind: str, identity: Identity, config: DaemonHostConfig | None = None, *, timeout: timedelta | None = ...
+    ) -> DaemonRef:
+        """Start a daemon there, within 30 s; its kind is registered there.
+
+        The secret key does not travel: `identity` signs that the other node owns the daemon. Raises `RemoteRefused`,
+        `NotOwner`, `FactoryNotFound`, `AlreadyRegistered`, `AlreadyStored`, `IdentityError` when the key is public only,
+        `Unavailable`.
+        """
+    def stop(self, origin_hash: OriginHash, *, timeout: timedelta | None = ...) -> None:
+        """Stop a daemon there, as `DaemonRuntime.stop` does, within 30 s; raises `DaemonNotFound`, `RemoteRefused`, `Unavailable`."""
+    def snapshot(self, origin_hash: OriginHash, *, timeout: timedelta | None = ...) -> StateSnapshot | None:
+        """Take a snapshot of a daemon there, and fetch it, within 30 s; `None` of a daemon without state.
+
+        At most 1 GiB is fetched. Raises `DaemonNotFound`, `RemoteRefused`, `Unavailable`.
+        """
+
+@disjoint_base
 class RuntimeCore:
     """The part of `meshos.compute.DaemonRuntime` that is compiled; use that class."""
 
@@ -1788,6 +1812,10 @@ class RuntimeCore:
 
         Raises `WaitTimeout` naming the daemons whose user code did not return in time; they are closed to everybody else.
         """
+    def permit_managers(self, nodes: Iterable[EntityId]) -> None:
+        """Let these nodes spawn, stop and snapshot daemons here through `remote`, and no others; at first nobody may."""
+    def managers(self) -> frozenset[EntityId]:
+        """Return the nodes that may."""
     def is_ready(self) -> bool: ...
     def daemon_count(self) -> int: ...
     def daemon_registry(self) -> DaemonRegistry: ...

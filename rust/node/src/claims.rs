@@ -41,11 +41,17 @@ pub(crate) struct Claimed {
 }
 
 impl<D: Daemon> Runtime<D> {
-    /// Claims the daemon of a host, which goes on under the record that is claimed. `None`: nobody else could run it.
+    /// Claims the daemon of a host, which goes on under the record that is claimed; of one that begins, `given` takes the
+    /// place of a record that its key would sign here. `None`: nobody else could run it.
     ///
     /// # Errors
     /// [`SpawnError`]: the host is as it was.
-    pub(crate) fn claim(&self, key: &SharedKey, host: &mut Host) -> Result<Option<Claimed>, SpawnError<D>> {
+    pub(crate) fn claim(
+        &self,
+        key: &SharedKey,
+        host: &mut Host,
+        given: Option<&OwnershipRecord>,
+    ) -> Result<Option<Claimed>, SpawnError<D>> {
         let Some(ownership) = self.ownership() else {
             return Ok(None);
         };
@@ -59,7 +65,10 @@ impl<D: Daemon> Runtime<D> {
                 (Wish::Install(offered), last)
             }
             (_, None) => {
-                let lineage = first(&key.lock(), ownership.node(), host).map_err(SpawnError::Key)?;
+                let lineage = match given {
+                    Some(given) => vec![*given],
+                    None => first(&key.lock(), ownership.node(), host).map_err(SpawnError::Key)?,
+                };
                 let last = lineage.last().copied();
                 (Wish::Begin(lineage), last)
             }

@@ -127,7 +127,7 @@ impl<D: Daemon> Runtime<D> {
             self.remember(&mut inside);
             return Err(refused(error, origin));
         }
-        let claimed = match self.claim(&rest.key, &mut inside.host) {
+        let claimed = match self.claim(&rest.key, &mut inside.host, None) {
             Ok(claimed) => claimed,
             Err(error) => {
                 self.remember(&mut inside);
@@ -304,6 +304,7 @@ fn refused<D: Daemon>(error: SpawnError<D>, origin: Origin) -> StartError<D> {
         | SpawnError::Known(_)
         | SpawnError::Stored(_)
         | SpawnError::NotStored(_)
+        | SpawnError::BadRecord(_)
         | SpawnError::NotOwner { .. }
         | SpawnError::Unavailable { .. }
         | SpawnError::Interrupted(_)

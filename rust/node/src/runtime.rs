@@ -12,17 +12,19 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use crate::sync::Mutex;
-use meshos_core::certificate::Certificate;
+use meshos_core::certificate::{Certificate, Reason};
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::codec::DecodeError;
 use meshos_core::config::{DaemonHostConfig, Durability, OnError};
 use meshos_core::control::{DaemonControl, grace_ms};
+use meshos_core::digest::{self, Digest};
 use meshos_core::event::{Crash, DaemonLifecycleSignal};
 use meshos_core::host::{Host, ResumeError};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::{IdentityError, Keypair};
 use meshos_core::journal::{self, Mark};
 use meshos_core::lifecycle::{self, Call, Lifecycle, LifecycleError};
+use meshos_core::ownership::OwnershipRecord;
 use meshos_core::rows::{KeyRange, Table, entity_key, of_entity_key};
 use meshos_core::store::StoreError;
 use meshos_core::store::memory::MemoryStore;
@@ -85,6 +87,8 @@ pub enum SpawnError<D: Daemon> {
     Stored(Origin),
     /// The store has none of that identity.
     NotStored(Origin),
+    /// The record under which it is to begin is none for it, or for this node: in one line.
+    BadRecord(&'static str),
     /// The store did not keep that it begins.
     NotKept(StoreError),
     /// What the store has of it cannot be continued.
@@ -308,6 +312,44 @@ impl<D: Daemon> Runtime<D> {
     /// # Errors
     /// [`SpawnError`]: nothing happened.
     pub fn spawn(&self, key: &SharedKey, config: DaemonHostConfig, daemon: D) -> Result<Arc<Slot<D>>, SpawnError<D>> {
+        self.begin(key, config, daemon, None)
+    }
+
+    /// As [`spawn`](Self::spawn), for a daemon whose key is elsewhere: with it was signed that this node owns the daemon.
+    ///
+    /// # Errors
+    /// [`SpawnError`]: nothing happened.
+    pub fn spawn_given(
+        &self,
+        record: &OwnershipRecord,
+        config: DaemonHostConfig,
+        daemon: D,
+    ) -> Result<Arc<Slot<D>>, SpawnError<D>> {
+        let entity = record.entity();
+        let genesis = digest::genesis(&entity, &Digest::ZERO);
+        let why = if record.node() != self.node.entity_id() {
+            Some("it names another node")
+        } else if record.reason() != Reason::Spawn || record.certificate.digest != genesis {
+            Some("it is not the first of its entity")
+        } else if record.verify_signatures().is_err() {
+            Some("its signature does not fit")
+        } else {
+            record.follows(None, &[]).err()
+        };
+        if let Some(why) = why {
+            return Err(SpawnError::BadRecord(why));
+        }
+        let key = Arc::new(Mutex::new(Keypair::public_only(entity)));
+        self.begin(&key, config, daemon, Some(record))
+    }
+
+    fn begin(
+        &self,
+        key: &SharedKey,
+        config: DaemonHostConfig,
+        daemon: D,
+        given: Option<&OwnershipRecord>,
+    ) -> Result<Arc<Slot<D>>, SpawnError<D>> {
         let starting = self.admit(key)?;
         let entity = starting.entity;
         let stored = D::apart(|| self.stored_daemon(&entity));
@@ -325,11 +367,18 @@ impl<D: Daemon> Runtime<D> {
         };
         let mut inside = match known {
             Some(remains) => Self::revived(remains, config, Arc::new(daemon)),
-            None => Inside::new(Host::new(entity, config), Arc::new(daemon), None),
+            None => {
+                let host = Host::new(entity, config);
+                let host = match given {
+                    Some(record) => host.under(record.certificate),
+                    None => host,
+                };
+                Inside::new(host, Arc::new(daemon), None)
+            }
         };
         let checked = self
             .check_key(key, &inside.host)
-            .and_then(|()| self.claim(key, &mut inside.host))
+            .and_then(|()| self.claim(key, &mut inside.host, given))
             .and_then(|claimed| {
                 self.begin_journal(key, &mut inside)?;
                 Self::first_snapshot(&mut inside, config)?;
@@ -380,7 +429,7 @@ impl<D: Daemon> Runtime<D> {
             .map(|remains| (remains.host.position(), remains.host.epoch()));
         let (mut host, continues) = resume::after(meta, known, config, rewind).map_err(SpawnError::Resume)?;
         self.check_key(key, &host)?;
-        let claimed = self.claim(key, &mut host)?;
+        let claimed = self.claim(key, &mut host, None)?;
         if daemon.is_stateful() {
             daemon
                 .restore(&snapshot.state, meta.schema)
@@ -423,7 +472,7 @@ impl<D: Daemon> Runtime<D> {
             .map_err(SpawnError::NotResumed)?;
         self.check_key(key, &inside.host)?;
         if self.ownership.is_some() && (claimed.is_none() || inside.host.owes_certificate()) {
-            claimed = self.claim(key, &mut inside.host)?;
+            claimed = self.claim(key, &mut inside.host, None)?;
         } else if report.rolled_back_from.is_some() {
             // Nobody hears of the new epoch before it is kept that it began.
             self.certify(key, &mut inside).map_err(SpawnError::Key)?;

@@ -46,6 +46,7 @@ import_exception!(meshos.errors, SubscribeRejected);
 import_exception!(meshos.errors, InvalidDaemon);
 import_exception!(meshos.errors, DaemonNotFound);
 import_exception!(meshos.errors, NotOwner);
+import_exception!(meshos.errors, RemoteRefused);
 import_exception!(meshos.errors, StaleDaemon);
 import_exception!(meshos.errors, AlreadyRegistered);
 import_exception!(meshos.errors, AlreadyStored);
@@ -372,6 +373,10 @@ pub fn spawn(error: SpawnError<PyDaemon>, origin: Origin, py: Python<'_>) -> PyE
         SpawnError::RestoreFailed(error) => restore(error, origin, py),
         SpawnError::SnapshotFailed(error) => snapshot_failed(error, origin, py),
         SpawnError::Stored(origin) | SpawnError::NotStored(origin) => AlreadyStored::new_err((origin.get(),)),
+        SpawnError::BadRecord(why) => {
+            let text = format!("the record that names this node as the owner is refused: {why}");
+            IdentityError::new_err(("invalid_signature", text))
+        }
         SpawnError::NotKept(error) => store(&error, ""),
         SpawnError::NotResumed(failed) => not_resumed(failed, origin, py),
         SpawnError::NotOwner { node, epoch } => NotOwner::new_err((origin.get(), node.node_id().get(), epoch)),

@@ -53,6 +53,7 @@ mod receipt;
 mod record;
 mod recover;
 mod recovery;
+mod remote;
 mod registry;
 mod replay;
 mod reply;
@@ -126,6 +127,7 @@ mod _core {
             registry::register,
             handle::register,
             runtime::register,
+            remote::register,
             stream::register,
             deck::register,
             trail::register,

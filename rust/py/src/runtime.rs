@@ -6,19 +6,20 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use meshos_core::export::ChainExport;
-use meshos_core::id::Origin;
+use meshos_core::id::{EntityId, NodeId, Origin};
 use meshos_core::lifecycle::{Call, Lifecycle};
 use meshos_core::verify::verify;
 use meshos_node::clock;
 use meshos_node::daemon::Daemon;
 use meshos_node::deliver::Taken;
 use meshos_node::pulse::Asking;
+use meshos_node::remote::{Remote, Steward};
 use meshos_node::runtime::{ExportError, ReachError, Runtime};
 use meshos_node::slot::Slot;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyList, PyType};
+use pyo3::types::{PyFrozenSet, PyList, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::aio::Loop;
@@ -31,10 +32,12 @@ use crate::errors::{self, InvalidArgument};
 use crate::factory::PyFactories;
 use crate::guard::{self, Born, InUserCode, entry, may_wait};
 use crate::handle::PyDaemonHandle;
+use crate::identity::entity_id;
 use crate::mesh::PyMesh;
 use crate::receipt::PyReceipt;
 use crate::recover;
 use crate::registry::{self, PyRegistry};
+use crate::remote::{self, PySteward};
 use crate::snapshot::PyStateSnapshot;
 use crate::threads;
 use crate::verify::PyChainReport;
@@ -59,6 +62,9 @@ pub struct PyRuntime {
     pub poll_interval: Duration,
     /// Keeps them asked, once there is one that reports.
     pub asking: OnceLock<Asking<PyDaemon>>,
+    /// Calls to other nodes, and what they ask of this one.
+    pub remote: Remote,
+    steward: OnceLock<Arc<PySteward>>,
     /// In which process it was made.
     pub born: Born,
 }
@@ -116,6 +122,25 @@ impl PyRuntime {
     /// Bytes that the store had at its end that were no whole commit.
     pub fn bytes_cut(&self) -> u64 {
         self.mesh.get().bytes_cut()
+    }
+
+    /// Key of a node: this one, or another that was heard of.
+    pub fn entity_of(&self, node: NodeId) -> Option<EntityId> {
+        self.mesh.get().entity_of(node)
+    }
+
+    /// Stops a daemon; nothing is wrong with one that is not there any more while the runtime shuts down.
+    pub fn stop_one(&self, py: Python<'_>, origin: Origin) -> PyResult<()> {
+        let state = self.runtime.allow(Call::Stop).map_err(errors::lifecycle)?;
+        let Some(slot) = self.runtime.registry().get(origin) else {
+            if state == Lifecycle::ShuttingDown {
+                return Ok(());
+            }
+            return Err(errors::reach(ReachError::NotFound(origin), py));
+        };
+        let entered = enter::inspect(py, &slot)?;
+        self.runtime.stop(entered, clock::unix_ms());
+        Ok(())
     }
 
     /// Checks that a call may be made here and now.
@@ -177,6 +202,7 @@ impl PyRuntime {
             };
             let runtime = Arc::new(runtime);
             mesh.get().attach(&runtime)?;
+            let remote = Remote::new(mesh.get().carrier().clone(), runtime.lanes().clone());
             let registry = Arc::clone(runtime.registry());
             Ok(Self {
                 registry: Py::new(py, PyRegistry::of(Arc::clone(&registry)))?,
@@ -186,6 +212,8 @@ impl PyRuntime {
                 home: Loop::new(chosen.map(|chosen| chosen.clone().unbind())),
                 poll_interval,
                 asking: OnceLock::new(),
+                remote,
+                steward: OnceLock::new(),
                 born: Born::now(),
             })
         })
@@ -207,17 +235,44 @@ impl PyRuntime {
         })
     }
 
-    fn start(&self) -> PyResult<()> {
+    fn start(slf: &Bound<'_, Self>) -> PyResult<()> {
         entry("DaemonRuntime.start", || {
+            let this = slf.get();
+            this.born.check("DaemonRuntime")?;
+            this.runtime.start().map_err(errors::lifecycle)?;
+            if this.steward.get().is_none() {
+                let steward = Arc::new(PySteward::of(slf)?);
+                let serves: Arc<dyn Steward> = Arc::clone(this.steward.get_or_init(|| steward)) as Arc<dyn Steward>;
+                this.remote.serve(Arc::downgrade(&serves));
+            }
+            Ok(())
+        })
+    }
+
+    /// Let these nodes spawn, stop and snapshot daemons here, and no others.
+    fn permit_managers(&self, nodes: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("DaemonRuntime.permit_managers", || {
             self.born.check("DaemonRuntime")?;
-            self.runtime.start().map_err(errors::lifecycle)
+            let managers = remote::managers(nodes)?;
+            self.remote.permit(managers);
+            Ok(())
+        })
+    }
+
+    /// The nodes that may spawn, stop and snapshot daemons here.
+    fn managers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyFrozenSet>> {
+        entry("DaemonRuntime.managers", || {
+            self.born.check("DaemonRuntime")?;
+            let managers = self.remote.managers().into_iter();
+            let managers: Vec<_> = managers.map(|node| entity_id(py, node)).collect::<PyResult<_>>()?;
+            PyFrozenSet::new(py, managers)
         })
     }
 
     /// Becomes Ready, with the running loop as the home of coroutines unless another was chosen.
-    fn _start_on(&self, event_loop: Bound<'_, PyAny>) -> PyResult<()> {
-        self.home.choose(event_loop);
-        self.start()
+    fn _start_on(slf: &Bound<'_, Self>, event_loop: Bound<'_, PyAny>) -> PyResult<()> {
+        slf.get().home.choose(event_loop);
+        Self::start(slf)
     }
 
     #[pyo3(signature = (*, timeout = None))]
@@ -226,6 +281,7 @@ impl PyRuntime {
             self.check("DaemonRuntime.shutdown")?;
             let timeout = args::span(timeout, "timeout")?.unwrap_or(Duration::from_secs(5));
             let outcome = shut_down(py, &self.runtime, timeout);
+            self.remote.close();
             self.factories.get().clear();
             outcome
         })
@@ -337,18 +393,7 @@ impl PyRuntime {
     fn stop(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<()> {
         entry("DaemonRuntime.stop", || {
             self.check("DaemonRuntime.stop")?;
-            let py = origin_hash.py();
-            let origin = args::origin(origin_hash)?;
-            let state = self.runtime.allow(Call::Stop).map_err(errors::lifecycle)?;
-            let Some(slot) = self.runtime.registry().get(origin) else {
-                if state == Lifecycle::ShuttingDown {
-                    return Ok(());
-                }
-                return Err(errors::reach(ReachError::NotFound(origin), py));
-            };
-            let entered = enter::inspect(py, &slot)?;
-            self.runtime.stop(entered, clock::unix_ms());
-            Ok(())
+            self.stop_one(origin_hash.py(), args::origin(origin_hash)?)
         })
     }
 

@@ -47,7 +47,8 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
 }
 
 impl Timeout {
-    fn deadline(&self) -> Deadline {
+    /// When the wait ends.
+    pub fn deadline(&self) -> Deadline {
         match self {
             Self::Default => Deadline::after(Duration::from_secs(30)),
             Self::Given(Some(span)) => Deadline::after(*span),

@@ -37,6 +37,22 @@ impl PyStateSnapshot {
         Self { snapshot }
     }
 
+    /// Reads one back, strictly, of at most `bytes_max` bytes.
+    pub fn read(data: &Bound<'_, PyBytes>, bytes_max: u64) -> PyResult<Self> {
+        let (py, data) = (data.py(), PyBackedBytes::from(data.clone()));
+        let decode = || snapshot::decode(&data, bytes_max);
+        let decoded = if data.len() > DETACH_BYTES {
+            py.detach(decode)
+        } else {
+            decode()
+        };
+        let (meta, state) = decoded.map_err(|error| errors::snapshot(&error))?;
+        Ok(Self::new(Arc::new(Snapshot {
+            meta,
+            state: PyState::part(data, state),
+        })))
+    }
+
     fn encoded_len(&self) -> usize {
         self.snapshot.meta.encoded_len(self.snapshot.state.as_ref().len())
     }
@@ -50,21 +66,10 @@ impl PyStateSnapshot {
         signature = (data, *, bytes_max = Given::Not),
         text_signature = "($type, data, *, bytes_max=17179869184)"
     )]
-    fn from_bytes(class: &Bound<'_, PyType>, data: &Bound<'_, PyAny>, bytes_max: Given<'_>) -> PyResult<Self> {
+    fn from_bytes(_class: &Bound<'_, PyType>, data: &Bound<'_, PyAny>, bytes_max: Given<'_>) -> PyResult<Self> {
         entry("StateSnapshot.from_bytes", || {
-            let data = PyBackedBytes::from(args::payload(data, "data")?);
-            let bytes_max = bytes_max.read_or("bytes_max", BYTES_MAX)?;
-            let decode = || snapshot::decode(&data, bytes_max);
-            let decoded = if data.len() > DETACH_BYTES {
-                class.py().detach(decode)
-            } else {
-                decode()
-            };
-            let (meta, state) = decoded.map_err(|error| errors::snapshot(&error))?;
-            Ok(Self::new(Arc::new(Snapshot {
-                meta,
-                state: PyState::part(data, state),
-            })))
+            let data = args::payload(data, "data")?;
+            Self::read(&data, bytes_max.read_or("bytes_max", BYTES_MAX)?)
         })
     }
 

@@ -1,0 +1,317 @@
+//! `RemoteRuntime`: the daemons of another node, for a node that it lets do so.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use meshos_core::config::DaemonHostConfig;
+use meshos_core::digest::{self, Digest};
+use meshos_core::id::{EntityId, NodeId, Origin};
+use meshos_core::ownership::OwnershipRecord;
+use meshos_core::remote_frame::{Reason, Refused, Request, cut};
+use meshos_core::signal::DaemonRef;
+use meshos_node::remote::{CallError, Remote, Steward, refused};
+use meshos_node::runtime::SpawnError;
+use pyo3::exceptions::PyKeyboardInterrupt;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString, PyWeakrefMethods, PyWeakrefReference};
+
+use crate::args;
+use crate::errors::{
+    self, AlreadyRegistered, AlreadyStored, Backpressure, DaemonNotFound, FactoryNotFound, LoopClosed, NotOwner,
+    NotReady, RemoteRefused, ShuttingDown, Unavailable,
+};
+use crate::event::PyDaemonRef;
+use crate::factory::kind_name;
+use crate::guard::{self, Born, entry, may_wait};
+use crate::host::config_or_default;
+use crate::identity::PyIdentity;
+use crate::record::field::Field;
+use crate::runtime::{self, PyRuntime};
+use crate::send::Timeout;
+use crate::snapshot::PyStateSnapshot;
+
+/// Largest snapshot that is fetched.
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+
+/// Does for other nodes what a runtime does for its own.
+pub struct PySteward {
+    /// It does not keep the runtime alive.
+    runtime: Py<PyWeakrefReference>,
+}
+
+impl PySteward {
+    /// That of a runtime.
+    pub fn of(runtime: &Bound<'_, PyRuntime>) -> PyResult<Self> {
+        let runtime = PyWeakrefReference::new(runtime.as_any())?.unbind();
+        Ok(Self { runtime })
+    }
+
+    fn with<R>(&self, body: impl FnOnce(&Bound<'_, PyRuntime>) -> Result<R, Refused>) -> Result<R, Refused> {
+        let gone = || refused(Reason::NotReady, "the runtime is shut down");
+        Python::try_attach(|py| {
+            let runtime = self.runtime.bind(py).upgrade_as::<PyRuntime>().ok().flatten();
+            let runtime = runtime.ok_or_else(gone)?;
+            body(&runtime)
+        })
+        .unwrap_or_else(|| Err(gone()))
+    }
+}
+
+/// What another node is told of an exception.
+fn told(error: &PyErr, py: Python<'_>) -> Refused {
+    let reasons = [
+        (py.get_type::<DaemonNotFound>(), Reason::NotFound),
+        (py.get_type::<NotOwner>(), Reason::NotOwner),
+        (py.get_type::<FactoryNotFound>(), Reason::NoFactory),
+        (py.get_type::<AlreadyRegistered>(), Reason::Occupied),
+        (py.get_type::<AlreadyStored>(), Reason::Stored),
+        (py.get_type::<NotReady>(), Reason::NotReady),
+        (py.get_type::<ShuttingDown>(), Reason::NotReady),
+        (py.get_type::<Backpressure>(), Reason::Busy),
+    ];
+    let found = reasons.into_iter().find(|(class, _)| error.is_instance(py, class));
+    let name = error
+        .get_type(py)
+        .name()
+        .map(|name| name.to_string())
+        .unwrap_or_default();
+    let text = error.value(py).str().map(|text| text.to_string()).unwrap_or_default();
+    Refused {
+        reason: found.map_or(Reason::Failed, |(_, reason)| reason),
+        owner: None,
+        text: cut(&format!("{name}: {text}")),
+    }
+}
+
+impl Steward for PySteward {
+    fn spawn(&self, record: &OwnershipRecord, kind: &str, config: DaemonHostConfig) -> Result<(), Refused> {
+        self.with(|runtime| {
+            let py = runtime.py();
+            let this = runtime.get();
+            let made = this.made(py, PyString::new(py, kind).as_any());
+            let daemon = made.map_err(|error| told(&error, py))?;
+            let slot = this
+                .runtime
+                .spawn_given(record, config, daemon)
+                .map_err(|error| match error {
+                    SpawnError::NotOwner { node, epoch } => Refused {
+                        reason: Reason::NotOwner,
+                        owner: Some((node, epoch)),
+                        text: String::new(),
+                    },
+                    error => told(&errors::spawn(error, record.entity().origin(), py), py),
+                })?;
+            PyRuntime::spawned(runtime, slot)
+                .map(|_| ())
+                .map_err(|error| told(&error, py))
+        })
+    }
+
+    fn stop(&self, origin: Origin) -> Result<(), Refused> {
+        self.with(|runtime| {
+            let stopped = runtime.get().stop_one(runtime.py(), origin);
+            stopped.map_err(|error| told(&error, runtime.py()))
+        })
+    }
+
+    fn snapshot(&self, origin: Origin) -> Result<Option<Vec<u8>>, Refused> {
+        self.with(|runtime| {
+            let py = runtime.py();
+            let this = runtime.get();
+            let taken = runtime::snapshot(py, &this.runtime, origin, "DaemonRuntime.snapshot");
+            let taken = taken.map_err(|error| told(&error, py))?;
+            let Some(taken) = taken else { return Ok(None) };
+            let snapshot = Arc::clone(&taken.snapshot);
+            Ok(Some(py.detach(move || snapshot.meta.to_bytes(snapshot.state.as_ref()))))
+        })
+    }
+}
+
+/// The daemons of another node, as far as it lets this one; the base of `meshos.compute.RemoteRuntime`.
+#[pyclass(frozen, subclass, name = "RemoteCore", module = "meshos._core")]
+pub struct PyRemoteCore {
+    remote: Remote,
+    node: EntityId,
+    born: Born,
+}
+
+/// What is asked, for what is said when it is refused.
+struct Asked {
+    origin: Origin,
+    kind: String,
+}
+
+impl PyRemoteCore {
+    fn call(
+        &self,
+        py: Python<'_>,
+        place: &'static str,
+        request: Request,
+        asked: &Asked,
+        timeout: &Timeout,
+    ) -> PyResult<Option<Vec<u8>>> {
+        self.born.check("RemoteRuntime")?;
+        may_wait(place)?;
+        crate::aio::may_block(py, place)?;
+        let deadline = timeout.deadline();
+        let mut signal = None;
+        let ended = py.detach(|| {
+            let pending = self.remote.call(self.node, request, SNAPSHOT_BYTES_MAX)?;
+            pending.wait(deadline, || guard::interrupted(&mut signal))
+        });
+        match signal {
+            Some(signal) => Err(signal),
+            None => ended.map_err(|error| self.failed(error, asked, py)),
+        }
+    }
+
+    fn failed(&self, error: CallError, asked: &Asked, py: Python<'_>) -> PyErr {
+        let node = self.node.node_id();
+        let unavailable = |text: String| Unavailable::new_err((node.get(), text));
+        match error {
+            CallError::Refused(refused) => self.refused(refused, asked),
+            CallError::TooLarge { size } => {
+                let message = format!("the snapshot has {size} bytes, at most {SNAPSHOT_BYTES_MAX} are fetched");
+                RemoteRefused::new_err(("failed", node.get(), message))
+            }
+            CallError::Damaged => unavailable(format!("what node {node} sent is not the snapshot that it took")),
+            CallError::Timeout => unavailable(format!(
+                "node {node} did not answer in time; what was asked may still be done"
+            )),
+            CallError::Interrupted => PyKeyboardInterrupt::new_err(()),
+            CallError::Closed => LoopClosed::new_err(("Mesh",)),
+            CallError::Full => errors::backpressure(py),
+        }
+    }
+
+    fn refused(&self, refused: Refused, asked: &Asked) -> PyErr {
+        let origin = asked.origin.get();
+        let kind = match refused.reason {
+            Reason::NotFound => return DaemonNotFound::new_err((origin,)),
+            Reason::NotOwner => match refused.owner {
+                Some((owner, epoch)) => return NotOwner::new_err((origin, owner.node_id().get(), epoch)),
+                None => "failed",
+            },
+            Reason::NoFactory => return FactoryNotFound::new_err((asked.kind.clone(),)),
+            Reason::Occupied => return AlreadyRegistered::new_err((origin,)),
+            Reason::Stored => return AlreadyStored::new_err((origin,)),
+            Reason::NotPermitted => "not_permitted",
+            Reason::Busy => "busy",
+            Reason::NotReady => "not_ready",
+            Reason::Failed => "failed",
+        };
+        RemoteRefused::new_err((kind, self.node.node_id().get(), refused.text))
+    }
+}
+
+fn of(origin: Origin) -> Asked {
+    let kind = String::new();
+    Asked { origin, kind }
+}
+
+#[pymethods]
+impl PyRemoteCore {
+    #[new]
+    fn new(runtime: &Bound<'_, PyAny>, node_id: &Bound<'_, PyAny>) -> PyResult<Self> {
+        entry("DaemonRuntime.remote", || {
+            let runtime = args::instance::<PyRuntime>(runtime, "runtime", "a DaemonRuntime")?.get();
+            runtime.born.check("DaemonRuntime")?;
+            let node = NodeId::from_python(node_id, "node_id")?;
+            let entity = runtime.entity_of(node);
+            let entity = entity.ok_or_else(|| {
+                Unavailable::new_err((node.get(), format!("node {node} was not heard of: wait for it first")))
+            })?;
+            Ok(Self {
+                remote: runtime.remote.clone(),
+                node: entity,
+                born: Born::now(),
+            })
+        })
+    }
+
+    #[getter]
+    fn node_id(&self) -> u64 {
+        self.node.node_id().get()
+    }
+
+    /// Start a daemon there.
+    #[pyo3(signature = (kind, identity, config = None, *, timeout = Timeout::Default))]
+    fn spawn(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        identity: &Bound<'_, PyAny>,
+        config: Option<&Bound<'_, PyAny>>,
+        timeout: Timeout,
+    ) -> PyResult<PyDaemonRef> {
+        entry("RemoteRuntime.spawn", || {
+            let py = kind.py();
+            let kind = kind_name(kind)?;
+            let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity")?.get();
+            let config = config_or_default(config)?;
+            let record = {
+                let key = identity.key.lock();
+                let genesis = digest::genesis(&key.entity_id(), &Digest::ZERO);
+                OwnershipRecord::spawn(&key, self.node, genesis)
+            };
+            let record = Box::new(record.map_err(|error| errors::identity(&error))?);
+            let origin = record.entity().origin();
+            let asked = Asked {
+                origin,
+                kind: kind.clone(),
+            };
+            let request = Request::Spawn {
+                record,
+                kind: kind.clone(),
+                config,
+            };
+            self.call(py, "RemoteRuntime.spawn", request, &asked, &timeout)?;
+            Ok(PyDaemonRef(DaemonRef {
+                id: origin,
+                name: Arc::from(kind),
+            }))
+        })
+    }
+
+    /// Stop a daemon there.
+    #[pyo3(signature = (origin_hash, *, timeout = Timeout::Default))]
+    fn stop(&self, origin_hash: &Bound<'_, PyAny>, timeout: Timeout) -> PyResult<()> {
+        entry("RemoteRuntime.stop", || {
+            let origin = args::origin(origin_hash)?;
+            let request = Request::Stop(origin);
+            let done = self.call(origin_hash.py(), "RemoteRuntime.stop", request, &of(origin), &timeout);
+            done.map(|_| ())
+        })
+    }
+
+    /// Take a snapshot of a daemon there, and fetch it.
+    #[pyo3(signature = (origin_hash, *, timeout = Timeout::Default))]
+    fn snapshot(&self, origin_hash: &Bound<'_, PyAny>, timeout: Timeout) -> PyResult<Option<PyStateSnapshot>> {
+        entry("RemoteRuntime.snapshot", || {
+            let py = origin_hash.py();
+            let origin = args::origin(origin_hash)?;
+            let request = Request::Snapshot(origin);
+            let fetched = self.call(py, "RemoteRuntime.snapshot", request, &of(origin), &timeout)?;
+            let Some(bytes) = fetched else { return Ok(None) };
+            PyStateSnapshot::read(&PyBytes::new(py, &bytes), SNAPSHOT_BYTES_MAX).map(Some)
+        })
+    }
+
+    fn __repr__(&self) -> String {
+        format!("RemoteRuntime(node_id=0x{})", self.node.node_id())
+    }
+}
+
+/// The keys of nodes that may manage daemons here.
+pub fn managers(nodes: &Bound<'_, PyAny>) -> PyResult<BTreeSet<EntityId>> {
+    let wrong = || args::wrong_type("nodes", "an iterable of EntityId", nodes);
+    let mut managers = BTreeSet::new();
+    for node in nodes.try_iter().map_err(|_| wrong())? {
+        managers.insert(EntityId::from_python(&node?, "nodes")?);
+    }
+    Ok(managers)
+}
+
+/// Adds the class to the module.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyRemoteCore>()
+}
