@@ -13,7 +13,7 @@
 //! | Head of a later log | – | Asking: asked anew | – | – |
 //! | Ended by the publisher | Ended; told why | Ended; told why | Ended | – |
 //! | Unsubscribe | Leaving; asked | Leaving; asked | – | – |
-//! | Timer | asked again, later each time | what is missing is asked for again | asked again; Ended after [`TRIES_MAX`] | – |
+//! | Timer | asked again, later each time | what is missing is asked for again; after [`TRIES_MAX`], Asking: asked anew | asked again; Ended after [`TRIES_MAX`] | – |
 //!
 //! A dash: it is late, repeated or from elsewhere, and is counted. An answer counts if it has the nonce of a question that
 //! is open. A log is one life of the publisher's numbers: a publisher that lost its log begins a later one.
@@ -21,7 +21,8 @@
 //! Invariants
 //! * Numbers are given out in order, each once. A number that is not given out is in a gap that was told.
 //! * What came too early is kept, up to a bound; beyond it, it is dropped, counted, and asked for when its turn comes.
-//! * Every question is asked again until it is answered; each time later, up to a bound.
+//! * Every question is asked again until it is answered; each time later, up to a bound. A publisher that does not answer
+//!   what is missing may have forgotten the subscriber, which hears it all the same if another of its node reads.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub const EARLY_BYTES_MAX: u64 = 4 << 20;
 pub const ASK_FIRST: Duration = Duration::from_millis(50);
 /// How long it waits at most.
 pub const ASK_MAX: Duration = Duration::from_secs(2);
-/// How often a farewell is said.
+/// How often a farewell is said; how often what is missing is asked for in vain before the subscription itself is.
 pub const TRIES_MAX: u32 = 5;
 
 /// Where a subscription is.
@@ -252,7 +253,7 @@ impl<P> Subscription<P> {
                 self.asked = None;
                 vec![self.ask(now)]
             }
-            (phase, Signal::Timer) => self.timer(phase, now),
+            (phase, Signal::Timer) => self.timer(phase, fresh, now),
             _ => {
                 self.counts.ignored += 1;
                 Vec::new()
@@ -324,11 +325,16 @@ impl<P> Subscription<P> {
             self.counts.ignored += 1;
             return Err(Vec::new());
         }
+        self.drop_early();
+        Err(vec![self.ask_anew(fresh, now)])
+    }
+
+    /// Goes back to asking, from where it is.
+    fn ask_anew(&mut self, fresh: Nonce, now: UnixMs) -> Action<P> {
         self.phase = Phase::Asking;
         self.nonce = fresh;
         self.asked = None;
-        self.drop_early();
-        Err(vec![self.ask(now)])
+        self.ask(now)
     }
 
     fn event(&mut self, sequence: u64, bytes: u64, payload: P, now: UnixMs) -> Vec<Action<P>> {
@@ -435,7 +441,7 @@ impl<P> Subscription<P> {
         Action::Subscribe { nonce, after: self.at }
     }
 
-    fn timer(&mut self, phase: Phase, now: UnixMs) -> Vec<Action<P>> {
+    fn timer(&mut self, phase: Phase, fresh: Nonce, now: UnixMs) -> Vec<Action<P>> {
         let Some((at, tries)) = self.asked else {
             return Vec::new();
         };
@@ -446,6 +452,7 @@ impl<P> Subscription<P> {
             Phase::Asking => vec![self.ask(now)],
             Phase::Leaving if tries >= TRIES_MAX => self.end(None),
             Phase::Leaving => vec![self.ask(now)],
+            Phase::Reading if tries >= TRIES_MAX => vec![self.ask_anew(fresh, now)],
             Phase::Reading => vec![self.ask_for_numbers(now, tries)],
             Phase::Ended => Vec::new(),
         }

@@ -199,12 +199,44 @@ fn every_question_is_asked_again_later_each_time() {
                 assert_eq!(found.due(), None);
                 break;
             }
+            if phase == Phase::Reading && round == TRIES_MAX {
+                assert_eq!(actions, [subscribe_again()]);
+                assert_eq!((found.phase(), found.due()), (Phase::Asking, Some(at.plus(ASK_FIRST))));
+                break;
+            }
             assert_eq!(actions, std::slice::from_ref(&again), "{phase:?}, {round}");
             pause = (pause * 2).min(ASK_MAX);
         }
     }
     assert_eq!(machine(Phase::Ended).due(), None);
     assert_eq!(machine(Phase::Ended).step(Signal::Timer, FRESH, T), []);
+}
+
+fn subscribe_again() -> Action<u64> {
+    Action::Subscribe {
+        nonce: FRESH,
+        after: Some((LOG, 4)),
+    }
+}
+
+/// A late farewell of an earlier subscription had it forgotten, while another of its node still reads.
+#[test]
+fn a_publisher_that_does_not_answer_what_is_missing_is_asked_anew() {
+    let mut found = machine(Phase::Reading);
+    assert_eq!(found.step(event(LOG, 7), FRESH, T), [repair(5, 6)]);
+    let mut again = Vec::new();
+    while found.phase() == Phase::Reading {
+        let at = found.due().expect("it lacks numbers");
+        again = found.step(Signal::Timer, FRESH, at);
+    }
+    assert_eq!(again, [subscribe_again()]);
+    // What came early is kept meanwhile.
+    let actions = found.step(accepted(FRESH, LOG, 8), FRESH, T);
+    assert_eq!(actions, [Action::TellReading, repair(5, 6)]);
+    let _ = found.step(event(LOG, 5), FRESH, T);
+    let actions = found.step(event(LOG, 6), FRESH, T);
+    assert_eq!(actions, [deliver(6), deliver(7)]);
+    assert_eq!(found.due(), None);
 }
 
 #[test]
