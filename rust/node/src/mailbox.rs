@@ -165,6 +165,16 @@ impl<D: Daemon> Told<D> {
     fn is_empty(&self) -> bool {
         self.replies.is_empty() && self.unattended.is_empty() && self.answers.is_empty()
     }
+
+    /// Tells those who wait.
+    fn tell(self) {
+        if !self.answers.is_empty() {
+            linked::answer(&self.answers);
+        }
+        if !self.replies.is_empty() {
+            D::settle(self.replies);
+        }
+    }
 }
 
 /// Replies of a batch, with the events they answer.
@@ -795,9 +805,7 @@ impl<D: Daemon> Slot<D> {
         }
         let held = self.hold(&mut entered, told);
         drop(entered);
-        if let Some(replies) = held {
-            D::settle(replies);
-        }
+        held.tell();
         self.end_turn();
     }
 
@@ -883,58 +891,51 @@ impl<D: Daemon> Slot<D> {
     }
 
     fn settle(self: &Arc<Self>, entered: &mut Entered<D>, told: Told<D>) {
-        if let Some(replies) = self.hold(entered, told) {
-            D::settle(replies);
-        }
+        self.hold(entered, told).tell();
     }
 
     /// Has those who wait answered once what was done is kept; gives the answers back that need not wait for that.
-    fn hold(self: &Arc<Self>, entered: &mut Entered<D>, told: Told<D>) -> Option<Replies<D>> {
+    fn hold(self: &Arc<Self>, entered: &mut Entered<D>, told: Told<D>) -> Told<D> {
         let Told {
             replies,
             unattended,
             answers,
         } = told;
         let lease = self.lease();
-        let commit = deliver::submit(entered);
-        if let Some(commit) = &commit {
-            self.unsettle(commit, unattended);
-            if !answers.is_empty() {
-                let lease = lease.clone();
-                commit.then(Box::new(move |outcome| {
-                    // Who is not answered tries again.
-                    if outcome.is_ok() && is_leased(lease.as_deref()) {
-                        linked::answer(&answers);
-                    }
-                }));
-            }
-            if replies.is_empty() {
-                return None;
-            }
-        } else {
+        let Some(commit) = deliver::submit(entered) else {
             // A forced stop has what was done: whoever tries again is told what became of it.
             let is_unknown = !entered.is_present() && self.config().durability == Durability::Journal;
-            if !is_unknown && is_leased(lease.as_deref()) {
-                linked::answer(&answers);
-            }
-            if replies.is_empty() {
-                return None;
-            }
-            return Some(if is_unknown {
-                unless_kept(replies, Err(StoreError::Closed))
-            } else {
-                unless_unleased(replies, lease.as_deref())
-            });
+            let is_silent = is_unknown || !is_leased(lease.as_deref());
+            return Told {
+                replies: if is_unknown {
+                    unless_kept(replies, Err(StoreError::Closed))
+                } else {
+                    unless_unleased(replies, lease.as_deref())
+                },
+                answers: if is_silent { Vec::new() } else { answers },
+                unattended: Vec::new(),
+            };
+        };
+        self.unsettle(&commit, unattended);
+        if !answers.is_empty() {
+            let lease = lease.clone();
+            commit.then(Box::new(move |outcome| {
+                // Who is not answered tries again.
+                if outcome.is_ok() && is_leased(lease.as_deref()) {
+                    linked::answer(&answers);
+                }
+            }));
         }
-        let commit = commit?;
-        let lanes = self.cell.lock().mailbox.as_ref().map(|mailbox| mailbox.lanes.clone());
-        commit.then(Box::new(move |outcome| {
-            let replies = unless_kept(replies, outcome);
-            if let Some(lanes) = lanes {
-                lanes.submit(Arc::new(Settling::<D>(Mutex::new(replies), lease)));
-            }
-        }));
-        None
+        if !replies.is_empty() {
+            let lanes = self.cell.lock().mailbox.as_ref().map(|mailbox| mailbox.lanes.clone());
+            commit.then(Box::new(move |outcome| {
+                let replies = unless_kept(replies, outcome);
+                if let Some(lanes) = lanes {
+                    lanes.submit(Arc::new(Settling::<D>(Mutex::new(replies), lease)));
+                }
+            }));
+        }
+        Told::default()
     }
 }
 
@@ -1052,9 +1053,7 @@ impl<D: Daemon> Call<D> {
         slot.done(&mut self.entered, self.event, self.sent, outcome, &mut told);
         let held = slot.hold(&mut self.entered, told);
         drop(self.entered);
-        if let Some(replies) = held {
-            D::settle(replies);
-        }
+        held.tell();
         slot.end_turn();
     }
 }

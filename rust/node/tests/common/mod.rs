@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, reason = "each test file uses its part")]
 
 pub mod kept;
+pub mod net;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,6 +16,7 @@ use meshos_core::id::Origin;
 use meshos_core::identity::Keypair;
 use meshos_core::ingress::{DIRECT, EventKey};
 use meshos_core::link::CausalLink;
+use meshos_core::route::Route;
 use meshos_node::daemon::{Continuation, Daemon, Outputs, Process, Settled};
 use meshos_node::keys;
 use meshos_node::lane::Lanes;
@@ -170,6 +172,12 @@ impl Daemon for Sum {
         let kept = keep.then(|| event.clone());
         (event, kept)
     }
+    fn route(output: &Vec<u8>) -> Route {
+        match output.strip_prefix(b"out").and_then(|rest| rest.split_first_chunk()) {
+            Some((to, _)) => Route::To(Origin::new(u64::from_le_bytes(*to))),
+            None => Route::Chain,
+        }
+    }
     fn received_ns(event: &Event) -> u64 {
         event.link.sequence * 1000
     }
@@ -254,6 +262,11 @@ impl Daemon for Sum {
             b"none" => Process::Done(Ok(Few::new())),
             b"two" => Process::Done(Ok([b"a".to_vec(), b"b".to_vec()].into_iter().collect())),
             b"later" => Process::Later(()),
+            payload if payload.starts_with(b"fwd") => {
+                // What is sent on is no order to send it on.
+                let output = [b"out", &payload[3..]].concat();
+                Process::Done(Ok(std::iter::once(output).collect()))
+            }
             _ => Process::Done(Ok(std::iter::once(total.to_string().into_bytes()).collect())),
         }
     }
