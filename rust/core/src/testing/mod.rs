@@ -1,6 +1,7 @@
 //! Helpers that the tests of several crates share: repeatable randomness, sample records, a store on a disk and a network
 //! that go wrong, simulations on them, and one fuzz function for every decoder.
 
+pub mod channels;
 pub mod engines;
 pub mod envelopes;
 pub mod frames;
