@@ -3,7 +3,8 @@
 //! ```text
 //! nothing at all for an empty ledger, else
 //! count u32 (from 1), then ascending by (publisher, channel):
-//!   publisher u64 | channel_len u16 | channel | token_flag u8 (0 or 1) | with 1: token_len u16 | token
+//!   publisher u64 | channel_len u16 | channel | flags u8 (1: token, 2: group) | with 1: token_len u16 | token
+//!   | with 2: group_len u16 | group
 //! ```
 
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub struct SubscriptionBinding {
     pub channel: ChannelName,
     /// The token it was asked with, as it came: it is not read here, and outlives changes of its format.
     pub token: Option<Vec<u8>>,
+    /// The queue group whose member the daemon is there.
+    pub group: Option<ChannelName>,
 }
 
 /// Why a subscription is not recorded.
@@ -59,6 +62,20 @@ impl DaemonBindings {
         channel: ChannelName,
         token: Option<Vec<u8>>,
     ) -> Result<(), BindingError> {
+        self.record_in(publisher, channel, token, None)
+    }
+
+    /// As [`record`](Self::record), as a member of a queue group.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub fn record_in(
+        &mut self,
+        publisher: NodeId,
+        channel: ChannelName,
+        token: Option<Vec<u8>>,
+        group: Option<ChannelName>,
+    ) -> Result<(), BindingError> {
         let bytes = token.as_ref().map_or(0, Vec::len);
         if bytes > TOKEN_BYTES_MAX {
             return Err(BindingError::TokenTooLong { bytes });
@@ -67,6 +84,7 @@ impl DaemonBindings {
             publisher,
             channel,
             token,
+            group,
         });
         Ok(())
     }
@@ -101,7 +119,8 @@ impl DaemonBindings {
         }
         let entry = |binding: &SubscriptionBinding| {
             let token = binding.token.as_ref().map_or(0, |token| 2 + token.len());
-            8 + 2 + binding.channel.as_str().len() + 1 + token
+            let group = binding.group.as_ref().map_or(0, |group| 2 + group.as_str().len());
+            8 + 2 + binding.channel.as_str().len() + 1 + token + group
         };
         4 + self.iter().map(entry).sum::<usize>()
     }
@@ -123,10 +142,13 @@ impl DaemonBindings {
         for binding in self.iter() {
             out.put_u64(binding.publisher.get());
             out.put_str_u16(binding.channel.as_str());
-            out.put_u8(u8::from(binding.token.is_some()));
+            out.put_u8(u8::from(binding.token.is_some()) | u8::from(binding.group.is_some()) << 1);
             if let Some(token) = &binding.token {
                 out.put_u16(u16::try_from(token.len()).expect("record() bounds tokens"));
                 out.put(token);
+            }
+            if let Some(group) = &binding.group {
+                out.put_str_u16(group.as_str());
             }
         }
     }
@@ -177,18 +199,28 @@ fn read_binding(reader: &mut Reader<'_>) -> Result<SubscriptionBinding, DecodeEr
     let at_channel = reader.clone();
     let channel = ChannelName::new(reader.str_u16()?);
     let channel = channel.map_err(|_| at_channel.fault(Fault::Invalid { field: "channel name" }))?;
-    let at_flag = reader.clone();
-    let token = match reader.u8()? {
-        0 => None,
-        1 => {
-            let length = reader.u16()?;
-            Some(reader.take(usize::from(length))?.to_vec())
-        }
-        _ => return Err(at_flag.fault(Fault::Invalid { field: "token flag" })),
+    let at_flags = reader.clone();
+    let flags = reader.u8()?;
+    if flags > 3 {
+        return Err(at_flags.fault(Fault::Invalid { field: "token flag" }));
+    }
+    let token = if flags & 1 == 0 {
+        None
+    } else {
+        let length = reader.u16()?;
+        Some(reader.take(usize::from(length))?.to_vec())
+    };
+    let group = if flags & 2 == 0 {
+        None
+    } else {
+        let at_group = reader.clone();
+        let group = ChannelName::new(reader.str_u16()?);
+        Some(group.map_err(|_| at_group.fault(Fault::Invalid { field: "queue group" }))?)
     };
     Ok(SubscriptionBinding {
         publisher,
         channel,
         token,
+        group,
     })
 }

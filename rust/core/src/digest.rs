@@ -65,6 +65,8 @@ pub enum Context {
     Ownership,
     /// An encoded snapshot that another node fetches.
     RemoteSnapshot,
+    /// What the events of a channel are to a daemon.
+    ChannelStream,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -75,7 +77,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 21]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 22]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -98,6 +100,7 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 21]> = LazyLock::new(|| {
         Context::Session,
         Context::Ownership,
         Context::RemoteSnapshot,
+        Context::ChannelStream,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -128,6 +131,7 @@ impl Context {
             Self::Session => "meshos 2026 session v1",
             Self::Ownership => "meshos 2026 ownership record v1",
             Self::RemoteSnapshot => "meshos 2026 remote snapshot v1",
+            Self::ChannelStream => "meshos 2026 channel stream v1",
         }
     }
 

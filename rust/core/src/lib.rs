@@ -36,6 +36,7 @@ pub mod bindings;
 pub mod stats;
 pub mod snapshot;
 pub mod rows;
+pub mod source;
 pub mod segment;
 pub mod journal;
 pub mod dead_letter;

@@ -47,11 +47,13 @@ pub enum Table {
     Trails = 10,
     /// Outputs that are due to other daemons. Key: entity, sequence of the output.
     Outbox = 11,
+    /// What the streams of daemons are that come from channels, and their ledgers. Key: entity, stream.
+    Streams = 12,
 }
 
 impl Table {
     /// All tables, by their codes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Node,
         Self::Daemons,
         Self::Journal,
@@ -63,6 +65,7 @@ impl Table {
         Self::DeadLetters,
         Self::Trails,
         Self::Outbox,
+        Self::Streams,
     ];
 
     /// Its number in files.

@@ -417,6 +417,11 @@ impl Readers {
         }
     }
 
+    /// How far a subscription has come.
+    pub(crate) fn cursor(&self, number: u64) -> Option<(u64, u64)> {
+        self.subs.get(&number)?.machine.cursor()
+    }
+
     /// Says how far a member of a group is.
     pub(crate) fn taken(&self, number: u64, term: u64, turn: u64, out: &mut Outgoing) {
         let Some(sub) = self.subs.get(&number) else { return };

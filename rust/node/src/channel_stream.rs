@@ -74,6 +74,11 @@ impl Answer {
         }
     }
 
+    /// Why it is not to be, if that was said.
+    pub(crate) fn refusal(&self) -> Option<Reason> {
+        self.told.lock().and_then(Result::err).flatten()
+    }
+
     /// Waits for it; no lock is held while `is_interrupted` is asked.
     pub(crate) fn wait(
         &self,

@@ -73,6 +73,8 @@ pub struct ChannelStats {
     pub subscriptions: usize,
     /// What happened to these.
     pub read: ReaderCounts,
+    /// Outputs of daemons that no channel took.
+    pub unpublished: u64,
     /// Messages sent, and bodies that the carrier refused.
     pub sent: (u64, u64),
 }
@@ -105,12 +107,25 @@ struct Inner {
     others: Mutex<(Option<Instant>, BTreeSet<EntityId>)>,
     closed: AtomicBool,
     refused: AtomicU64,
+    unpublished: AtomicU64,
 }
 
 /// The channels of one node; a clone is the same.
 #[derive(Clone)]
 pub struct Channels {
     inner: Arc<Inner>,
+}
+
+/// Channels that are not kept alive by who holds this.
+#[derive(Clone)]
+pub struct WeakChannels(Weak<Inner>);
+
+impl WeakChannels {
+    /// The channels, if somebody keeps them.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Channels> {
+        self.0.upgrade().map(|inner| Channels { inner })
+    }
 }
 
 /// Takes what arrives, without keeping the channels alive.
@@ -153,12 +168,19 @@ impl Channels {
             others: Mutex::default(),
             closed: AtomicBool::new(false),
             refused: AtomicU64::new(0),
+            unpublished: AtomicU64::new(0),
             carrier,
             key,
         });
         let taker = Taker(Arc::downgrade(&inner));
         inner.carrier.attach(Kind::CHANNEL, Arc::new(taker));
         Self { inner }
+    }
+
+    /// A reference that does not keep them.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakChannels {
+        WeakChannels(Arc::downgrade(&self.inner))
     }
 
     /// Key of the node.
@@ -352,6 +374,16 @@ impl Channels {
         self.inner.order(Order::Taken(subscription, term, turn));
     }
 
+    /// How far a subscription has come: a life of the numbers, and the last one that was handed out.
+    #[must_use]
+    pub fn cursor(&self, subscription: u64) -> Option<(u64, u64)> {
+        self.inner.readers.lock().cursor(subscription)
+    }
+
+    pub(crate) fn count_unpublished(&self) {
+        self.inner.unpublished.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> ChannelStats {
@@ -364,6 +396,7 @@ impl Channels {
             lost_to_groups,
             subscriptions,
             read,
+            unpublished: self.inner.unpublished.load(Ordering::Relaxed),
             sent: self.inner.out.lock().counts(),
         }
     }

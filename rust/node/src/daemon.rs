@@ -13,6 +13,7 @@ use meshos_core::host::Few;
 use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
 use meshos_core::route::Route;
+use meshos_core::source::Source;
 use meshos_core::store::StoreError;
 
 use crate::lease::Unleased;
@@ -133,6 +134,10 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     fn received_ns(event: &Self::Event) -> u64;
     /// Makes an event that came in before.
     fn received(link: CausalLink, payload: &[u8], received_ns: u64) -> Self::Event;
+    /// Makes an event of a channel, of which it shows where it comes from.
+    fn arrived(link: CausalLink, payload: &[u8], received_ns: u64, _source: &Arc<Source>) -> Self::Event {
+        Self::received(link, payload, received_ns)
+    }
     /// Makes a state of bytes that [`Daemon::snapshot`] gave before.
     fn state(bytes: Vec<u8>) -> Self::State;
     /// An error in one line.

@@ -170,6 +170,28 @@ pub(crate) fn begin_linked<D: Daemon>(
     }
 }
 
+/// As [`begin_after`], for an event of a channel, known by this key.
+pub(crate) fn begin_channel<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, key: EventKey) -> Begun<D> {
+    if let Some(reason) = entered.failure() {
+        return Begun::Done(Err(DeliverError::Failed(reason)));
+    }
+    if let Some(error) = entered.journal.as_ref().and_then(|journal| journal.lost()) {
+        return Begun::Done(Err(DeliverError::NotKept(error)));
+    }
+    if let Err(unleased) = entered.slot().leased() {
+        return Begun::Done(Err(DeliverError::Unleased(unleased)));
+    }
+    match entered.host.admit(key) {
+        Admission::NoNumber => Begun::Done(Err(DeliverError::NoNumber)),
+        Admission::Duplicate { .. } => Begun::Done(Ok(Delivered {
+            outputs: Few::new(),
+            receipt: None,
+            duplicate: true,
+        })),
+        Admission::CallProcess => call(entered, event, key, Want::Outputs),
+    }
+}
+
 /// Calls `process` with an event that is new.
 fn call<D: Daemon>(entered: &mut Entered<D>, event: &D::Event, key: EventKey, want: Want) -> Begun<D> {
     if let Some(error) = make_room(entered) {

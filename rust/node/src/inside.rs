@@ -1,6 +1,6 @@
 //! What is in a slot, owned by who is inside: the machine, user code, and what is kept of both.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use meshos_core::checkpoint::Checkpoint;
@@ -8,7 +8,10 @@ use meshos_core::config::DaemonHostConfig;
 use meshos_core::digest::Digest;
 use meshos_core::event::DaemonHealth;
 use meshos_core::host::Host;
+use meshos_core::id::NodeId;
+use meshos_core::name::ChannelName;
 use meshos_core::snapshot::SnapshotMeta;
+use meshos_core::source::{self, Source};
 use meshos_core::time::UnixMs;
 
 use crate::clock;
@@ -125,6 +128,8 @@ pub struct Inside<D: Daemon> {
     pub letters: Option<Box<Letters<D>>>,
     /// What it emitted for elsewhere and has not left; `None`: it never emitted anything for elsewhere.
     pub(crate) line: Option<Box<Line>>,
+    /// Where its streams from channels come from, by stream; `None`: it never had one.
+    pub(crate) sources: Option<Box<BTreeMap<u64, Arc<Source>>>>,
     /// Health and load as last told.
     pub told: (DaemonHealth, f64),
 }
@@ -146,9 +151,44 @@ impl<D: Daemon> Inside<D> {
             journal: None,
             letters: None,
             line: None,
+            sources: None,
             told: (DaemonHealth::Healthy, 0.0),
         }
     }
+
+    /// Notes where a stream comes from, before its first event: the row is kept together with that.
+    pub(crate) fn note_source(&mut self, stream: u64, source: &Arc<Source>) {
+        let sources = self.sources.get_or_insert_default();
+        if sources.contains_key(&stream) {
+            return;
+        }
+        sources.insert(stream, Arc::clone(source));
+        if let Some(journal) = &mut self.journal {
+            journal.also(source.write(&self.host.entity()));
+        }
+    }
+
+    /// Where a stream comes from.
+    pub(crate) fn source(&self, stream: u64) -> Option<&Arc<Source>> {
+        self.sources.as_ref()?.get(&stream)
+    }
+
+    /// How far a channel was read: the latest life of its numbers, and the number in it.
+    pub(crate) fn read_up_to(&self, publisher: NodeId, channel: &ChannelName) -> Option<(u64, u64)> {
+        let sources = self.sources.as_ref()?.iter();
+        let of_it = sources.filter(|(_, source)| source.channel == *channel && source.publisher.node_id() == publisher);
+        let (stream, latest) = of_it.max_by_key(|(_, source)| source.log)?;
+        Some((latest.log, self.host.cursors().get(latest.publisher.origin(), *stream)))
+    }
+
+    /// Has the ledger of subscriptions kept with what comes next.
+    pub fn keep_ledger(&mut self) {
+        let row = source::ledger(&self.host.entity(), self.host.bindings());
+        if let Some(journal) = &mut self.journal {
+            journal.also(row);
+        }
+    }
+
     /// Begins anew from a snapshot of the present state.
     pub fn rest_on(&mut self, snapshot: Arc<Snapshot<D>>) {
         self.newest = Some(snapshot);

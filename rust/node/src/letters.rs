@@ -14,6 +14,7 @@ use meshos_core::id::EntityId;
 use meshos_core::ingress::EventKey;
 use meshos_core::journal::{Outcome, Step};
 use meshos_core::rows::{Table, Write, entity_key};
+use meshos_core::source::Source;
 use meshos_core::time::UnixMs;
 
 use crate::clock;
@@ -56,9 +57,13 @@ impl<D: Daemon> Clone for Letter<D> {
 impl<D: Daemon> Letter<D> {
     /// Makes the letter of a row.
     #[must_use]
-    pub fn read(row: &DeadLetter) -> Self {
+    pub fn read(row: &DeadLetter, source: Option<&Arc<Source>>) -> Self {
+        let event = match source {
+            Some(source) => D::arrived(row.link, &row.payload, row.received_ns, source),
+            None => D::received(row.link, &row.payload, row.received_ns),
+        };
         Self {
-            event: D::received(row.link, &row.payload, row.received_ns),
+            event,
             key: EventKey {
                 origin: row.link.origin,
                 stream: row.stream,

@@ -73,4 +73,6 @@ pub mod channel_reader;
 pub mod channel_rows;
 pub mod channels;
 pub mod channel_stream;
+pub mod channel_line;
+pub mod channel_desk;
 pub mod remote;

@@ -24,9 +24,11 @@ use meshos_core::gate::{self, Gate, Refusal, Signal};
 use meshos_core::id::Origin;
 use meshos_core::ingress::{DIRECT, EventKey};
 use meshos_core::link::CausalLink;
+use meshos_core::source::Source;
 use meshos_core::store::StoreError;
 use meshos_core::stream::Frame;
 
+use crate::clock;
 use crate::controls::Controls;
 use crate::daemon::{Daemon, DeliverError, Outputs, Settled};
 use crate::deliver::{self, Begun, Linked, Want};
@@ -107,6 +109,16 @@ enum Party<D: Daemon> {
         /// The number that was sent before it.
         prev: u64,
     },
+    /// A channel, which hears what becomes of it.
+    Channel(Arc<dyn Heard>),
+}
+
+/// Hears what becomes of events of a channel: it is short, never waits, and calls no user code.
+pub trait Heard: Send + Sync {
+    /// The event of this number took effect, or was passed over, and is kept where steps are.
+    fn taken(&self, number: u64);
+    /// The event of this number waits no more, and did not take effect: its daemon is gone.
+    fn lost(&self, number: u64);
 }
 
 impl<D: Daemon> Sent<D> {
@@ -114,13 +126,24 @@ impl<D: Daemon> Sent<D> {
     fn is_retried(&self) -> bool {
         match &self.party {
             Party::Caller(reply) => D::is_unattended(reply),
-            Party::Link { .. } => true,
+            Party::Link { .. } | Party::Channel(_) => true,
         }
     }
 
     /// Whether it is lost when it comes to nothing: who sent a linked one tries again.
     fn is_posted(&self) -> bool {
-        matches!(&self.party, Party::Caller(reply) if D::is_unattended(reply))
+        match &self.party {
+            Party::Caller(reply) => D::is_unattended(reply),
+            Party::Channel(_) => true,
+            Party::Link { .. } => false,
+        }
+    }
+
+    /// Tells a channel that its event comes to nothing.
+    fn is_lost(&self) {
+        if let Party::Channel(heard) = &self.party {
+            heard.lost(self.key.sequence);
+        }
     }
 
     fn is_abandoned(&self) -> bool {
@@ -139,6 +162,8 @@ enum Written<D: Daemon> {
     Draft(D::Draft),
     /// The payload of a linked event, in what it arrived with.
     Linked(Range<usize>),
+    /// The payload of an event of a channel, when it came in, and from where.
+    Channel(Arc<[u8]>, u64, Arc<Source>),
 }
 
 /// What comes of a batch, until it may be told.
@@ -450,6 +475,43 @@ impl<D: Daemon> Slot<D> {
         }
     }
 
+    /// Mails an event of a channel. `heard` hears of it only if it is taken.
+    pub(crate) fn post_channel(
+        self: &Arc<Self>,
+        lanes: &Lanes,
+        key: EventKey,
+        payload: &Arc<[u8]>,
+        source: &Arc<Source>,
+        heard: Arc<dyn Heard>,
+    ) -> Mailed {
+        let bytes = payload.len() as u64;
+        let mut cell = self.cell.lock();
+        if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
+            return Mailed::Gone;
+        }
+        let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
+        // One event always fits: a payload above the bound must not wait for ever.
+        if mailbox.events >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && mailbox.events > 0) {
+            return Mailed::Full;
+        }
+        let sent = Sent {
+            key,
+            bytes,
+            want: Want::Outputs,
+            party: Party::Channel(heard),
+            group: None,
+            failed: 0,
+        };
+        let letter = Written::Channel(Arc::clone(payload), clock::unix_us() * 1_000, Arc::clone(source));
+        mailbox.queue.push_back(Mail { letter, sent });
+        mailbox.events += 1;
+        mailbox.bytes += bytes;
+        if !matches!(cell.gate, Gate::Busy | Gate::Down) {
+            self.schedule(&mut cell);
+        }
+        Mailed::Taken
+    }
+
     /// Puts a control into the mailbox; `false` when the daemon or the lanes were stopped.
     pub(crate) fn post_control(self: &Arc<Self>, lanes: &Lanes, control: DaemonControl) -> bool {
         let mut cell = self.cell.lock();
@@ -692,11 +754,14 @@ impl<D: Daemon> Slot<D> {
     /// Answers everything that waits with an error.
     pub(crate) fn refuse_all(&self, error: impl Fn() -> DeliverError<D>) {
         let not_kept = self.not_kept();
+        not_kept.iter().for_each(|mail| mail.sent.is_lost());
         let (mut replies, mut unheard) = (Vec::new(), not_kept.len() as u64);
         let mut answers = Vec::new();
         while let Some(mail) = self.any_mail() {
             unheard += u64::from(mail.sent.is_posted());
+            mail.sent.is_lost();
             match mail.sent.party {
+                Party::Channel(_) => {}
                 Party::Caller(reply) => replies.push((reply, mail.sent.key, Err(error()))),
                 // It may be started again, here or elsewhere.
                 Party::Link { arrived, .. } => answers.push(self.busy(&arrived, &mail.sent.key, attempts::WAIT_MAX)),
@@ -817,28 +882,34 @@ impl<D: Daemon> Slot<D> {
         sent: &Sent<D>,
         told: &mut Told<D>,
     ) -> Option<(D::Event, Begun<D>)> {
+        let key = sent.key;
+        let link = CausalLink {
+            origin: key.origin,
+            horizon: 0,
+            sequence: key.sequence,
+            parent: 0,
+        };
         let Party::Link { arrived, prev } = &sent.party else {
             let event = match letter {
                 Written::Event(event) => event,
-                Written::Draft(draft) => D::numbered(draft, sent.key),
+                Written::Draft(draft) => D::numbered(draft, key),
+                Written::Channel(payload, received_ns, source) => {
+                    entered.note_source(key.stream, &source);
+                    D::arrived(link, &payload, received_ns, &source)
+                }
                 Written::Linked(_) => return None,
             };
-            let begun = deliver::begin_after(entered, &event, sent.want);
+            let begun = match &sent.party {
+                Party::Channel(_) => deliver::begin_channel(entered, &event, key),
+                _ => deliver::begin_after(entered, &event, sent.want),
+            };
             return Some((event, begun));
         };
-        let key = sent.key;
         let event = || match letter {
             Written::Event(event) => event,
             Written::Draft(draft) => D::numbered(draft, key),
-            Written::Linked(payload) => {
-                let link = CausalLink {
-                    origin: key.origin,
-                    horizon: 0,
-                    sequence: key.sequence,
-                    parent: 0,
-                };
-                D::received(link, arrived.payload(&payload), arrived.received_ns)
-            }
+            Written::Channel(payload, received_ns, source) => D::arrived(link, &payload, received_ns, &source),
+            Written::Linked(payload) => D::received(link, arrived.payload(&payload), arrived.received_ns),
         };
         match deliver::begin_linked(entered, key, *prev, event) {
             Linked::Begun(event, begun) => Some((event, begun)),
@@ -862,8 +933,15 @@ impl<D: Daemon> Slot<D> {
         match (outcome, sent) {
             (Err(error), sent) => {
                 let is_posted = sent.is_posted();
+                let heard = match &sent.party {
+                    Party::Channel(heard) => Some((Arc::clone(heard), sent.key.sequence)),
+                    _ => None,
+                };
                 if !self.failed(entered, event, sent, error, told) && is_posted {
                     self.count_unheard(1);
+                    if let Some((heard, number)) = heard {
+                        heard.lost(number);
+                    }
                 }
             }
             (
@@ -902,7 +980,12 @@ impl<D: Daemon> Slot<D> {
             answers,
         } = told;
         let lease = self.lease();
-        let Some(commit) = deliver::submit(entered) else {
+        let commit = deliver::submit(entered);
+        // What a forced stop has is not known to be kept.
+        if commit.is_some() || entered.is_present() || self.config().durability != Durability::Journal {
+            hear(&unattended, commit.as_deref());
+        }
+        let Some(commit) = commit else {
             // A forced stop has what was done: whoever tries again is told what became of it.
             let is_unknown = !entered.is_present() && self.config().durability == Durability::Journal;
             let is_silent = is_unknown || !is_leased(lease.as_deref());
@@ -936,6 +1019,29 @@ impl<D: Daemon> Slot<D> {
             }));
         }
         Told::default()
+    }
+}
+
+/// Tells channels of their events that took effect, when it is kept.
+fn hear<D: Daemon>(unattended: &[Mail<D>], commit: Option<&Commit>) {
+    let mut heard: Vec<(Arc<dyn Heard>, u64)> = Vec::new();
+    for mail in unattended {
+        if let Party::Channel(channel) = &mail.sent.party {
+            heard.push((Arc::clone(channel), mail.sent.key.sequence));
+        }
+    }
+    if heard.is_empty() {
+        return;
+    }
+    let tell = move |outcome: Result<(), StoreError>| {
+        // What is not kept is tried again.
+        if outcome.is_ok() {
+            heard.iter().for_each(|(channel, number)| channel.taken(*number));
+        }
+    };
+    match commit {
+        Some(commit) => commit.then(Box::new(tell)),
+        None => tell(Ok(())),
     }
 }
 
@@ -1015,7 +1121,7 @@ fn answer<D: Daemon>(sent: Sent<D>, outcome: Settled<D>) -> Option<(D::Reply, Ev
     }
     match sent.party {
         Party::Caller(reply) => Some((reply, sent.key, outcome)),
-        Party::Link { .. } => None,
+        Party::Link { .. } | Party::Channel(_) => None,
     }
 }
 

@@ -7,8 +7,8 @@
 //! * No lock is held while something leaves.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use meshos_core::config::Durability;
 use meshos_core::due::{self, Due};
@@ -34,6 +34,12 @@ pub trait Publish: Send + Sync {
 pub trait Outlet: Send + Sync {
     /// Takes outputs of one daemon, in their order: it is short, never waits, and calls no user code.
     fn send(&self, emitter: &Emitter, outputs: Vec<Sending>);
+}
+
+/// Is told of daemons that are gone.
+pub trait Closed: Send + Sync {
+    /// A daemon is gone, whose slot was at this address: it is short, never waits, and calls no user code.
+    fn closed(&self, daemon: Origin, slot: usize);
 }
 
 /// Who emitted something.
@@ -74,6 +80,7 @@ pub struct Exits {
     /// Streams of daemons of which nothing is kept: in another process their numbers begin anew.
     incarnation: u64,
     unpublished: AtomicU64,
+    closed: RwLock<Option<Weak<dyn Closed>>>,
 }
 
 impl Default for Exits {
@@ -83,6 +90,7 @@ impl Default for Exits {
             outlet: RwLock::new(None),
             incarnation: keys::random_u64(),
             unpublished: AtomicU64::new(0),
+            closed: RwLock::new(None),
         }
     }
 }
@@ -92,6 +100,19 @@ impl Exits {
     pub fn publish_with(&self, publish: Arc<dyn Publish>) {
         let before = self.publish.write().replace(publish);
         drop(before);
+    }
+
+    /// Has this told of daemons that are gone, in place of what was there.
+    pub fn tell_of_closed(&self, closed: Weak<dyn Closed>) {
+        let before = self.closed.write().replace(closed);
+        drop(before);
+    }
+
+    pub(crate) fn closed(&self, daemon: Origin, slot: usize) {
+        let told = self.closed.read().as_ref().and_then(Weak::upgrade);
+        if let Some(told) = told {
+            told.closed(daemon, slot);
+        }
     }
 
     /// Has outputs for other daemons handed to this, in place of what was there.

@@ -6,8 +6,10 @@
 //! * Where only snapshots are kept it stands at the newest whole one, in an epoch that nobody spoke in before.
 //! * Nothing is written, and nothing is told, while it comes back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use meshos_core::bindings::DaemonBindings;
 use meshos_core::certificate::Certificate;
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::codec::DecodeError;
@@ -23,6 +25,7 @@ use meshos_core::resumption::{self as plan, Divergence, Place, Replay};
 use meshos_core::retention::OutputsHeld;
 use meshos_core::rows::{KeyRange, Table, Write, entity_key, of_entity_key};
 use meshos_core::snapshot;
+use meshos_core::source::{self, Source};
 use meshos_core::store::{Damage, Store, StoreError};
 use meshos_core::stored::StoredDaemon;
 
@@ -186,6 +189,8 @@ struct Kept {
     checkpoints: Vec<Checkpoint>,
     /// Snapshots whose rows cannot be read.
     unreadable: u32,
+    sources: BTreeMap<u64, Arc<Source>>,
+    ledger: Option<DaemonBindings>,
 }
 
 fn kept(store: &dyn Store, entity: &EntityId) -> Result<Kept, StoreError> {
@@ -223,11 +228,21 @@ fn kept(store: &dyn Store, entity: &EntityId) -> Result<Kept, StoreError> {
     each(store, Table::Checkpoints, own, |_, value| {
         checkpoints.extend(Checkpoint::decode(value))
     })?;
+    let (mut sources, mut ledger) = (BTreeMap::new(), None);
+    each_row(store, Table::Streams, entity, |stream, value| {
+        if stream == source::LEDGER {
+            ledger = DaemonBindings::decode(value).ok();
+        } else if let Ok(source) = Source::decode(value) {
+            sources.insert(stream, Arc::new(source));
+        }
+    })?;
     Ok(Kept {
         rows,
         certificates,
         checkpoints: Checkpoint::in_order(checkpoints),
         unreadable,
+        sources,
+        ledger,
     })
 }
 
@@ -268,6 +283,8 @@ fn resume_with<D: Daemon>(
         certificates,
         checkpoints,
         unreadable,
+        sources,
+        ledger,
     } = found;
     let config = parts.stored.config;
     let mut whole = None;
@@ -277,6 +294,7 @@ fn resume_with<D: Daemon>(
         whole.is_some()
     })?;
     let (mut inside, mark) = begin(entity, config, daemon, whole.zip(found.snapshot))?;
+    read_from(&mut inside, sources, ledger);
     let mut replay = Replay::after(entity, mark, inside.host.epoch());
     let mut diverged = None;
     let mut from = found.first;
@@ -314,7 +332,7 @@ fn resume_with<D: Daemon>(
         inside.host = inside.host.certified(certificate);
     }
     inside.checkpoints = checkpoints;
-    inside.letters = letters(&*store, &entity)?;
+    inside.letters = letters(&*store, &entity, &inside)?;
     inside.is_complete = inside.newest.is_some();
     if diverged.is_some() {
         inside.host.raised();
@@ -343,14 +361,32 @@ fn resume_with<D: Daemon>(
     Ok((inside, report))
 }
 
-fn letters<D: Daemon>(store: &dyn Store, entity: &EntityId) -> Result<Option<Box<Letters<D>>>, ResumeFailed<D>> {
+/// Has a daemon know the channels that it reads, and how far it came in each.
+fn read_from<D: Daemon>(inside: &mut Inside<D>, sources: BTreeMap<u64, Arc<Source>>, ledger: Option<DaemonBindings>) {
+    if !sources.is_empty() {
+        inside.sources = Some(Box::new(sources));
+    }
+    // The ledger changes between snapshots too.
+    if let Some(ledger) = ledger {
+        *inside.host.bindings_mut() = ledger;
+    }
+}
+
+fn letters<D: Daemon>(
+    store: &dyn Store,
+    entity: &EntityId,
+    inside: &Inside<D>,
+) -> Result<Option<Box<Letters<D>>>, ResumeFailed<D>> {
     let (mut letters, mut bad) = (None::<Box<Letters<D>>>, None);
     each_row(
         store,
         Table::DeadLetters,
         entity,
         |number, value| match DeadLetter::decode(value) {
-            Ok(row) => letters.get_or_insert_default().put(number, Letter::read(&row)),
+            Ok(row) => {
+                let letter = Letter::read(&row, inside.source(row.stream));
+                letters.get_or_insert_default().put(number, letter);
+            }
             Err(error) => bad = bad.or(Some((number, error))),
         },
     )?;
@@ -380,6 +416,8 @@ fn roll_back<D: Daemon>(
         certificates,
         checkpoints,
         unreadable,
+        sources,
+        ledger,
     } = found;
     let mut whole = None;
     for row in rows.snapshots.iter().rev() {
@@ -400,12 +438,13 @@ fn roll_back<D: Daemon>(
     let spoken = spoken.chain(checkpoints.iter().map(|checkpoint| checkpoint.epoch));
     let epoch = spoken.max().unwrap_or(0).max(snapshot.meta.epoch) + 1;
     let (mut inside, mark) = begin(entity, parts.stored.config, daemon, Some((snapshot, row)))?;
+    read_from(&mut inside, sources, ledger);
     for certificate in certificates {
         inside.host = inside.host.certified(certificate);
     }
     inside.host = inside.host.rewound(epoch);
     inside.checkpoints = checkpoints;
-    inside.letters = letters(store, &entity)?;
+    inside.letters = letters(store, &entity, &inside)?;
     let kept = rows.snapshots.partition_point(|other| other.mark.step <= row.mark.step);
     // They are of a past that is rolled back, and must not be newer than what comes.
     let damaged = rows.snapshots.split_off(kept);
@@ -515,7 +554,10 @@ fn take_again<D: Daemon>(
     first: Option<&[Vec<u8>]>,
     diverged: &mut Option<Diverged>,
 ) -> Result<(), ResumeFailed<D>> {
-    let event = D::received(step.link, step.payload, step.received_ns);
+    let event = match inside.source(step.stream) {
+        Some(source) => D::arrived(step.link, step.payload, step.received_ns, source),
+        None => D::received(step.link, step.payload, step.received_ns),
+    };
     let key = EventKey {
         origin: step.link.origin,
         stream: step.stream,

@@ -7,8 +7,8 @@
 //! * No daemon continues below a position this node knows it reached, unless the caller says `rewind`.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::sync::Mutex;
@@ -33,6 +33,8 @@ use meshos_core::time::UnixMs;
 
 use crate::archive::{Remains, SharedArchive};
 use crate::carrier::Carrier;
+use crate::channel_desk::Desk;
+use crate::channels::Channels;
 use crate::claims::Claimed;
 use crate::clock::{self, Deadline};
 use crate::controls;
@@ -177,6 +179,7 @@ pub struct Runtime<D: Daemon> {
     stores: Stores,
     router: Router,
     ownership: Option<Arc<Ownership>>,
+    desk: OnceLock<Desk<D>>,
 }
 
 impl<D: Daemon> Runtime<D> {
@@ -212,6 +215,7 @@ impl<D: Daemon> Runtime<D> {
             stores,
             router,
             ownership: None,
+            desk: OnceLock::new(),
         }
     }
 
@@ -642,7 +646,22 @@ impl<D: Daemon> Runtime<D> {
         }
         let dropped = rest.map(|rest| self.archive.lock().dormant.remove_exactly(&rest));
         drop(dropped);
+        if let Some(desk) = self.desk.get() {
+            desk.placed(&slot);
+        }
         Ok(())
+    }
+
+    /// Lets its daemons use the channels of the node; only the first call counts.
+    pub fn with_channels(&self, channels: &Channels) -> &Desk<D> {
+        self.desk
+            .get_or_init(|| Desk::new(channels.clone(), self.lanes.clone(), self.registry.exits()))
+    }
+
+    /// The subscriptions of its daemons; `None`: it has no channels.
+    #[must_use]
+    pub fn desk(&self) -> Option<&Desk<D>> {
+        self.desk.get()
     }
 
     pub(crate) fn remember(&self, inside: &mut Inside<D>) {

@@ -320,6 +320,9 @@ impl<D: Daemon> Slot<D> {
 
     /// Hands what was in a closed slot to the archive.
     pub(crate) fn leave_behind(&self, inside: Option<Box<Inside<D>>>) {
+        if let Some(exits) = self.exits().filter(|_| inside.is_some()) {
+            exits.closed(self.origin, std::ptr::from_ref(self) as usize);
+        }
         let (Some(mut inside), Some(archive)) = (inside, self.archive.get()) else {
             return;
         };

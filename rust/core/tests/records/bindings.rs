@@ -113,7 +113,7 @@ proptest! {
     fn the_order_of_recording_does_not_matter(bindings in bindings()) {
         let mut backwards = DaemonBindings::default();
         let all: Vec<SubscriptionBinding> = bindings.iter().cloned().collect();
-        for SubscriptionBinding { publisher, channel, token } in all.into_iter().rev() {
+        for SubscriptionBinding { publisher, channel, token, .. } in all.into_iter().rev() {
             backwards.record(publisher, channel, token).expect("short");
         }
         prop_assert_eq!(backwards, bindings);
