@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from meshos._aio import Reply
     from meshos.chain import BytesLike, CausalEvent, ChainReport
+    from meshos.channel import ChannelName, PermissionToken
     from meshos.control import DaemonControl
     from meshos.daemon import DaemonHandle, DaemonHostConfig, DaemonRef, MeshDaemon
     from meshos.identity import Identity, NodeId, OriginHash
@@ -232,6 +233,44 @@ class DaemonRuntime(RuntimeCore):
         from meshos._twins import on_lane
 
         return await on_lane("DaemonRuntime.with_daemon_async", self.with_daemon, origin_hash, daemon, function)
+
+    async def wait_for_async(
+        self,
+        origin_hash: OriginHash,
+        daemon: type[_D],
+        predicate: Callable[[_D], object],
+        *,
+        timeout: timedelta | None,
+    ) -> None:
+        """Twin of `wait_for`; `predicate` runs on a lane."""
+        from meshos._twins import on_lane
+
+        name = "DaemonRuntime.wait_for_async"
+        await on_lane(name, self.wait_for, origin_hash, daemon, predicate, timeout=timeout)
+
+    async def subscribe_channel_async(
+        self,
+        origin_hash: OriginHash,
+        publisher: NodeId,
+        channel: ChannelName,
+        token: PermissionToken | None = None,
+        *,
+        queue_group: str | None = None,
+    ) -> None:
+        """Twin of `subscribe_channel`."""
+        from meshos._twins import on_lane
+
+        name, call = "DaemonRuntime.subscribe_channel_async", self.subscribe_channel
+        await on_lane(name, call, origin_hash, publisher, channel, token, queue_group=queue_group)
+
+    async def unsubscribe_channel_async(
+        self, origin_hash: OriginHash, publisher: NodeId, channel: ChannelName
+    ) -> None:
+        """Twin of `unsubscribe_channel`."""
+        from meshos._twins import on_lane
+
+        name = "DaemonRuntime.unsubscribe_channel_async"
+        await on_lane(name, self.unsubscribe_channel, origin_hash, publisher, channel)
 
     async def control_async(self, origin_hash: OriginHash, control: DaemonControl) -> None:
         """Twin of `control`."""

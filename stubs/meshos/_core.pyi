@@ -837,8 +837,10 @@ class DaemonStats:
 class SubscriptionBinding:
     """One entry of a daemon's ledger of subscriptions; it moves with the daemon."""
 
-    __match_args__: Final = ("publisher", "channel", "token")
-    def __new__(cls, publisher: _NodeId, channel: str, token: _BytesLike | None = None) -> Self:
+    __match_args__: Final = ("publisher", "channel", "token", "queue_group")
+    def __new__(
+        cls, publisher: _NodeId, channel: str, token: _BytesLike | None = None, queue_group: str | None = None
+    ) -> Self:
         """Raise `ChannelNameError`, or `InvalidArgument` for a token above 65535 bytes."""
     @property
     def publisher(self) -> _NodeId:
@@ -849,6 +851,9 @@ class SubscriptionBinding:
     @property
     def token(self) -> bytes | None:
         """What permits to subscribe."""
+    @property
+    def queue_group(self) -> ChannelName | None:
+        """The queue group whose member the daemon is."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -996,6 +1001,12 @@ class CausalEvent:
     def origin_hash(self) -> int: ...
     @property
     def sequence(self) -> int: ...
+    @property
+    def channel(self) -> ChannelName | None:
+        """The channel that it came from; `None`: it was sent to the daemon."""
+    @property
+    def publisher(self) -> int | None:
+        """The node that published it on that channel."""
     @property
     def received_at(self) -> datetime:
         """When this node took it in, in UTC; in no digest, and not compared."""
@@ -1903,6 +1914,36 @@ class RuntimeCore:
         """
     def with_daemon(self, origin_hash: OriginHash, daemon: type[_D], function: Callable[[_D], _R]) -> _R:
         """Look at the live object between two events; for tests. Raises `TypeError` for another class."""
+    def wait_for(
+        self,
+        origin_hash: OriginHash,
+        daemon: type[_D],
+        predicate: Callable[[_D], object],
+        *,
+        timeout: timedelta | None,
+    ) -> None:
+        """Return once `predicate` holds, asked between two events, now and after each event; for tests.
+
+        Raises `WaitTimeout`, `TypeError` for another class, and what `predicate` raises.
+        """
+    def subscriptions(self, origin_hash: OriginHash) -> tuple[SubscriptionBinding, ...]:
+        """Return the ledger of a daemon, ordered by publisher and channel; raises `DaemonNotFound`."""
+    def subscribe_channel(
+        self,
+        origin_hash: OriginHash,
+        publisher: _NodeId,
+        channel: ChannelName,
+        token: PermissionToken | None = None,
+        *,
+        queue_group: str | None = None,
+    ) -> None:
+        """Subscribe a daemon to a channel, from now on, and record that in its ledger.
+
+        Of the daemons of one queue group each event goes to one. The subject of the token is the daemon. Raises
+        `SubscribeRejected`, and `Unavailable` when the publisher does not answer within 5 s: then nothing was recorded.
+        """
+    def unsubscribe_channel(self, origin_hash: OriginHash, publisher: _NodeId, channel: ChannelName) -> None:
+        """End a subscription; does nothing if there is none. What waits in the mailbox is processed."""
     def control(self, origin_hash: OriginHash, control: DaemonControl) -> None:
         """Give a daemon a control, between two events; raises `CallbackFailed`, `DaemonNotFound`."""
     def deliver(self, origin_hash: OriginHash, event: CausalEvent) -> list[CausalEvent]:

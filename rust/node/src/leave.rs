@@ -46,6 +46,7 @@ impl<D: Daemon> Slot<D> {
         cell.gate = gate::step(cell.gate, Signal::Stop).expect("stopping is always possible");
         let ended = self.close(cell);
         self.leave_behind(ended);
+        self.waits().tell();
     }
 
     /// Closes the slot, and takes what is in it even if user code runs: what that code still does has no effect.
@@ -68,7 +69,10 @@ impl<D: Daemon> Slot<D> {
         }
         self.tell_of(&mut cell, leaving);
         match cell.gate {
-            Gate::Active => self.pass_on(&mut cell),
+            Gate::Active => {
+                self.pass_on(&mut cell);
+                drop(cell);
+            }
             Gate::Down => {
                 Self::sort_out(&mut cell);
                 drop(cell);
@@ -79,6 +83,7 @@ impl<D: Daemon> Slot<D> {
                 self.leave_behind(ended);
             }
         }
+        self.waits().tell();
     }
 
     fn tell_of(&self, cell: &mut Cell<D>, leaving: Leaving) {

@@ -27,6 +27,7 @@ pub mod inside;
 pub mod dormant;
 pub mod archive;
 pub mod slot;
+pub mod progress;
 pub mod enter;
 pub mod leave;
 pub mod resumption;

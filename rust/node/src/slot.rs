@@ -29,6 +29,7 @@ pub use crate::leave::Entered;
 use crate::mailbox::Mailbox;
 use crate::outgoing::Exits;
 use crate::ownership::Hold;
+use crate::progress::Progress;
 
 /// Somebody starts it again when it is down.
 const SUPERVISED: u8 = 1;
@@ -73,6 +74,7 @@ pub struct Slot<D: Daemon> {
     hold: OnceLock<Hold>,
     /// The ledger as last published, so that reading it never waits; `None`: empty.
     ledger: Mutex<Option<Arc<DaemonBindings>>>,
+    progress: Progress,
     pub(crate) cell: Mutex<Cell<D>>,
 }
 
@@ -99,6 +101,7 @@ impl<D: Daemon> Slot<D> {
             archive: OnceLock::new(),
             hold: OnceLock::new(),
             ledger: Mutex::new(published(inside.host.bindings())),
+            progress: Progress::default(),
             cell: Mutex::new(Cell {
                 gate: Gate::Active,
                 view: inside.host.view(),
@@ -210,6 +213,16 @@ impl<D: Daemon> Slot<D> {
             digest,
             processed: view.stats.events_processed,
         }
+    }
+
+    pub(crate) fn waits(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether nobody will ever enter it again.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.gate(), Gate::Stopped | Gate::Stopping | Gate::Failed)
     }
 
     /// State of the gate.

@@ -1,6 +1,6 @@
 //! `DaemonBindings`: a daemon's ledger of subscriptions.
 
-use meshos_core::bindings::{DaemonBindings, TOKEN_BYTES_MAX};
+use meshos_core::bindings::{DaemonBindings, SubscriptionBinding, TOKEN_BYTES_MAX};
 use meshos_core::id::NodeId;
 use meshos_core::name::ChannelName;
 use pyo3::prelude::*;
@@ -22,26 +22,47 @@ pub struct PySubscriptionBinding {
     pub channel: ChannelName,
     /// What permits to subscribe.
     pub token: Option<Vec<u8>>,
+    /// The queue group whose member the daemon is.
+    pub group: Option<ChannelName>,
+}
+
+impl From<&SubscriptionBinding> for PySubscriptionBinding {
+    fn from(binding: &SubscriptionBinding) -> Self {
+        let SubscriptionBinding {
+            publisher,
+            channel,
+            token,
+            group,
+        } = binding.clone();
+        Self {
+            publisher,
+            channel,
+            token,
+            group,
+        }
+    }
 }
 
 impl Record for PySubscriptionBinding {
-    const FIELDS: &'static [&'static str] = &["publisher", "channel", "token"];
+    const FIELDS: &'static [&'static str] = &["publisher", "channel", "token", "queue_group"];
 }
 
 #[pymethods]
 impl PySubscriptionBinding {
     #[new]
-    #[pyo3(signature = (publisher, channel, token = None))]
+    #[pyo3(signature = (publisher, channel, token = None, queue_group = None))]
     fn new(
         publisher: &Bound<'_, PyAny>,
         channel: &Bound<'_, PyAny>,
         token: Option<&Bound<'_, PyAny>>,
+        queue_group: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         entry("SubscriptionBinding", || {
             Ok(Self {
                 publisher: read(publisher, "publisher")?,
                 channel: read(channel, "channel")?,
                 token: token.map(read_token).transpose()?,
+                group: queue_group.map(|group| read(group, "queue_group")).transpose()?,
             })
         })
     }
@@ -62,6 +83,12 @@ impl PySubscriptionBinding {
     #[getter]
     fn token<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         self.token.as_ref().map(|token| PyBytes::new(py, token))
+    }
+
+    /// The queue group whose member the daemon is.
+    #[getter]
+    fn queue_group<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.group.to_python(py)
     }
 
     #[classattr]
@@ -102,8 +129,9 @@ impl PyDaemonBindings {
                     publisher,
                     channel,
                     token,
+                    group,
                 } = binding.get();
-                let recorded = ledger.record(*publisher, channel.clone(), token.clone());
+                let recorded = ledger.record_in(*publisher, channel.clone(), token.clone(), group.clone());
                 recorded.map_err(|error| InvalidArgument::new_err(("token", error.to_string())))?;
                 if ledger.len() != index + 1 {
                     let message = format!("channel {channel} of node {publisher} is there twice");
@@ -133,17 +161,8 @@ impl PyDaemonBindings {
     /// The entries, ordered by publisher and channel.
     #[getter]
     fn subscriptions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let entries = self.0.iter().map(|binding| {
-            let (publisher, channel, token) = (binding.publisher, binding.channel.clone(), binding.token.clone());
-            Bound::new(
-                py,
-                PySubscriptionBinding {
-                    publisher,
-                    channel,
-                    token,
-                },
-            )
-        });
+        let entries = self.0.iter();
+        let entries = entries.map(|binding| Bound::new(py, PySubscriptionBinding::from(binding)));
         PyTuple::new(py, entries.collect::<PyResult<Vec<_>>>()?)
     }
 

@@ -1,7 +1,10 @@
 //! `CausalEvent`: a payload with its link.
 
+use std::sync::Arc;
+
 use meshos_core::id::Origin;
 use meshos_core::link::CausalLink;
+use meshos_core::source::Source;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
@@ -9,6 +12,7 @@ use crate::args;
 use crate::errors::InvalidArgument;
 use crate::guard::entry;
 use crate::link::PyCausalLink;
+use crate::name::channel_name;
 
 /// An event: what `process` is given, and what its outputs become.
 #[pyclass(frozen, name = "CausalEvent", module = "meshos.chain")]
@@ -22,6 +26,8 @@ pub struct PyCausalEvent {
     pub len: usize,
     /// When this node took it in, Unix time in nanoseconds.
     pub received_ns: u64,
+    /// Where it comes from, if that is a channel.
+    pub source: Option<Arc<Source>>,
 }
 
 impl PyCausalEvent {
@@ -34,6 +40,7 @@ impl PyCausalEvent {
             payload: payload.unbind(),
             len,
             received_ns: args::unix_ns(),
+            source: None,
         }
     }
 
@@ -105,6 +112,19 @@ impl PyCausalEvent {
     #[getter]
     fn sequence(&self) -> u64 {
         self.link.sequence
+    }
+
+    /// The channel that it came from; `None`: it was sent to the daemon.
+    #[getter]
+    fn channel<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let source = self.source.as_ref();
+        source.map(|source| channel_name(py, &source.channel)).transpose()
+    }
+
+    /// The node that published it on that channel.
+    #[getter]
+    fn publisher(&self) -> Option<u64> {
+        self.source.as_ref().map(|source| source.publisher.node_id().get())
     }
 
     #[getter]

@@ -8,6 +8,7 @@ use meshos_core::event::DaemonHealth;
 use meshos_core::ingress::DIRECT;
 use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
+use meshos_core::source::Source;
 use meshos_node::clock;
 use meshos_node::daemon::{Continuation, Daemon, Outputs, Process, Settled};
 use pyo3::prelude::*;
@@ -231,6 +232,17 @@ impl Daemon for PyDaemon {
         Python::attach(|py| {
             let event = PyCausalEvent {
                 received_ns,
+                ..PyCausalEvent::now(link, PyBytes::new(py, payload))
+            };
+            PyEvent(Py::new(py, event).expect("memory for a small object"))
+        })
+    }
+
+    fn arrived(link: CausalLink, payload: &[u8], received_ns: u64, source: &Arc<Source>) -> PyEvent {
+        Python::attach(|py| {
+            let event = PyCausalEvent {
+                received_ns,
+                source: Some(Arc::clone(source)),
                 ..PyCausalEvent::now(link, PyBytes::new(py, payload))
             };
             PyEvent(Py::new(py, event).expect("memory for a small object"))

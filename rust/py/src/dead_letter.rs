@@ -151,6 +151,7 @@ fn stored(path: &Bound<'_, PyAny>) -> PyResult<Vec<(u64, Row)>> {
                 len: letter.payload.len(),
                 payload: PyBytes::new(py, &letter.payload).unbind(),
                 received_ns: letter.received_ns,
+                source: None,
             };
             let row = (
                 number,

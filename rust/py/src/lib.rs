@@ -67,6 +67,7 @@ mod stats;
 mod status;
 mod store;
 mod stream;
+mod subscribe;
 mod threads;
 mod token;
 mod trail;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use meshos_core::export::ChainExport;
 use meshos_core::id::{EntityId, NodeId, Origin};
 use meshos_core::lifecycle::{Call, Lifecycle};
+use meshos_core::name::ChannelName;
+use meshos_core::token::PermissionToken;
 use meshos_core::verify::verify;
 use meshos_node::clock;
 use meshos_node::daemon::Daemon;
@@ -19,7 +21,7 @@ use meshos_node::slot::Slot;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyFrozenSet, PyList, PyType};
+use pyo3::types::{PyFrozenSet, PyList, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::aio::Loop;
@@ -35,10 +37,12 @@ use crate::handle::PyDaemonHandle;
 use crate::identity::entity_id;
 use crate::mesh::PyMesh;
 use crate::receipt::PyReceipt;
+use crate::record::field::Field;
 use crate::recover;
 use crate::registry::{self, PyRegistry};
 use crate::remote::{self, PySteward};
 use crate::snapshot::PyStateSnapshot;
+use crate::subscribe;
 use crate::threads;
 use crate::verify::PyChainReport;
 
@@ -204,6 +208,7 @@ impl PyRuntime {
             mesh.get().attach(&runtime)?;
             let remote = Remote::new(mesh.get().carrier().clone(), runtime.lanes().clone());
             let registry = Arc::clone(runtime.registry());
+            runtime.with_channels(mesh.get().channels());
             Ok(Self {
                 registry: Py::new(py, PyRegistry::of(Arc::clone(&registry)))?,
                 factories: Py::new(py, PyFactories::new(registry))?,
@@ -479,6 +484,75 @@ impl PyRuntime {
             }
             let _inside = InUserCode::begin();
             function.call1((object,))
+        })
+    }
+
+    /// Wait until something holds of a daemon.
+    #[pyo3(signature = (origin_hash, daemon, predicate, *, timeout))]
+    fn wait_for(
+        &self,
+        origin_hash: &Bound<'_, PyAny>,
+        daemon: &Bound<'_, PyAny>,
+        predicate: &Bound<'_, PyAny>,
+        timeout: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        entry("DaemonRuntime.wait_for", || {
+            self.check("DaemonRuntime.wait_for")?;
+            let class = daemon
+                .cast::<PyType>()
+                .map_err(|_| args::wrong_type("daemon", "a class", daemon))?;
+            if !predicate.is_callable() {
+                return Err(args::wrong_type("predicate", "callable", predicate));
+            }
+            let slot = self.reach(origin_hash)?;
+            subscribe::wait_for(self, &slot, class, predicate, timeout)
+        })
+    }
+
+    /// The subscriptions of a daemon.
+    fn subscriptions<'py>(&self, origin_hash: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
+        entry("DaemonRuntime.subscriptions", || {
+            self.born.check("DaemonRuntime")?;
+            subscribe::subscriptions(origin_hash.py(), &*self.reach(origin_hash)?)
+        })
+    }
+
+    /// Subscribe a daemon to a channel, from now on.
+    #[pyo3(signature = (origin_hash, publisher, channel, token = None, *, queue_group = None))]
+    fn subscribe_channel(
+        &self,
+        origin_hash: &Bound<'_, PyAny>,
+        publisher: &Bound<'_, PyAny>,
+        channel: &Bound<'_, PyAny>,
+        token: Option<&Bound<'_, PyAny>>,
+        queue_group: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        entry("DaemonRuntime.subscribe_channel", || {
+            self.check("DaemonRuntime.subscribe_channel")?;
+            let py = origin_hash.py();
+            let publisher = NodeId::from_python(publisher, "publisher")?;
+            let channel = ChannelName::from_python(channel, "channel")?;
+            let token = token.map(|token| PermissionToken::from_python(token, "token"));
+            let group = queue_group.map(|group| ChannelName::from_python(group, "queue_group"));
+            let (token, group) = (token.transpose()?, group.transpose()?);
+            let slot = self.reach(origin_hash)?;
+            subscribe::subscribe(py, self, &slot, publisher, &channel, token.as_ref(), group)
+        })
+    }
+
+    /// End a subscription of a daemon.
+    fn unsubscribe_channel(
+        &self,
+        origin_hash: &Bound<'_, PyAny>,
+        publisher: &Bound<'_, PyAny>,
+        channel: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        entry("DaemonRuntime.unsubscribe_channel", || {
+            self.check("DaemonRuntime.unsubscribe_channel")?;
+            let publisher = NodeId::from_python(publisher, "publisher")?;
+            let channel = ChannelName::from_python(channel, "channel")?;
+            let slot = self.reach(origin_hash)?;
+            subscribe::unsubscribe(origin_hash.py(), self, &slot, publisher, &channel)
         })
     }
 
