@@ -16,12 +16,13 @@
 //! | Subscribe, accepted | added; or where it was, with the new node, group and token |
 //! | Unsubscribe, by the node that it is of | removed; repeated, nothing |
 //! | NodeLost | all of the node are removed |
-//! | Sweep, Open | whose token does not permit it any more is removed |
+//! | Sweep, Open | whose token does not permit it any more is removed; of who left, told |
 //! | Close | all of the channel are removed |
 //!
 //! Invariants
 //! * A subscription is of a daemon, wherever it is: two daemons of one node do not disturb each other.
 //! * Who is there was permitted when asked, and at every sweep since. A repeated request is judged anew.
+//! * Who left a gated channel is looked at until its token ends, or [`Roster::forget_left`]: it knows the key in force.
 //! * A gated channel without a token that permits is refused, never accepted and left without events.
 //! * Everything is bounded: subscriptions of a node and of a channel, channels, and the nodes whose refusals are counted.
 
@@ -29,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::channel_frame::Reason;
+use crate::channel_keys::LEFT_MAX;
 use crate::channel_policy::ChannelPolicy;
 use crate::id::EntityId;
 use crate::name::ChannelName;
@@ -148,12 +150,21 @@ pub enum Change {
         /// Why.
         why: Why,
     },
+    /// Somebody who left a gated channel is not permitted to read it any more: its key has to change.
+    Lapsed {
+        /// The channel.
+        channel: ChannelName,
+        /// Who.
+        subscriber: EntityId,
+    },
 }
 
 #[derive(Debug, Clone, Default)]
 struct Channel {
     policy: ChannelPolicy,
     members: BTreeMap<EntityId, Member>,
+    /// Who left while it was gated, and what permits them to read it.
+    left: BTreeMap<EntityId, PermissionToken>,
     /// Whether somebody set its policy: then it stays without members.
     opened: bool,
 }
@@ -259,6 +270,13 @@ impl Roster {
             .iter()
             .filter_map(|(channel, who)| self.remove(channel, who, Why::NodeLost));
         removed.collect()
+    }
+
+    /// The key of a channel has changed: who left does not know it.
+    pub fn forget_left(&mut self, channel: &ChannelName) {
+        if let Some(found) = self.channels.get_mut(channel) {
+            found.left.clear();
+        }
     }
 
     /// Removes all that is not permitted any more.
@@ -400,6 +418,7 @@ impl Roster {
             proven,
             checked,
         };
+        found.left.remove(&subscriber);
         let before = found.members.insert(subscriber, member);
         if let Some(before) = &before {
             self.forget_at_node(&before.node, &channel, &subscriber);
@@ -422,6 +441,14 @@ impl Roster {
     fn remove(&mut self, channel: &ChannelName, subscriber: &EntityId, why: Why) -> Option<Change> {
         let found = self.channels.get_mut(channel)?;
         let member = found.members.remove(subscriber)?;
+        let is_permitted = matches!(why, Why::Unsubscribed | Why::NodeLost) && found.policy.requires_token;
+        if let Some(token) = member.token.as_ref().filter(|_| is_permitted) {
+            found.left.insert(*subscriber, token.clone());
+            // The key changes before so many have left.
+            if found.left.len() > 2 * LEFT_MAX {
+                found.left.pop_first();
+            }
+        }
         if found.members.is_empty() && !found.opened {
             self.channels.remove(channel);
         }
@@ -447,10 +474,23 @@ impl Roster {
         let Some(found) = self.channels.get_mut(channel) else {
             return Vec::new();
         };
-        let Channel { policy, members, .. } = found;
+        let Channel {
+            policy, members, left, ..
+        } = found;
         if !policy.requires_token {
+            left.clear();
             return Vec::new();
         }
+        let mut changes = Vec::new();
+        left.retain(|who, token| {
+            let demand = Demanded::to_read(channel, who, now, revocations);
+            let is_permitted = demand.of(&self.own, policy, token, false).is_ok();
+            if !is_permitted {
+                let (channel, subscriber) = (channel.clone(), *who);
+                changes.push(Change::Lapsed { channel, subscriber });
+            }
+            is_permitted
+        });
         let mut refused = Vec::new();
         for (who, member) in members {
             let demand = Demanded::to_read(channel, who, now, revocations);
@@ -465,7 +505,8 @@ impl Roster {
         let removed = refused
             .iter()
             .filter_map(|who| self.remove(channel, who, Why::Unauthorized));
-        removed.collect()
+        changes.extend(removed);
+        changes
     }
 
     fn channel_mut(&mut self, channel: &ChannelName) -> Option<&mut Channel> {

@@ -396,6 +396,10 @@ impl Publisher {
     fn removed(&mut self, changes: Vec<Change>, out: &mut Outgoing) {
         let mut revoked: BTreeMap<ChannelName, Vec<EntityId>> = BTreeMap::new();
         for change in changes {
+            if let Change::Lapsed { channel, subscriber } = change {
+                revoked.entry(channel).or_default().push(subscriber);
+                continue;
+            }
             let Change::Removed {
                 channel,
                 subscriber,
@@ -619,6 +623,7 @@ impl Publisher {
                 channel_keys::Action::NewGeneration { .. } => {
                     keys.key = ChannelKey::new(keys::random_bytes());
                     keys.since = Instant::now();
+                    self.roster.forget_left(name);
                 }
                 channel_keys::Action::Hand { to, .. } => {
                     self.to_hand.insert((name.clone(), to));

@@ -221,6 +221,52 @@ fn whose_permission_ends_is_removed() {
     );
 }
 
+/// Who left knows the key in force.
+#[test]
+fn who_left_is_looked_at_until_its_token_ends() {
+    let none = Revocations::default();
+    let lapsed = |subscriber| Change::Lapsed {
+        channel: name("gated"),
+        subscriber: id(subscriber),
+    };
+    let left = |lost: bool| {
+        let mut roster = gated();
+        for subscriber in [20, 21] {
+            assert!(subscribe(&mut roster, with(readable(subscriber), subscriber)).is_ok());
+        }
+        if lost {
+            assert_eq!(roster.node_lost(&id(10)).len(), 2);
+        } else {
+            assert!(roster.unsubscribe(&id(10), &name("gated"), &id(20)).is_some());
+        }
+        assert_eq!(roster.sweep(T, &none), []);
+        roster
+    };
+    let mut roster = left(true);
+    assert_eq!(roster.sweep(later(HOUR), &none), [lapsed(20), lapsed(21)]);
+    assert_eq!(roster.sweep(later(HOUR), &none), []);
+    let mut known = Revocations::default();
+    let stated = Revocation::sign(Target::Everything, T, &keypair(OWN)).expect("a full pair");
+    known.add(&stated).expect("signed");
+    let mut roster = left(false);
+    let changes = roster.sweep(T, &known);
+    assert_eq!(changes[0], lapsed(20));
+    assert_eq!(removed(&changes), [(id(21), Why::Unauthorized)]);
+    assert_eq!(roster.sweep(later(HOUR), &known), []);
+    // Who came back is a member; when the key has changed nobody who left knows it; an open channel has none.
+    let mut roster = left(false);
+    assert!(subscribe(&mut roster, with(readable(20), 20)).is_ok());
+    assert_eq!(removed(&roster.sweep(later(HOUR), &none)).len(), 2);
+    assert_eq!(roster.sweep(later(HOUR), &none), []);
+    let mut roster = left(true);
+    roster.forget_left(&name("gated"));
+    assert_eq!(roster.sweep(later(HOUR), &none), []);
+    let mut roster = left(true);
+    let opened = roster.open(&name("gated"), ChannelPolicy::default(), later(HOUR), &none);
+    assert_eq!(opened, Ok(Vec::new()));
+    assert_eq!(roster.sweep(later(HOUR), &none), []);
+}
+
 #[test]
 fn who_came_while_a_channel_was_open_is_judged_when_it_is_gated() {
     let mut roster = roster();

@@ -3,7 +3,7 @@
 mod groups;
 mod members;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,8 +51,6 @@ pub(super) struct Publisher {
     revocations: Revocations,
     channels: [Channel; CHANNELS],
     answers: Answers,
-    /// Tokens of those who left the gated channel and know its key.
-    departed: BTreeMap<usize, PermissionToken>,
     heard: [Duration; NODES],
     gone: [bool; NODES],
     next_beat: Duration,
@@ -104,7 +102,6 @@ impl Publisher {
             revocations,
             channels,
             answers: Answers::new(Memory::default()),
-            departed: BTreeMap::new(),
             heard: [scene.now; NODES],
             gone: [false; NODES],
             next_beat: scene.now,

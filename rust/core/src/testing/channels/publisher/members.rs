@@ -1,6 +1,5 @@
 //! Who reads the channels of a publisher, and who has their keys.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -10,13 +9,13 @@ use crate::channel_frame::{ChannelFrame, Reason, Subscribe};
 use crate::channel_keys;
 use crate::id::EntityId;
 use crate::queue_group::Signal;
-use crate::roster::{Change, Request, SKEW, Why};
+use crate::roster::{Change, Request, Why};
 use crate::sealed_channel::{ChannelKey, HandedKey};
 use crate::testing::channels::facts::SWEEP;
 use crate::testing::channels::{
     GATED, Held, Mistake, Scene, channel_of, daemon_id, daemon_of, name, node_id, node_key, node_of,
 };
-use crate::token::{Demand, PermissionToken, Right, Scope, Terms};
+use crate::token::{PermissionToken, Right, Scope, Terms};
 
 impl Publisher {
     pub(super) fn subscribe(&mut self, from: usize, asked: &Subscribe, scene: &mut Scene) -> Held {
@@ -67,9 +66,6 @@ impl Publisher {
         scene.facts.accepted(nonce, log, next);
         scene.send(self.node, from, &ChannelFrame::Accepted { nonce, log, next });
         self.act(channel, actions, scene)?;
-        if channel == GATED {
-            self.departed.remove(&daemon);
-        }
         self.channels[channel].head = (scene.now + QUIET, QUIET);
         self.keys(channel, &channel_keys::Signal::Accepted(asked.subscriber), scene)
     }
@@ -91,6 +87,12 @@ impl Publisher {
 
     pub(super) fn removed(&mut self, changes: Vec<Change>, scene: &mut Scene) -> Held {
         for change in changes {
+            if let Change::Lapsed { subscriber, .. } = change {
+                if !scene.makes(Mistake::ForgetsWhoLeft) {
+                    self.keys(GATED, &channel_keys::Signal::Revoked(vec![subscriber]), scene)?;
+                }
+                continue;
+            }
             let Change::Removed {
                 channel,
                 subscriber,
@@ -114,9 +116,6 @@ impl Publisher {
             if why == Why::Unsubscribed {
                 scene.facts.removed((self.node, channel, daemon))?;
             }
-            if let Some(token) = member.token.filter(|_| channel == GATED) {
-                self.departed.insert(daemon, token);
-            }
             self.keys(channel, &channel_keys::Signal::Unsubscribed(subscriber), scene)?;
         }
         Ok(())
@@ -131,31 +130,11 @@ impl Publisher {
         scene.send(self.node, node_of(node).expect("all nodes are known"), &frame);
     }
 
-    /// Removes whose permission is over, and keeps what is published now from those who left before theirs was.
+    /// Removes whose permission is over; what is published now is kept from those who left before theirs was.
     pub(super) fn sweep(&mut self, scene: &mut Scene) -> Held {
         self.next_sweep = scene.now + SWEEP;
         let changes = self.roster.sweep(scene.wall(), &self.revocations);
-        self.removed(changes, scene)?;
-        let mut over = Vec::new();
-        for (daemon, token) in &self.departed {
-            let demand = Demand {
-                roots: &BTreeSet::from([node_id(self.node)]),
-                right: Right::Subscribe,
-                channel: name(GATED),
-                presenter: &daemon_id(*daemon),
-                now: scene.wall(),
-                skew: SKEW,
-                revocations: &self.revocations,
-            };
-            if token.recheck(&demand).is_err() {
-                over.push(*daemon);
-            }
-        }
-        if over.is_empty() || scene.makes(Mistake::ForgetsWhoLeft) {
-            return Ok(());
-        }
-        let over = over.into_iter().map(daemon_id).collect();
-        self.keys(GATED, &channel_keys::Signal::Revoked(over), scene)
+        self.removed(changes, scene)
     }
 
     pub(super) fn keys(&mut self, channel: usize, signal: &channel_keys::Signal, scene: &mut Scene) -> Held {
@@ -170,7 +149,7 @@ impl Publisher {
                 channel_keys::Action::NewGeneration { .. } => {
                     scene.report.keys += 1;
                     keys.key = ChannelKey::new(scene.bytes());
-                    self.departed.clear();
+                    self.roster.forget_left(name(channel));
                 }
                 channel_keys::Action::Hand { to, generation } => {
                     let (Some(member), Some(daemon)) = (self.roster.member(name(channel), &to), daemon_of(&to)) else {
