@@ -3,6 +3,8 @@
 The scripts talk to this module only. Another adapter offers the same functions.
 """
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -102,3 +104,73 @@ def snapshot(runtime: Any, key: int) -> bytes:
 def restore(runtime: Any, kind: str, identity: Any, blob: bytes) -> int:
     """Spawn from an encoded snapshot and return the handle."""
     return int(runtime.spawn_from_snapshot(kind, identity, blob).origin_hash)
+
+
+CHANNEL = "bench/channel"
+SUBSCRIBE_PATHS = ["recv", "inbox"]
+
+
+def node_id(node: Any) -> int:
+    """Return what names a node."""
+    return int(node.node_id)
+
+
+def make_pair() -> tuple[Any, Any]:
+    """Make two connected nodes."""
+    first, second = make_node(), make_node()
+    failures: list[BaseException] = []
+
+    def accept() -> None:
+        try:
+            second.accept(first.node_id)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    time.sleep(0.05)
+    first.connect(second.local_addr, second.public_key, second.node_id)
+    thread.join(10)
+    if thread.is_alive() or failures:
+        raise RuntimeError("the nodes did not connect") from next(iter(failures), None)
+    first.start()
+    second.start()
+    return first, second
+
+
+def setup_channel(publisher: Any) -> None:
+    """Make the channel."""
+    publisher.register_channel(CHANNEL)
+
+
+def publish(publisher: Any, payload: bytes) -> bool:
+    """Publish; `False` when the message was refused for now."""
+    try:
+        return bool(publisher.publish(CHANNEL, payload, reliability="reliable")["delivered"] == 1)
+    except Exception as error:
+        if "backpressured" in str(error):
+            return False
+        raise
+
+
+class Subscriber:
+    """Reads one channel: "recv" is the documented queue, of text; "inbox" keeps the bytes, under an id that is not documented."""
+
+    def __init__(self, node: Any, publisher_id: int, path: str) -> None:
+        self._node = node
+        node.subscribe_channel(publisher_id, CHANNEL)
+        self._inbox = None
+        if path == "inbox":
+            self._inbox = node.open_stream_inbox(net.channel_hash(CHANNEL) | 1 << 48, 1 << 20)
+
+    def drain(self) -> list[bytes]:
+        """Return what arrived, perhaps nothing."""
+        if self._inbox is None:
+            return [item.raw.encode() for item in self._node.poll(4096)]
+        out: list[bytes] = []
+        while len(out) < 4096:
+            item = self._inbox.try_recv()
+            if item is None:
+                break
+            out.append(item.payload)
+        return out

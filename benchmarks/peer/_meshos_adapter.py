@@ -1,11 +1,23 @@
 """Drives meshos. What each function is for stands in `_adapter.py`."""
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from meshos import CausalEvent, DaemonRuntime, Identity, Mesh, MeshDaemon, StateSnapshot
+from meshos import (
+    Backpressure,
+    CausalEvent,
+    ChannelName,
+    DaemonRuntime,
+    Identity,
+    Mesh,
+    MeshDaemon,
+    StateSnapshot,
+    WaitTimeout,
+)
+from meshos.stream import Gap
 
 IMPL = "meshos"
 VERSION = version("meshos")
@@ -18,7 +30,8 @@ def make_node() -> Mesh:
 
 
 def close_node(node: Mesh) -> None:
-    """Do nothing: a local node ends with its runtime."""
+    """Close a node."""
+    node.close()
 
 
 @cache
@@ -101,3 +114,51 @@ def snapshot(runtime: DaemonRuntime, key: int) -> bytes:
 def restore(runtime: DaemonRuntime, kind: str, identity: Identity, blob: bytes) -> int:
     """Spawn from an encoded snapshot, verified, and return the handle."""
     return runtime.spawn_from_snapshot(kind, identity, StateSnapshot.from_bytes(blob)).origin_hash
+
+
+CHANNEL = ChannelName("bench/channel")
+SUBSCRIBE_PATHS = ["recv", "inbox"]
+"""There is one way to read; it stands beside both of the other package."""
+_WAIT = timedelta(milliseconds=100)
+
+
+def node_id(node: Mesh) -> int:
+    """Return what names a node."""
+    return node.node_id
+
+
+def make_pair() -> tuple[Mesh, Mesh]:
+    """Make two connected nodes."""
+    first, second = Mesh.local_cluster(2)
+    return first, second
+
+
+def setup_channel(publisher: Mesh) -> None:
+    """Make the channel."""
+    publisher.open_channel(CHANNEL)
+
+
+def publish(publisher: Mesh, payload: bytes) -> bool:
+    """Publish; `False` when the message was refused for now."""
+    try:
+        publisher.publish(CHANNEL, payload)
+    except Backpressure:
+        return False
+    return True
+
+
+class Subscriber:
+    """Reads one channel."""
+
+    def __init__(self, node: Mesh, publisher_id: int, path: str) -> None:
+        self._stream = node.subscribe(publisher_id, CHANNEL, buffer_max=1 << 15)
+
+    def drain(self) -> list[bytes]:
+        """Return the next message, or nothing if there is none for a while."""
+        try:
+            message = self._stream.receive(timeout=_WAIT)
+        except WaitTimeout:
+            return []
+        if isinstance(message, Gap):
+            raise RuntimeError(f"{message} is missing")
+        return [message.payload]

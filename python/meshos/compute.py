@@ -263,9 +263,7 @@ class DaemonRuntime(RuntimeCore):
         name, call = "DaemonRuntime.subscribe_channel_async", self.subscribe_channel
         await on_lane(name, call, origin_hash, publisher, channel, token, queue_group=queue_group)
 
-    async def unsubscribe_channel_async(
-        self, origin_hash: OriginHash, publisher: NodeId, channel: ChannelName
-    ) -> None:
+    async def unsubscribe_channel_async(self, origin_hash: OriginHash, publisher: NodeId, channel: ChannelName) -> None:
         """Twin of `unsubscribe_channel`."""
         from meshos._twins import on_lane
 

@@ -99,6 +99,8 @@ class Stream(Iterator[T_co], AsyncIterator[T_co], Generic[T_co]):
 
     def receive(self, *, timeout: timedelta | None) -> T_co:
         """Wait up to `timeout` (`None`: for ever) for the next item; raises `WaitTimeout`, `LoopClosed` at the end."""
+        if self._kept and not self._closed:
+            return self._kept.popleft()
         seconds = seconds_of(timeout)
         end = None if seconds is None else monotonic() + seconds
         while not self._closed:
