@@ -381,7 +381,7 @@ impl Ownership {
         state.owners.insert(entity, entry);
         self.step(&mut state, &entity, signal, &mut work);
         drop(state);
-        self.carry_out(work);
+        self.carry_out_now(work);
         let claim = Claim {
             ownership: self.me.upgrade().ok_or(Denied::Closed)?,
             entity,
@@ -440,6 +440,7 @@ impl Ownership {
         let Some(entry) = state.owners.get_mut(entity) else {
             return;
         };
+        let known = entry.owner.fence().map_or(0, OwnershipRecord::epoch);
         entry.owner.step(now, signal, &mut actions);
         for action in actions {
             match action {
@@ -467,9 +468,9 @@ impl Ownership {
                 .lease
                 .renew(active.epoch(), entry.owner.valid_until().unwrap_or_default());
         }
-        let fence = entry.owner.fence().copied();
+        let news = entry.owner.fence().filter(|fence| fence.epoch() > known).copied();
         if entry.owner.phase() == Phase::Fenced
-            && let Some(record) = &fence
+            && let Some(record) = entry.owner.fence()
         {
             let (node, epoch) = (record.node(), record.epoch());
             if entry.lease.fenced().is_none() {
@@ -489,7 +490,7 @@ impl Ownership {
                 state.due.remove(&(before, *entity));
             }
         }
-        if let Some(record) = fence {
+        if let Some(record) = news {
             hear(&mut state.heard, record);
         }
     }
@@ -527,7 +528,6 @@ impl Ownership {
         for (to, mut packer) in bodies {
             self.post(&to, &mut packer);
         }
-        self.seat();
     }
 
     fn post(&self, to: &EntityId, packer: &mut Packer) {
@@ -547,11 +547,12 @@ impl Ownership {
         Some(peer.beat.run)
     }
 
-    /// Takes a place, if there is none, and asks for a turn when the next thing is due.
-    fn seat(&self) {
+    /// Carries out what was decided outside of a turn, and asks for one when the next thing is due.
+    fn carry_out_now(&self, work: Work) {
+        self.carry_out(work);
         let due = self.state.lock().due.first().map(|(at, _)| *at);
-        let owners = due.and_then(|at| self.began.checked_add(at));
-        if let Some(at) = owners {
+        let due = due.map(|at| at.max(self.began.elapsed() + TOGETHER));
+        if let Some(at) = due.and_then(|at| self.began.checked_add(at)) {
             self.place().wake_by(at);
         }
     }
@@ -845,7 +846,7 @@ impl Claim {
                 .step(&mut state, &self.entity, Signal::Kept(ticket), &mut work);
         }
         drop(state);
-        self.ownership.carry_out(work);
+        self.ownership.carry_out_now(work);
     }
 
     /// Waits until this node has a lease.
