@@ -83,7 +83,7 @@ impl<D: Daemon> Runtime<D> {
                 let position = host.position();
                 let restart = last.restarted(position.sequence, position.digest, signer);
                 let restart = restart.map_err(SpawnError::Key)?;
-                (Wish::GoOn(known.clone(), Some(restart)), Some(restart))
+                (Wish::GoOn(known.clone(), Some(Box::new(restart))), Some(restart))
             }
         };
         if let Some(next) = &next
@@ -94,7 +94,7 @@ impl<D: Daemon> Runtime<D> {
         }
         let records = match &wish {
             Wish::Begin(lineage) | Wish::Install(lineage) => lineage.clone(),
-            Wish::GoOn(_, restart) => restart.iter().copied().collect(),
+            Wish::GoOn(_, restart) => restart.iter().map(|restart| **restart).collect(),
         };
         let claim = self.ask(ownership, wish)?;
         if let Some(next) = next {

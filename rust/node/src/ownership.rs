@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use meshos_core::certificate::Reason;
 use meshos_core::directory::DirectoryConfig;
+use meshos_core::finder::Known;
 use meshos_core::frame::Kind;
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
@@ -36,6 +38,7 @@ use crate::lease::{Lease, Unleased};
 use crate::mesh::{Delivered, PeerWaitError, Take};
 use crate::ownership_central::{self as central, Central, Posts, Told};
 use crate::reactor::{Place, Reactor, Turn};
+use crate::router::Guide;
 use crate::sync::{Condvar, Mutex};
 
 /// How long a claim waits for the directory.
@@ -91,7 +94,7 @@ pub enum Wish {
     /// An entity that the directory does not know: the whole lineage, of which the last record names this node.
     Begin(Vec<OwnershipRecord>),
     /// One that this node owned before, by the lineage that its store has; with the next record, if what it did is lost.
-    GoOn(Vec<OwnershipRecord>, Option<OwnershipRecord>),
+    GoOn(Vec<OwnershipRecord>, Option<Box<OwnershipRecord>>),
     /// One that this node was given by a takeover.
     Install(Vec<OwnershipRecord>),
 }
@@ -135,11 +138,11 @@ struct Inbox {
 }
 
 /// How far a claim is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Stage {
     Waiting,
     /// This is to be kept under this number.
-    Keep(u64, OwnershipRecord),
+    Keep(u64, Box<OwnershipRecord>),
     Active,
     Denied(Denied),
 }
@@ -342,7 +345,6 @@ impl Ownership {
             Wish::Begin(lineage) => (lineage.last().copied().map(Signal::Spawn), lineage),
             Wish::GoOn(lineage, restart) => {
                 let record = lineage.last().copied();
-                let restart = restart.map(Box::new);
                 (record.map(|record| Signal::Recover { record, restart }), lineage)
             }
             Wish::Install(lineage) => {
@@ -450,7 +452,7 @@ impl Ownership {
                     work.posts.push((self.directory, OwnershipFrame { ask, body }));
                 }
                 Action::Keep { ticket, record, .. } if record.node() == self.node => {
-                    entry.desk.say(Stage::Keep(ticket, record));
+                    entry.desk.say(Stage::Keep(ticket, Box::new(record)));
                 }
                 Action::Keep { ticket, writes, .. } => work.notes.push((*entity, entry.number, ticket, writes)),
                 Action::Activate { .. } => entry.desk.say(Stage::Active),
@@ -755,6 +757,19 @@ impl Ownership {
     }
 }
 
+impl Guide for Ownership {
+    /// Who has it now that it was taken over or moved. Where it was spawned its node says itself that it is there.
+    fn owner_of(&self, origin: Origin) -> Option<Known> {
+        let record = Self::owner_of(self, origin)?;
+        let is_handed_on = matches!(record.reason(), Reason::Move | Reason::Takeover);
+        (is_handed_on && record.node() != self.node).then(|| Known {
+            entity: record.entity(),
+            node: record.node(),
+            epoch: record.epoch(),
+        })
+    }
+}
+
 impl Drop for Ownership {
     fn drop(&mut self) {
         self.lanes.stop(Duration::ZERO);
@@ -820,8 +835,8 @@ impl Claim {
     /// The record that is to be kept with the daemon, if it was not before.
     #[must_use]
     pub fn to_keep(&self) -> Option<OwnershipRecord> {
-        match *self.desk.stage.lock() {
-            Stage::Keep(_, record) => Some(record),
+        match &*self.desk.stage.lock() {
+            Stage::Keep(_, record) => Some(**record),
             _ => None,
         }
     }
@@ -861,12 +876,12 @@ impl Claim {
         &self,
         deadline: Deadline,
         interrupted: &mut dyn FnMut() -> bool,
-        waits: impl Fn(Stage) -> bool,
+        waits: impl Fn(&Stage) -> bool,
     ) -> Result<(), Denied> {
         let mut stage = self.desk.stage.lock();
         loop {
-            match *stage {
-                Stage::Denied(denied) => return Err(denied),
+            match &*stage {
+                Stage::Denied(denied) => return Err(*denied),
                 found if !waits(found) => return Ok(()),
                 _ => {}
             }

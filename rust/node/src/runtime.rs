@@ -222,6 +222,7 @@ impl<D: Daemon> Runtime<D> {
     /// The same, which asks who may run a daemon before it does.
     #[must_use]
     pub fn owned_by(mut self, ownership: Arc<Ownership>) -> Self {
+        self.router.guide_with(ownership.clone());
         self.ownership = Some(ownership);
         self
     }
@@ -588,7 +589,10 @@ impl<D: Daemon> Runtime<D> {
         if self.registry.get(entity.origin()).is_some() || self.archive.lock().is_leaving(&entity) {
             return Err(SpawnError::Occupied(entity.origin()));
         }
-        Ok(starting)
+        match self.elsewhere(entity.origin()) {
+            ReachError::NotOwner { node, epoch, .. } => Err(SpawnError::NotOwner { node, epoch }),
+            _ => Ok(starting),
+        }
     }
 
     pub(crate) fn check_key(&self, key: &SharedKey, host: &Host) -> Result<(), SpawnError<D>> {
