@@ -67,6 +67,19 @@ async def publish(mesh: Mesh, channel: ChannelName, payload: BytesLike) -> int:
     return mesh.publish(channel, payload)
 
 
+async def publish_to(
+    mesh: Mesh,
+    publisher: int,
+    channel: ChannelName,
+    payload: BytesLike,
+    token: PermissionToken | None,
+    timeout: timedelta | None,
+) -> int:
+    """Publish on a channel of another node; its answer is waited for on a lane."""
+    call = mesh.publish_to
+    return await on_lane("Mesh.publish_to_async", call, publisher, channel, payload, token, timeout=timeout)
+
+
 async def subscribe(
     mesh: Mesh, publisher: int, channel: ChannelName, token: PermissionToken | None, buffer_max: int
 ) -> Stream[ChannelMessage | Gap]:

@@ -75,6 +75,8 @@ __all__ = [
     "ProcessFailedKind",
     "PruneRefused",
     "PruneRefusedKind",
+    "PublishRejected",
+    "PublishRejectedKind",
     "QueueFull",
     "ReentrantCallError",
     "RemoteRefused",
@@ -462,6 +464,39 @@ class StaleDaemon(DaemonError):
 
 
 SubscribeRejectedKind: TypeAlias = Literal["unauthorized"] | Literal["rate_limited"] | Literal["too_many_channels"]
+
+
+PublishRejectedKind: TypeAlias = (
+    Literal["unauthorized"] | Literal["too_many_channels"] | Literal["closed"] | Literal["too_large"]
+)
+
+
+class PublishRejected(MeshOsError):
+    """Another node does not publish on its channel what it was asked to; nothing was published.
+
+    Attributes:
+        publisher: The node that was asked.
+        channel: Where it was to be published.
+    """
+
+    def __init__(self, kind: PublishRejectedKind, publisher: NodeId, channel: ChannelName) -> None:
+        text = f"node {publisher:016x} does not publish on {channel}: {_PUBLISH_REJECTED.get(kind, kind)}"
+        super().__init__(kind, publisher, channel, text=text)
+        self._kind: PublishRejectedKind = kind
+        self.publisher: NodeId = publisher
+        self.channel: ChannelName = channel
+
+    @property
+    def kind(self) -> PublishRejectedKind:
+        return self._kind
+
+
+_PUBLISH_REJECTED = {
+    "unauthorized": "it needs a token that permits it",
+    "too_many_channels": "it has as many channels, or publishers, as it may have",
+    "closed": "the channel or the node is closed",
+    "too_large": "the payload has more bytes than the channel allows",
+}
 
 
 class SubscribeRejected(DaemonError):

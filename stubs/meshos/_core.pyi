@@ -1602,6 +1602,32 @@ class Mesh:
         """
     def publish_async(self, channel: ChannelName, payload: BytesLike) -> Coroutine[object, None, int]:
         """Twin of `publish`."""
+    def publish_to(
+        self,
+        publisher: _NodeId,
+        channel: ChannelName,
+        payload: BytesLike,
+        token: PermissionToken | None = None,
+        *,
+        timeout: timedelta | None = ...,
+    ) -> int:
+        """Publish on a channel of another node, once, within 30 s; returns the message's number there.
+
+        Its readers see this node as who emitted it. The subject of the token is this node. A payload for a gated channel
+        is sealed on its way to readers, not on its way to the publisher. At most five minutes are waited.
+
+        Raises `PublishRejected`, and `Unavailable` when there was no answer: it says whether it may have been published.
+        """
+    def publish_to_async(
+        self,
+        publisher: _NodeId,
+        channel: ChannelName,
+        payload: BytesLike,
+        token: PermissionToken | None = None,
+        *,
+        timeout: timedelta | None = ...,
+    ) -> Coroutine[object, None, int]:
+        """Twin of `publish_to`."""
     def subscribe(
         self, publisher: _NodeId, channel: ChannelName, token: PermissionToken | None = None, *, buffer_max: int = 1024
     ) -> Stream[ChannelMessage | Gap]:

@@ -269,6 +269,14 @@ impl<P> Requests<P> {
         request.map(|request| &request.payload)
     }
 
+    /// The same, to be changed: what is sent of it is up to whoever steps.
+    #[must_use]
+    pub fn payload_mut(&mut self, nonce: &Nonce) -> Option<&mut P> {
+        let (run, number) = run_and_number(nonce);
+        let request = self.requests.get_mut(&number).filter(|_| run == self.run);
+        request.map(|request| &mut request.payload)
+    }
+
     /// How many requests are under way.
     #[must_use]
     pub fn len(&self) -> usize {

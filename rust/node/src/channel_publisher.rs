@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meshos_core::channel_frame::{ChannelFrame, Gap, Reason, Subscribe};
+use meshos_core::channel_frame::{ChannelFrame, Gap, Publish, Reason, Subscribe, Unpublished};
 use meshos_core::channel_keys::{self, ChannelKeys};
 use meshos_core::channel_log::{ChannelLog, EVENT_BYTES, Logged, NotPublished};
 use meshos_core::channel_policy::ChannelPolicy;
@@ -18,6 +18,7 @@ use meshos_core::frame::BODY_BYTES_MAX;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
 use meshos_core::name::ChannelName;
+use meshos_core::remote_publish::{Answer, Answers, Asked};
 use meshos_core::revocation::{NotRevoked, Revocation, Revocations};
 use meshos_core::roster::{Change, Limits, Member, Request, Roster, Why};
 use meshos_core::sealed_channel::{ChannelKey, HandedKey};
@@ -203,6 +204,45 @@ impl Publisher {
             self.dirty.push(name.clone());
         }
         Ok((sequence, wakes))
+    }
+
+    /// Judges a request of another node to publish, and does so; a repeated one is answered as before. With whether
+    /// something is to be sent.
+    pub(crate) fn publish_for(
+        &mut self,
+        answers: &mut Answers,
+        from: &EntityId,
+        request: &Publish<'_>,
+    ) -> (Answer, bool) {
+        // Made before it is judged: its policy is the default then, as that of one that nobody opened.
+        if self.channel(&request.channel).is_none() {
+            return (Err(Unpublished::Refused(Reason::TooMany)), false);
+        }
+        let roster = std::mem::replace(&mut self.roster, Roster::new(self.own, Limits::default()));
+        let revocations = std::mem::take(&mut self.revocations);
+        let own = self.own;
+        let asked = Asked {
+            from,
+            own: &own,
+            request,
+            now: clock::unix_ms(),
+            roster: &roster,
+            revocations: &revocations,
+        };
+        let mut wakes = false;
+        let answer = answers.request(&asked, || {
+            let published = self.publish(&request.channel, Some(request.publisher), request.payload.into(), false);
+            let (sequence, is_fresh) = published.map_err(|error| match error {
+                PublishError::NotPublished(NotPublished::TooLarge { .. }) => Unpublished::TooLarge,
+                PublishError::TooManyChannels => Unpublished::Refused(Reason::TooMany),
+                PublishError::Full => Unpublished::Refused(Reason::RateLimited),
+                PublishError::NotPublished(_) | PublishError::Closed => Unpublished::Refused(Reason::Closed),
+            })?;
+            wakes = is_fresh;
+            Ok(sequence)
+        });
+        (self.roster, self.revocations) = (roster, revocations);
+        (answer, wakes)
     }
 
     /// What was published since it was asked for last.

@@ -32,6 +32,8 @@ pub use crate::channel_publisher::PublishError;
 use crate::channel_publisher::Publisher;
 use crate::channel_reader::Readers;
 pub use crate::channel_reader::{Item, ReaderCounts, Sink, Subscriber, Wanted};
+use crate::channel_request::Publishing;
+pub use crate::channel_request::{RequestError, Requested};
 use crate::clock::{self, LoopClock};
 use crate::keys;
 use crate::mesh::{Delivered, Take};
@@ -102,6 +104,7 @@ struct Inner {
     orders: Mutex<Vec<Order>>,
     publisher: Mutex<Publisher>,
     readers: Mutex<Readers>,
+    publishing: Mutex<Publishing>,
     /// What goes out with the next turn; only turns, and who opens or begins something, touch it.
     out: Mutex<Outgoing>,
     others: Mutex<(Option<Instant>, BTreeSet<EntityId>)>,
@@ -164,6 +167,7 @@ impl Channels {
             orders: Mutex::default(),
             publisher: Mutex::new(Publisher::new(Arc::clone(&key), revocations)),
             readers: Mutex::new(Readers::new(own)),
+            publishing: Mutex::new(Publishing::new(Arc::clone(&key), &carrier)),
             out: Mutex::default(),
             others: Mutex::default(),
             closed: AtomicBool::new(false),
@@ -278,6 +282,32 @@ impl Channels {
             self.inner.wake();
         }
         Ok(sequence)
+    }
+
+    /// Asks a node to publish on a channel of its own, as this node. It is asked until it answers, or the time is over;
+    /// `token` is what permits it, as bytes.
+    ///
+    /// # Errors
+    /// [`RequestError::Full`], [`RequestError::Closed`].
+    pub fn publish_at(
+        &self,
+        node: EntityId,
+        channel: &ChannelName,
+        token: Vec<u8>,
+        payload: Arc<[u8]>,
+        timeout: Duration,
+    ) -> Result<Requested, RequestError> {
+        if self.is_closed() {
+            return Err(RequestError::Closed);
+        }
+        let what = (channel.clone(), token, payload);
+        let mut out = self.inner.out.lock();
+        let mut publishing = self.inner.publishing.lock();
+        let requested = publishing.ask(node, what, timeout, &self.inner.carrier, &mut out);
+        drop(publishing);
+        drop(out);
+        self.inner.wake();
+        requested
     }
 
     /// Bytes of the largest payload that a channel takes.
@@ -414,6 +444,7 @@ impl Channels {
         }
         let sinks = self.inner.readers.lock().close();
         sinks.iter().for_each(|sink| sink.ended(None));
+        self.inner.publishing.lock().close();
         let bodies = std::mem::take(&mut self.inner.inbox.lock().bodies);
         drop(bodies);
     }
@@ -524,6 +555,24 @@ impl Inner {
                 let mut publisher = self.publisher.lock();
                 publisher.taken(from, &channel, &subscriber, (term, turn), out);
             }
+            ChannelFrame::Publish(request) => {
+                let answers = &mut self.publishing.lock().answers;
+                let (answer, _) = self.publisher.lock().publish_for(answers, from, &request);
+                let nonce = request.nonce;
+                let frame = match answer {
+                    Ok(sequence) => ChannelFrame::Published { nonce, sequence },
+                    Err(reason) => ChannelFrame::NotPublished { nonce, reason },
+                };
+                out.frame(from, &frame);
+            }
+            ChannelFrame::Published { nonce, sequence } => {
+                let mut publishing = self.publishing.lock();
+                publishing.answered(from, nonce, Ok(sequence), &self.carrier, out);
+            }
+            ChannelFrame::NotPublished { nonce, reason } => {
+                let mut publishing = self.publishing.lock();
+                publishing.answered(from, nonce, Err(reason), &self.carrier, out);
+            }
             ChannelFrame::AskKey { channel, subscriber } => {
                 self.publisher.lock().asked_key(from, &channel, &subscriber, out);
             }
@@ -597,6 +646,7 @@ impl Turn for Inner {
             readers.turn(self.clock.now(), began, &mut out);
             readers.ask_for_repairs(&mut out);
         }
+        let asked = self.publishing.lock().turn(&self.carrier, &mut out);
         let batches = {
             let mut publisher = self.publisher.lock();
             publisher.turn(began, &mut out);
@@ -616,6 +666,6 @@ impl Turn for Inner {
         let (clock, silent) = self.readers.lock().due();
         let clock = clock.and_then(|due| self.clock.instant(due).end());
         let published = self.publisher.lock().due(began);
-        [look, silent, clock, published].into_iter().flatten().min()
+        [look, silent, clock, published, asked].into_iter().flatten().min()
     }
 }

@@ -72,6 +72,7 @@ mod channel_group;
 pub mod channel_publisher;
 pub mod channel_reader;
 pub mod channel_rows;
+pub mod channel_request;
 pub mod channels;
 pub mod channel_stream;
 pub mod channel_line;

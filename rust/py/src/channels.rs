@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshos_core::channel_frame::Reason;
+use meshos_core::channel_frame::{Reason, Unpublished};
 use meshos_core::id::{EntityId, NodeId, Origin};
 use meshos_core::name::ChannelName;
 use meshos_core::token::{PermissionToken, Rights, Scope, Terms};
 use meshos_node::channel_rows;
 use meshos_node::channel_stream::{ANSWER, Arrived, ChannelStream, NoItem, NotSubscribed};
-use meshos_node::channels::{Channels, PublishError, RevokeError};
+use meshos_node::channels::{Channels, PublishError, RequestError, RevokeError};
 use meshos_node::clock::Deadline;
 use meshos_node::journal::Stores;
 use meshos_node::lane::{Job, Lanes};
@@ -19,11 +19,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::args;
-use crate::errors::{self, InvalidArgument, LoopClosed, QueueFull, SubscribeRejected, Unavailable};
+use crate::errors::{self, InvalidArgument, LoopClosed, PublishRejected, QueueFull, SubscribeRejected, Unavailable};
 use crate::guard::{self, Born, entry, may_wait};
 use crate::name::channel_name;
 use crate::record::field::Field;
 use crate::record::record;
+use crate::send::Timeout;
 use crate::stream::PyGap;
 use crate::threads;
 use crate::token::PyPermissionToken;
@@ -113,6 +114,63 @@ pub fn publish(channels: &Channels, channel: &Bound<'_, PyAny>, payload: &Bound<
     published.map_err(|error| not_published(py, &error))
 }
 
+/// Asks another node to publish on a channel of its own, as this node.
+pub fn publish_to(
+    py: Python<'_>,
+    channels: &Channels,
+    node: NodeId,
+    channel: &ChannelName,
+    payload: Arc<[u8]>,
+    token: Option<&PermissionToken>,
+    timeout: &Timeout,
+) -> PyResult<u64> {
+    let deadline = timeout.deadline();
+    let span = timeout.span().unwrap_or(REQUEST_MAX).min(REQUEST_MAX);
+    let mut signal = None;
+    let published = py.detach(|| {
+        let mut interrupted = || guard::interrupted(&mut signal);
+        let of = publisher(channels, node, deadline, &mut interrupted).map_err(|error| match error {
+            NotSubscribed::Interrupted => RequestError::Interrupted,
+            NotSubscribed::Refused(_) => RequestError::Closed,
+            NotSubscribed::Unavailable | NotSubscribed::Rejected(_) => RequestError::NotSent,
+        })?;
+        let requested = channels.publish_at(of, channel, token_bytes(token), payload, span)?;
+        requested.wait(Deadline::never(), interrupted)
+    });
+    if let Some(raised) = signal {
+        return Err(raised);
+    }
+    published.map_err(|error| not_requested(py, error, node, channel))
+}
+
+/// Another node did not publish something, or it is not known.
+fn not_requested(py: Python<'_>, error: RequestError, node: NodeId, channel: &ChannelName) -> PyErr {
+    let kind = match error {
+        RequestError::Refused(Unpublished::Refused(Reason::RateLimited)) | RequestError::Full => {
+            return errors::backpressure(py);
+        }
+        RequestError::Refused(Unpublished::Refused(reason)) => match reason {
+            Reason::Unauthorized => "unauthorized",
+            Reason::TooMany => "too_many_channels",
+            Reason::Closed | Reason::RateLimited => "closed",
+        },
+        RequestError::Refused(Unpublished::TooLarge) => "too_large",
+        RequestError::NotSent => {
+            let text = format!("node {node} was not there in time; nothing was published");
+            return Unavailable::new_err((node.get(), text));
+        }
+        RequestError::Refused(Unpublished::Forgotten) | RequestError::Unknown | RequestError::Interrupted => {
+            let text = format!("node {node} did not answer in time; it may have been published");
+            return Unavailable::new_err((node.get(), text));
+        }
+        RequestError::Closed => return LoopClosed::new_err(("Mesh",)),
+    };
+    match channel.to_python(py) {
+        Ok(channel) => PublishRejected::new_err((kind, node.get(), channel.unbind())),
+        Err(error) => error,
+    }
+}
+
 /// Issues a token.
 pub fn issue(
     channels: &Channels,
@@ -148,6 +206,9 @@ pub fn revoke(py: Python<'_>, channels: &Channels, stores: &Stores, subject: Ent
 pub fn token_bytes(token: Option<&PermissionToken>) -> Vec<u8> {
     token.map_or_else(Vec::new, PermissionToken::to_bytes)
 }
+
+/// How long a request to publish is asked for at most.
+const REQUEST_MAX: Duration = Duration::from_secs(300);
 
 /// The key of a node; waits until it was heard of.
 pub fn publisher(

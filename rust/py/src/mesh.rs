@@ -43,6 +43,7 @@ use crate::record::moment::Moment;
 use crate::record::record;
 use crate::record::word::literal;
 use crate::runtime;
+use crate::send::Timeout;
 use crate::store::PyStore;
 use crate::token::{self, PyChannelPolicy, PyPermissionToken};
 
@@ -559,6 +560,55 @@ impl PyMesh {
         entry("Mesh.publish_async", || {
             let arguments = PyTuple::new(slf.py(), [slf.as_any(), channel, payload])?;
             Self::twin(slf, "publish", arguments)
+        })
+    }
+
+    /// Publish on a channel of another node.
+    #[pyo3(signature = (publisher, channel, payload, token = None, *, timeout = Timeout::Default))]
+    fn publish_to(
+        &self,
+        py: Python<'_>,
+        publisher: &Bound<'_, PyAny>,
+        channel: &Bound<'_, PyAny>,
+        payload: &Bound<'_, PyAny>,
+        token: Option<&Bound<'_, PyAny>>,
+        timeout: Timeout,
+    ) -> PyResult<u64> {
+        entry("Mesh.publish_to", || {
+            let publisher = NodeId::from_python(publisher, "publisher")?;
+            let channel = read::<ChannelName>(channel, "channel")?;
+            let payload: Arc<[u8]> = Arc::from(args::payload(payload, "payload")?.as_bytes());
+            let token = token
+                .map(|token| PermissionToken::from_python(token, "token"))
+                .transpose()?;
+            self.check_open()?;
+            may_wait("Mesh.publish_to")?;
+            channels::publish_to(
+                py,
+                &self.channels,
+                publisher,
+                &channel,
+                payload,
+                token.as_ref(),
+                &timeout,
+            )
+        })
+    }
+
+    /// Twin of `publish_to`.
+    #[pyo3(signature = (publisher, channel, payload, token = None, *, timeout = Timeout::Default))]
+    fn publish_to_async<'py>(
+        slf: &Bound<'py, Self>,
+        publisher: &Bound<'py, PyAny>,
+        channel: &Bound<'py, PyAny>,
+        payload: &Bound<'py, PyAny>,
+        token: Option<&Bound<'py, PyAny>>,
+        timeout: Timeout,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        entry("Mesh.publish_to_async", || {
+            let given = (slf, publisher, channel, payload, token, timeout.span());
+            let arguments = given.into_pyobject(slf.py())?;
+            Self::twin(slf, "publish_to", arguments)
         })
     }
 

@@ -47,6 +47,14 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
 }
 
 impl Timeout {
+    /// How long; `None`: without an end.
+    pub const fn span(&self) -> Option<Duration> {
+        match self {
+            Self::Default => Some(Duration::from_secs(30)),
+            Self::Given(span) => *span,
+        }
+    }
+
     /// When the wait ends.
     pub fn deadline(&self) -> Deadline {
         match self {

@@ -2,4 +2,5 @@
 
 mod engine;
 mod nodes;
+mod publish;
 mod remote;
