@@ -104,7 +104,7 @@ fn a_node_with_a_mistake_is_found() {
         (Mistake::NoDedupe, rough, 10),
         (Mistake::GivesToTwo, late, 50),
         (Mistake::TakenOnce, rough, 50),
-        (Mistake::KeepsGhosts, late, 50),
+        (Mistake::KeepsGhosts, late, 150),
         (Mistake::HeardOfSiblings, steady, 100),
         (Mistake::NoHeads, rough, 20),
     ];
