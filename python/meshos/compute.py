@@ -300,7 +300,9 @@ class DaemonRuntime(RuntimeCore):
             return self._send_later(origin_hash, event, timeout)
         reply, event_origin, sequence = mailed
         if seconds is not None:
-            timer = reply.get_loop().call_later(seconds, _expire, reply, origin_hash, event, event_origin, sequence)
+            timer = reply.get_loop().call_later(
+                seconds, _expire, self, reply, origin_hash, event, event_origin, sequence
+            )
             reply.add_done_callback(lambda _: timer.cancel())
         return reply
 
@@ -359,6 +361,7 @@ def _seconds(timeout: object) -> float | None:
 
 
 def _expire(
+    runtime: DaemonRuntime,
     reply: Reply[Receipt],
     origin_hash: OriginHash,
     event: BytesLike | CausalEvent,
@@ -367,9 +370,13 @@ def _expire(
 ) -> None:
     """End a wait for a receipt whose time is up; the event may have taken effect, and can be sent again."""
     from meshos.chain import CausalEvent
-    from meshos.errors import SendTimeout
+    from meshos.errors import SendTimeout, Unavailable
 
-    if not reply.done():
+    if reply.done():
+        return
+    if not runtime._give_up(origin_hash, event_origin, sequence):
+        reply.set_exception(Unavailable(origin_hash, "where it runs was not found in time; nothing was sent"))
+    else:
         sent = event if isinstance(event, CausalEvent) else CausalEvent.external(event_origin, sequence, event)
         reply.set_exception(SendTimeout(origin_hash, sent))
 

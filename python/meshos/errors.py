@@ -639,13 +639,16 @@ class FactoryAlreadyRegistered(DaemonError):
         return "factory_already_registered"
 
 
-ProcessFailedKind: TypeAlias = Literal["raised"] | Literal["wrong_type"] | Literal["sequence_exhausted"]
+ProcessFailedKind: TypeAlias = (
+    Literal["raised"] | Literal["wrong_type"] | Literal["sequence_exhausted"] | Literal["passed_over"]
+)
 
 
 class ProcessFailed(DaemonError):
     """`process` raised (its exception is `__cause__`), returned something else than outputs, or the chain is full.
 
-    The event did not take effect: no output of it exists, and the same event may be delivered again.
+    The event did not take effect: no output of it exists, and the same event may be delivered again. One that was
+    "passed_over" failed too often on another node: it is a dead letter there, and is not tried again when it is sent again.
 
     Attributes:
         origin_hash: The daemon.

@@ -1015,12 +1015,20 @@ class CausalEvent:
 
 @final
 class Output:
-    """One emitted payload; it always goes to the daemon's chain."""
+    """One emitted payload; it always goes to the daemon's chain. Give `channel` or `to`, not both."""
 
     __match_args__: Final = ("payload",)
-    def __new__(cls, payload: _BytesLike) -> Self: ...
+    def __new__(
+        cls, payload: _BytesLike, *, channel: ChannelName | None = None, to: OriginHash | None = None
+    ) -> Self: ...
     @property
     def payload(self) -> bytes: ...
+    @property
+    def channel(self) -> ChannelName | None:
+        """Also publish it there."""
+    @property
+    def to(self) -> OriginHash | None:
+        """Also send it to that daemon, exactly once, wherever it lives."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -2009,6 +2017,7 @@ class RuntimeCore:
     def _send_soon(
         self, origin_hash: OriginHash, event: BytesLike | CausalEvent
     ) -> tuple[Reply[Receipt], int, int] | None: ...
+    def _give_up(self, origin_hash: OriginHash, event_origin: int, sequence: int) -> bool: ...
 
 # ---------------------------------------------------------------- the behaviour loop: options
 

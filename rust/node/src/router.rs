@@ -210,12 +210,17 @@ impl Router {
             unsent: AtomicU64::new(0),
             this: Weak::clone(this),
         });
-        carrier.attach(Kind::LINKED, Arc::new(Door(Arc::downgrade(&inner))));
         registry.exits().send_with(Arc::new(Door(Arc::downgrade(&inner))));
         Self { inner }
     }
 
-    /// Asks this too where daemons are, in place of what was asked before.
+    /// Takes what comes in from now on, in place of another router of the node.
+    pub fn open_door(&self) {
+        let door = Door(Arc::downgrade(&self.inner));
+        self.inner.carrier.attach(Kind::LINKED, Arc::new(door));
+    }
+
+    /// Tells who sends here to a daemon that is not here where this says that it is, in place of what was asked before.
     pub fn guide_with(&self, guide: Arc<dyn Guide>) {
         let before = self.inner.guide.write().replace(guide);
         drop(before);
@@ -390,12 +395,10 @@ impl Back for Inner {
 
 impl Places for Inner {
     fn known(&self, origin: Origin) -> Option<Known> {
-        if let Some((entity, epoch)) = self.home.here(origin) {
-            let node = self.own;
-            return Some(Known { entity, node, epoch });
-        }
-        let guide = self.guide.read().clone();
-        guide?.owner_of(origin)
+        // What others say of it is not enough: a daemon that was stopped still has an owner.
+        let (entity, epoch) = self.home.here(origin)?;
+        let node = self.own;
+        Some(Known { entity, node, epoch })
     }
 
     fn others(&self) -> Vec<EntityId> {
@@ -533,9 +536,7 @@ impl Inner {
         if refused.is_empty() {
             return;
         }
-        let guide = self.guide.read().clone();
-        let known = guide.and_then(|guide| guide.owner_of(entity.origin()));
-        let known = known.filter(|known| known.entity == entity && known.node != self.own);
+        let known = self.guided(&entity);
         let mut outbound = self.outbound.lock();
         for (key, mailed) in refused {
             let sequence = key.sequence;
@@ -636,9 +637,17 @@ impl Inner {
         }
     }
 
+    /// Where a daemon is that is not here, as far as another part of the node knows.
+    fn guided(&self, entity: &EntityId) -> Option<Known> {
+        let guide = self.guide.read().clone();
+        let known = guide?.owner_of(entity.origin())?;
+        (known.entity == *entity && known.node != self.own).then_some(known)
+    }
+
     fn located(&self, flow: Flow) -> Frame<'static> {
         let known = self.known(flow.entity.origin());
         let known = known.filter(|known| known.entity == flow.entity);
+        let known = known.or_else(|| self.guided(&flow.entity));
         inflow::elsewhere(known.map(|known| (known.node, known.epoch)), flow, 0, 0)
     }
 

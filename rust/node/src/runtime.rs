@@ -253,7 +253,9 @@ impl<D: Daemon> Runtime<D> {
     /// # Errors
     /// [`LifecycleError::ShuttingDown`].
     pub fn start(&self) -> Result<(), LifecycleError> {
-        self.advance(Call::Start).map(|_| ())
+        self.advance(Call::Start)?;
+        self.router.open_door();
+        Ok(())
     }
 
     fn advance(&self, call: Call) -> Result<Lifecycle, LifecycleError> {

@@ -94,7 +94,7 @@ pub(crate) struct Parting {
 
 /// Where daemons are, as far as this node knows by itself.
 pub(crate) trait Places {
-    /// A daemon that is here, or of which another part of the node knows where it is.
+    /// A daemon that is here.
     fn known(&self, origin: Origin) -> Option<Known>;
     /// The other nodes that are there.
     fn others(&self) -> Vec<EntityId>;
@@ -788,7 +788,7 @@ impl Ways {
     /// Gives up waiting for an event: `false` if it had not left, and never takes effect.
     pub(crate) fn give_up(&mut self, key: &WayKey, sequence: u64) -> bool {
         let Some(way) = self.ways.get_mut(key) else {
-            return false;
+            return true;
         };
         if let Some(at) = way.early.iter().position(|event| event.sequence == sequence)
             && let Some(event) = way.early.remove(at)

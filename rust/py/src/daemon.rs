@@ -8,6 +8,7 @@ use meshos_core::event::DaemonHealth;
 use meshos_core::ingress::DIRECT;
 use meshos_core::ingress::EventKey;
 use meshos_core::link::CausalLink;
+use meshos_core::route::Route;
 use meshos_core::source::Source;
 use meshos_node::clock;
 use meshos_node::daemon::{Continuation, Daemon, Outputs, Process, Settled};
@@ -23,7 +24,7 @@ use crate::contract::Contract;
 use crate::control;
 use crate::event;
 use crate::guard::{self, InUserCode};
-use crate::output::{self, Returned};
+use crate::output::{self, Emitted, Returned};
 use crate::reply::{self, Reply, To};
 use crate::user::{Ran, UserError};
 
@@ -170,7 +171,7 @@ fn returned(result: PyResult<Bound<'_, PyAny>>, py: Python<'_>, home: &Arc<Loop>
 
 impl Daemon for PyDaemon {
     type Event = PyEvent;
-    type Output = PyBackedBytes;
+    type Output = Emitted;
     type State = PyState;
     type Error = UserError;
     type Later = Later;
@@ -215,9 +216,17 @@ impl Daemon for PyDaemon {
     }
 
     #[inline]
-    fn emitted(link: CausalLink, output: PyBackedBytes, keep: bool) -> (PyEvent, Option<PyEvent>) {
+    fn route(output: &Emitted) -> Route {
+        output.route()
+    }
+
+    #[inline]
+    fn emitted(link: CausalLink, output: Emitted, keep: bool) -> (PyEvent, Option<PyEvent>) {
         Python::attach(|py| {
-            let payload = output.into_pyobject(py).expect("the object exists already");
+            let payload = output
+                .into_payload()
+                .into_pyobject(py)
+                .expect("the object exists already");
             let event = PyCausalEvent::emitted(py, link, payload.unbind()).expect("memory for a small object");
             let kept = keep.then(|| PyEvent(event.clone_ref(py)));
             (PyEvent(event), kept)

@@ -8,6 +8,7 @@ mod action;
 mod aio;
 mod appender;
 mod args;
+mod away;
 mod bindings;
 mod call;
 mod callback;

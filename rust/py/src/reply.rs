@@ -174,34 +174,43 @@ pub fn value(
 /// Answers those who wait, with one call into each event loop.
 pub fn settle(replies: Vec<(Reply, EventKey, Settled<PyDaemon>)>) {
     Python::attach(|py| {
-        let mut batches: Vec<(Py<PyAny>, Vec<Bound<'_, PyTuple>>)> = Vec::new();
-        for (reply, key, settled) in replies {
+        let futures = replies.into_iter().filter_map(|(reply, key, settled)| {
             if matches!(reply.to, To::Nobody) {
-                continue;
+                return None;
             }
             let answer = value(py, reply.origin, key, reply.event, settled);
             match reply.to {
-                To::Nobody => {}
-                To::Tray(tray, place) => tray.put(place, answer),
-                To::Future { future, event_loop } => {
-                    let Ok(entry) = entry(py, &future, answer) else {
-                        continue;
-                    };
-                    match batches.iter_mut().find(|(known, _)| known.is(&event_loop)) {
-                        Some((_, batch)) => batch.push(entry),
-                        None => batches.push((event_loop, vec![entry])),
-                    }
+                To::Nobody => None,
+                To::Tray(tray, place) => {
+                    tray.put(place, answer);
+                    None
                 }
+                To::Future { future, event_loop } => Some((future, event_loop, answer)),
             }
-        }
-        for (event_loop, batch) in batches {
-            let count = batch.len() as u64;
-            if hand_over(py, &event_loop, batch).is_err() {
-                // The loop is closed: nobody is left to hear it.
-                LOST.fetch_add(count, Ordering::Relaxed);
-            }
-        }
+        });
+        set(py, futures);
     });
+}
+
+/// Sets futures, each of its loop, with one call into each loop.
+pub fn set(py: Python<'_>, futures: impl Iterator<Item = (Py<PyAny>, Py<PyAny>, PyResult<Py<PyAny>>)>) {
+    let mut batches: Vec<(Py<PyAny>, Vec<Bound<'_, PyTuple>>)> = Vec::new();
+    for (future, event_loop, answer) in futures {
+        let Ok(entry) = entry(py, &future, answer) else {
+            continue;
+        };
+        match batches.iter_mut().find(|(known, _)| known.is(&event_loop)) {
+            Some((_, batch)) => batch.push(entry),
+            None => batches.push((event_loop, vec![entry])),
+        }
+    }
+    for (event_loop, batch) in batches {
+        let count = batch.len() as u64;
+        if hand_over(py, &event_loop, batch).is_err() {
+            // The loop is closed: nobody is left to hear it.
+            LOST.fetch_add(count, Ordering::Relaxed);
+        }
+    }
 }
 
 /// One future with its result or exception.

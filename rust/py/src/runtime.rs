@@ -26,6 +26,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::aio::Loop;
 use crate::args;
+use crate::away::Futures;
 use crate::control::extract_control;
 use crate::daemon::PyDaemon;
 use crate::dead_letter;
@@ -69,6 +70,8 @@ pub struct PyRuntime {
     /// Calls to other nodes, and what they ask of this one.
     pub remote: Remote,
     steward: OnceLock<Arc<PySteward>>,
+    /// Who waits on a loop for what was sent to other nodes.
+    pub futures: Arc<Futures>,
     /// In which process it was made.
     pub born: Born,
 }
@@ -199,7 +202,8 @@ impl PyRuntime {
                 return Err(args::wrong_type("loop", "an asyncio event loop or None", chosen));
             }
             let node = Arc::clone(mesh.get().node());
-            let runtime = Runtime::with_store(node, threads::daemon_lanes(py)?, mesh.get().stores());
+            let carrier = mesh.get().carrier().clone();
+            let runtime = Runtime::with_carrier(node, threads::daemon_lanes(py)?, mesh.get().stores(), carrier);
             let runtime = match mesh.get().ownership() {
                 Some(ownership) => runtime.owned_by(Arc::clone(ownership)),
                 None => runtime,
@@ -212,6 +216,7 @@ impl PyRuntime {
             Ok(Self {
                 registry: Py::new(py, PyRegistry::of(Arc::clone(&registry)))?,
                 factories: Py::new(py, PyFactories::new(registry))?,
+                futures: Futures::new(runtime.lanes().clone()),
                 runtime,
                 mesh: mesh.clone().unbind(),
                 home: Loop::new(chosen.map(|chosen| chosen.clone().unbind())),
@@ -665,6 +670,15 @@ impl PyRuntime {
         entry("DaemonRuntime.discard_dead_letter", || {
             self.check("DaemonRuntime.discard_dead_letter")?;
             dead_letter::discard(&self.reach(origin_hash)?, number, event)
+        })
+    }
+
+    /// Gives up waiting for an event; `False`: it had not left the node, and never takes effect.
+    fn _give_up(&self, origin_hash: &Bound<'_, PyAny>, event_origin: u64, sequence: u64) -> PyResult<bool> {
+        entry("DaemonRuntime.send_async", || {
+            let to = args::origin(origin_hash)?;
+            let origin = Origin::new(event_origin);
+            Ok(self.runtime.router().give_up(to, origin, sequence))
         })
     }
 

@@ -9,6 +9,7 @@ use meshos_node::clock::Deadline;
 use meshos_node::deliver::Want;
 use meshos_node::lease::Unleased;
 use meshos_node::mailbox::{Letter, PostError};
+use meshos_node::runtime::ReachError;
 use meshos_node::slot::Slot;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyTimeoutError};
 use pyo3::intern;
@@ -19,6 +20,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::aio;
 use crate::args;
+use crate::away;
 use crate::causal::PyCausalEvent;
 use crate::daemon::{PyDaemon, PyEvent};
 use crate::errors::{self, LoopClosed, SendTimeout, StaleDaemon};
@@ -66,7 +68,7 @@ impl Timeout {
 }
 
 /// What a caller gave: an event with its number, or a payload.
-enum Given<'py> {
+pub enum Given<'py> {
     Event(Bound<'py, PyCausalEvent>),
     Payload(Bound<'py, PyBytes>),
 }
@@ -86,6 +88,17 @@ impl<'py> Given<'py> {
                     event,
                 )),
             },
+        }
+    }
+
+    /// The payload, and the event if it has its number.
+    pub fn parts(&self) -> (PyBackedBytes, Option<Py<PyCausalEvent>>) {
+        match self {
+            Self::Event(event) => {
+                let payload = event.get().payload.bind(event.py()).clone();
+                (PyBackedBytes::from(payload), Some(event.clone().unbind()))
+            }
+            Self::Payload(bytes) => (PyBackedBytes::from(bytes.clone()), None),
         }
     }
 
@@ -109,6 +122,31 @@ impl<'py> Given<'py> {
             Self::Event(event) => Ok(event.clone().unbind()),
             Self::Payload(bytes) => Py::new(py, PyCausalEvent::outside(origin, sequence, bytes.clone())),
         }
+    }
+}
+
+/// Where a daemon is.
+enum Place {
+    Here(Arc<Slot<PyDaemon>>),
+    Away(Origin),
+}
+
+/// Finds a daemon to send this to.
+fn place(runtime: &PyRuntime, origin_hash: &Bound<'_, PyAny>, given: Option<&Given<'_>>) -> PyResult<Place> {
+    let to = args::origin(origin_hash)?;
+    let router = runtime.runtime.router();
+    match runtime.runtime.reach(to) {
+        Ok(slot) => {
+            let origin = match given {
+                Some(Given::Event(event)) => event.get().link.origin,
+                _ => runtime.runtime.sender().origin,
+            };
+            // What is still on its way to where it was goes first.
+            let is_behind = router.is_open(to, origin);
+            Ok(if is_behind { Place::Away(to) } else { Place::Here(slot) })
+        }
+        Err(ReachError::NotFound(_) | ReachError::NotOwner { .. }) if router.has_others() => Ok(Place::Away(to)),
+        Err(error) => Err(errors::reach(error, origin_hash.py())),
     }
 }
 
@@ -148,9 +186,12 @@ pub fn one(
 ) -> PyResult<Py<PyAny>> {
     let py = event.py();
     let given = Given::read(event)?;
-    let slot = runtime.reach(origin_hash)?;
-    runtime.may_block(py, &slot, "DaemonRuntime.send")?;
     let deadline = timeout.deadline();
+    let slot = match place(runtime, origin_hash, Some(&given))? {
+        Place::Here(slot) => slot,
+        Place::Away(to) => return away::one(py, runtime, to, &given, deadline),
+    };
+    runtime.may_block(py, &slot, "DaemonRuntime.send")?;
     let tray = Tray::new(1);
     let sequence = post(
         py,
@@ -193,9 +234,12 @@ pub fn many<'py>(
         .map_err(|_| args::wrong_type("events", "a sequence of payloads or CausalEvent", events))?
         .map(|event| Given::read(&event?))
         .collect::<PyResult<_>>()?;
-    let slot = runtime.reach(origin_hash)?;
-    runtime.may_block(py, &slot, "DaemonRuntime.send_many")?;
     let deadline = timeout.deadline();
+    let slot = match place(runtime, origin_hash, given.first())? {
+        Place::Here(slot) => slot,
+        Place::Away(to) => return away::many(py, runtime, to, &given, deadline),
+    };
+    runtime.may_block(py, &slot, "DaemonRuntime.send_many")?;
     let mut receipts = Vec::with_capacity(given.len());
     for window in given.chunks(WINDOW) {
         let tray = Tray::new(window.len());
@@ -242,7 +286,10 @@ pub fn many<'py>(
 /// Mails an event that nobody waits for; returns its number.
 pub fn post_one(runtime: &PyRuntime, origin_hash: &Bound<'_, PyAny>, event: &Bound<'_, PyAny>) -> PyResult<u64> {
     let given = Given::read(event)?;
-    let slot = runtime.reach(origin_hash)?;
+    let slot = match place(runtime, origin_hash, Some(&given))? {
+        Place::Here(slot) => slot,
+        Place::Away(to) => return away::post(runtime, to, &given),
+    };
     post(event.py(), runtime, &slot, &given, Want::Receipt, To::Nobody, None)
 }
 
@@ -284,9 +331,15 @@ pub fn send_soon<'py>(
 ) -> PyResult<Option<(Bound<'py, PyAny>, u64, u64)>> {
     let py = event.py();
     let given = Given::read(event)?;
-    let slot = runtime.reach(origin_hash)?;
+    let found = place(runtime, origin_hash, Some(&given))?;
     let Some((reply, to)) = reply(py)? else { return Ok(None) };
-    let sequence = post(py, runtime, &slot, &given, Want::Receipt, to, None)?;
+    let sequence = match (found, to) {
+        (Place::Away(origin), To::Future { future, event_loop }) => {
+            runtime.futures.send(runtime, origin, &given, future, event_loop)?
+        }
+        (Place::Here(slot), to) => post(py, runtime, &slot, &given, Want::Receipt, to, None)?,
+        (Place::Away(_), _) => return Ok(None),
+    };
     let origin = match &given {
         Given::Event(event) => event.get().link.origin,
         Given::Payload(_) => runtime.runtime.sender().origin,
