@@ -59,6 +59,7 @@ EXAMPLES: list[MeshOsError] = [
     errors.ProcessFailed("raised", ORIGIN, 7, 3, "process raised KeyError", ((EVENT,), ())),
     errors.ProcessFailed("wrong_type", ORIGIN, 7, 3, "process returned an int"),
     errors.ProcessFailed("sequence_exhausted", ORIGIN, 7, 3, "the chain has no numbers left"),
+    errors.ProcessFailed("passed_over", ORIGIN, 7, 4, "it failed too often on its node, and was passed over"),
     errors.CallbackFailed("raised", ORIGIN, "on_control", "it raised KeyError"),
     errors.CallbackFailed("wrong_type", ORIGIN, "saturation", "it returned a str"),
     errors.SendTimeout(ORIGIN, EVENT),

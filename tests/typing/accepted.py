@@ -231,7 +231,7 @@ def errors(runtime: DaemonRuntime, event: CausalEvent) -> None:
     try:
         runtime.send(1, event)
     except ProcessFailed as error:
-        assert_type(error.kind, Literal["raised", "wrong_type", "sequence_exhausted"])
+        assert_type(error.kind, Literal["raised", "wrong_type", "sequence_exhausted", "passed_over"])
         assert_type(error.outputs, tuple[tuple[CausalEvent, ...], ...])
     except SendTimeout as error:
         assert_type(error.event, CausalEvent)

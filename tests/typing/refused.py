@@ -58,7 +58,7 @@ def mistakes(runtime: DaemonRuntime, identity: Identity, event: CausalEvent) -> 
     DaemonHostConfig(delivery="twice")  # type: ignore[arg-type]
     DaemonHostConfig(10)  # type: ignore[call-arg]
     Output("text")  # type: ignore[arg-type]
-    Output(b"", channel="later")  # type: ignore[call-arg]
+    Output(b"", channel="later")  # type: ignore[arg-type]
     CausalEvent.external(origin_hash=7, sequence=1, payload="text")  # type: ignore[arg-type]
     event.payload = b""  # type: ignore[misc]
     event.link.sequence = 2  # type: ignore[misc]

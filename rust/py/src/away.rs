@@ -99,9 +99,14 @@ impl Away {
         }
     }
 
+    /// Gives up waiting for it; `false`: it had not left, and never takes effect.
+    fn give_up(&self, router: &Router) -> bool {
+        router.give_up(self.to, self.key.origin, self.key.sequence)
+    }
+
     /// What a wait for it ends with whose time is up.
-    fn timed_out(&self, py: Python<'_>, router: &Router) -> PyErr {
-        if !router.give_up(self.to, self.key.origin, self.key.sequence) {
+    fn timed_out(&self, py: Python<'_>, has_left: bool) -> PyErr {
+        if !has_left {
             return unavailable(self.to);
         }
         match self.as_sent(py) {
@@ -241,16 +246,16 @@ fn all(py: Python<'_>, runtime: &PyRuntime, mut events: Vec<Away>, deadline: Dea
         (std::mem::take(&mut told.sent), told.failed)
     };
     let open = sent.iter().position(Option::is_none);
-    if failed.is_some() || !matches!(waited, Waited::Progress) {
-        let first = open.or(failed).unwrap_or(0);
-        // What has not left never leaves.
-        for event in &events[first..given.len()] {
-            let _ = router.give_up(to, event.key.origin, event.key.sequence);
+    let mut has_left = false;
+    if let Some(open) = open.filter(|_| failed.is_some() || !matches!(waited, Waited::Progress)) {
+        // What has not left never leaves; the last first, so that none overtakes another.
+        for event in events[open..given.len()].iter().rev() {
+            has_left = event.give_up(router);
         }
     }
     match (waited, failed, open) {
         (Waited::Interrupted, ..) => Err(signal.unwrap_or_else(|| PyKeyboardInterrupt::new_err(()))),
-        (Waited::TimedOut, None, Some(open)) => Err(events[open].timed_out(py, router)),
+        (Waited::TimedOut, None, Some(open)) => Err(events[open].timed_out(py, has_left)),
         _ => {
             let answers = events.iter().zip(sent).map_while(|(event, sent)| Some((event, sent?)));
             answers.map(|(event, sent)| event.value(py, sent)).collect()
