@@ -21,6 +21,7 @@ import envelopes
 import frames
 import journals
 import meshes
+import moving
 import owners
 import reference
 import trails
@@ -217,10 +218,13 @@ def sent() -> dict[str, bytes]:
 def owned() -> dict[str, bytes]:
     """Every format of ownership once."""
     made = owners.records(ENTITY, NODE_1, NODE_2, CHILD, chain().digests)
+    ordered, head = moving.order(ID, NODE_1, NODE_2, CHILD), chain().digests[3]
     return {
         "ownership_records": b"".join(made),
         "ownership_frames": owners.frames(ID, made),
         "remote_frames": calls.frames(made[0]),
+        "move_frames": moving.frames(ID, ordered, head, made),
+        "move_rows": moving.rows(ID, ordered, head, made),
     }
 
 

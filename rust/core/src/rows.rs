@@ -49,11 +49,13 @@ pub enum Table {
     Outbox = 11,
     /// What the streams of daemons are that come from channels, and their ledgers. Key: entity, stream.
     Streams = 12,
+    /// What moves of daemons have decided. Key: entity, role, migration id.
+    Moves = 13,
 }
 
 impl Table {
     /// All tables, by their codes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Node,
         Self::Daemons,
         Self::Journal,
@@ -66,6 +68,7 @@ impl Table {
         Self::Trails,
         Self::Outbox,
         Self::Streams,
+        Self::Moves,
     ];
 
     /// Its number in files.

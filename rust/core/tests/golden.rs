@@ -21,6 +21,8 @@ use meshos_core::frame;
 use meshos_core::heartbeat::{Beat, Heartbeat};
 use meshos_core::journal::{Emitted, SnapshotRow, Steps};
 use meshos_core::link::CausalLink;
+use meshos_core::move_frame::MoveFrame;
+use meshos_core::move_rows::Item;
 use meshos_core::ownership::OwnershipRecord;
 use meshos_core::ownership_frame::OwnershipFrame;
 use meshos_core::remote_frame::RemoteFrame;
@@ -33,6 +35,7 @@ use meshos_core::store::head::{Head, decode_key};
 use meshos_core::stored::StoredDaemon;
 use meshos_core::stream::Frame;
 use meshos_core::testing::meshes;
+use meshos_core::testing::move_frames;
 use meshos_core::testing::ownership;
 use meshos_core::testing::remote;
 use meshos_core::testing::samples::{self, History, STATE};
@@ -203,6 +206,22 @@ fn version_1_of_every_format_is_read() {
         rest = after;
     }
     assert_eq!(found, remote::frames());
+    let moves = file("move_frames_v1.bin");
+    let (mut rest, mut found) = (&moves[..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
+        found.push(MoveFrame::decode(frame).expect("a released format"));
+        rest = after;
+    }
+    assert_eq!(found, move_frames::frames());
+    let rows = file("move_rows_v1.bin");
+    let (mut rest, mut found) = (&rows[..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (row, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
+        found.push(Item::decode(&row[..49], &row[49..]).expect("a released format").2);
+        rest = after;
+    }
+    assert_eq!(found, move_frames::items());
     let parcel = file("parcel_v1.bin");
     let messages: Result<Vec<&[u8]>, _> = meshos_core::parcel::open(&parcel).expect("a released format").collect();
     assert_eq!(messages, Ok(vec![&b"one"[..], b"\x00", b"three"]));

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use super::envelopes::Trial;
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
+pub use super::move_frames::{fuzz_frames as move_frames, fuzz_rows as move_rows};
 pub use super::ownership::{fuzz_frames as ownership_frames, fuzz_records as ownership_records};
 pub use super::remote::fuzz_frames as remote_frames;
 pub use super::tokens::{
@@ -88,6 +89,8 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("ownership_frames", ownership_frames),
     ("parcel", parcel),
     ("remote_frames", remote_frames),
+    ("move_frames", move_frames),
+    ("move_rows", move_rows),
 ];
 
 /// [`open`](crate::parcel::open): what is read is packed to the same bytes.

@@ -7,6 +7,7 @@ pub mod envelopes;
 pub mod frames;
 pub mod fuzz;
 pub mod meshes;
+pub mod move_frames;
 pub mod network;
 pub mod owners;
 pub mod ownership;

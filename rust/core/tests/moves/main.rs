@@ -1,0 +1,8 @@
+//! Moves of daemons between nodes: messages, rows, chunks, the machines of each role, and all of it where everything goes
+//! wrong.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod chunks;
+mod frames;
