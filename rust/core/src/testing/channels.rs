@@ -57,11 +57,13 @@ pub enum Mistake {
     HeardOfSiblings,
     /// Nobody says how far the numbers of a quiet channel go.
     NoHeads,
+    /// A request to publish is sent again to a later run of the owner, which knows nothing of it.
+    AsksLaterRuns,
 }
 
 impl Mistake {
     /// All mistakes.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PublishUnchecked,
         Self::SubscribeUnchecked,
         Self::KeyNotRotated,
@@ -76,6 +78,7 @@ impl Mistake {
         Self::KeepsGhosts,
         Self::HeardOfSiblings,
         Self::NoHeads,
+        Self::AsksLaterRuns,
     ];
 }
 

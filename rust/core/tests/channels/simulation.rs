@@ -107,6 +107,7 @@ fn a_node_with_a_mistake_is_found() {
         (Mistake::KeepsGhosts, late, 150),
         (Mistake::HeardOfSiblings, steady, 100),
         (Mistake::NoHeads, rough, 20),
+        (Mistake::AsksLaterRuns, late, 300),
     ];
     assert!(
         Mistake::ALL
