@@ -154,7 +154,7 @@ def publish(publisher: Any, payload: bytes) -> bool:
 
 
 class Subscriber:
-    """Reads one channel: "recv" is the documented queue, of text; "inbox" keeps the bytes, under an id that is not documented."""
+    """Reads one channel: "recv" is the documented queue, of text; "inbox" keeps bytes, and is not documented."""
 
     def __init__(self, node: Any, publisher_id: int, path: str) -> None:
         self._node = node

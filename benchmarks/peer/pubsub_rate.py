@@ -1,6 +1,6 @@
 """Messages per second from one node to another over a channel, and how long one takes.
 
-Throughput: one thread publishes numbered messages as fast as they are accepted, and tries a refused one again; another
+Throughput: one thread publishes numbered messages as fast as they are accepted, and tries a refused one again; another one
 reads. Latency: one message at a time, from before the publish until it was read. Payloads are ASCII, so that a way which
 carries text only is measured at its best. What is missing, comes twice or out of order is in the cell.
 """

@@ -347,6 +347,21 @@ const REASONS: [(u8, Reason); 4] = [
     (4, Reason::Closed),
 ];
 
+/// Looks into a frame that may be an event, for the text of its channel, life and event. `None`: it is another frame, or none.
+/// Whether the text is a name is not checked: who knows the channel compares it.
+#[must_use]
+pub fn as_event(bytes: &[u8]) -> Option<(&[u8], u64, Event<'_>)> {
+    let [VERSION, 37, length, rest @ ..] = bytes else {
+        return None;
+    };
+    let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+    let mut reader = Reader::new(rest);
+    let log = reader.u64().ok()?;
+    let event = Event::read(&mut reader).ok()?;
+    reader.expect_end().ok()?;
+    Some((name, log, event))
+}
+
 impl<'a> ChannelFrame<'a> {
     /// The first kind of these frames, and the last.
     pub const KINDS: (u8, u8) = (32, 47);
@@ -354,20 +369,27 @@ impl<'a> ChannelFrame<'a> {
     /// The wire form.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, self.kind()];
+        let mut out = Vec::new();
+        self.put(&mut out);
+        out
+    }
+
+    /// Appends the wire form.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put(&[VERSION, self.kind()]);
         match self {
             Self::Subscribe(subscribe) => {
-                subscribe.put_signed(&mut out);
+                subscribe.put_signed(out);
                 out.put_u8(u8::from(subscribe.proof.is_some()));
                 out.put(subscribe.proof.as_ref().map_or(&[], |proof| proof));
             }
             Self::Accepted { nonce, log, next } => {
                 out.put(nonce);
-                put_numbers(&mut out, &[*log, *next]);
+                put_numbers(out, &[*log, *next]);
             }
             Self::Rejected { nonce, reason } => {
                 out.put(nonce);
-                put_reason(&mut out, *reason);
+                put_reason(out, *reason);
             }
             Self::Leave {
                 nonce,
@@ -375,13 +397,13 @@ impl<'a> ChannelFrame<'a> {
                 subscriber,
             } => {
                 out.put(nonce);
-                put_who(&mut out, channel, subscriber);
+                put_who(out, channel, subscriber);
             }
             Self::Left { nonce } => out.put(nonce),
             Self::Event { channel, log, event } => {
-                channel.put(&mut out);
+                channel.put(out);
                 out.put_u64(*log);
-                event.put(&mut out);
+                event.put(out);
             }
             Self::Turn {
                 channel,
@@ -390,17 +412,17 @@ impl<'a> ChannelFrame<'a> {
                 turn,
                 event,
             } => {
-                put_who(&mut out, channel, subscriber);
-                put_numbers(&mut out, &[*term, *turn]);
-                event.put(&mut out);
+                put_who(out, channel, subscriber);
+                put_numbers(out, &[*term, *turn]);
+                event.put(out);
             }
             Self::Gap { channel, log, gap } => {
-                channel.put(&mut out);
-                put_numbers(&mut out, &[*log, gap.first, gap.last]);
+                channel.put(out);
+                put_numbers(out, &[*log, gap.first, gap.last]);
             }
             Self::Head { channel, log, last } => {
-                channel.put(&mut out);
-                put_numbers(&mut out, &[*log, *last]);
+                channel.put(out);
+                put_numbers(out, &[*log, *last]);
             }
             Self::Repair {
                 channel,
@@ -408,8 +430,8 @@ impl<'a> ChannelFrame<'a> {
                 log,
                 numbers,
             } => {
-                put_who(&mut out, channel, subscriber);
-                put_numbers(&mut out, &[*log, numbers.first, numbers.last]);
+                put_who(out, channel, subscriber);
+                put_numbers(out, &[*log, numbers.first, numbers.last]);
             }
             Self::Taken {
                 channel,
@@ -417,29 +439,28 @@ impl<'a> ChannelFrame<'a> {
                 term,
                 turn,
             } => {
-                put_who(&mut out, channel, subscriber);
-                put_numbers(&mut out, &[*term, *turn]);
+                put_who(out, channel, subscriber);
+                put_numbers(out, &[*term, *turn]);
             }
             Self::Ended {
                 channel,
                 subscriber,
                 reason,
             } => {
-                put_who(&mut out, channel, subscriber);
-                put_reason(&mut out, *reason);
+                put_who(out, channel, subscriber);
+                put_reason(out, *reason);
             }
-            Self::AskKey { channel, subscriber } => put_who(&mut out, channel, subscriber),
-            Self::Publish(publish) => publish.put(&mut out),
+            Self::AskKey { channel, subscriber } => put_who(out, channel, subscriber),
+            Self::Publish(publish) => publish.put(out),
             Self::Published { nonce, sequence } => {
                 out.put(nonce);
                 out.put_u64(*sequence);
             }
             Self::NotPublished { nonce, reason } => {
                 out.put(nonce);
-                reason.put(&mut out);
+                reason.put(out);
             }
         }
-        out
     }
 
     /// Reads exactly one.

@@ -15,6 +15,8 @@ use crate::carrier::Carrier;
 
 /// Bytes after which a body is sent and another begun.
 pub(crate) const PARCEL_BYTES: usize = 256 << 10;
+/// Bodies that were sent whose room is kept.
+const SPARE_MAX: usize = 8;
 /// Nodes whose room is kept from turn to turn.
 const KEPT_MAX: usize = 64;
 
@@ -23,6 +25,8 @@ const KEPT_MAX: usize = 64;
 pub(crate) struct Outgoing {
     packers: HashMap<EntityId, Packer>,
     full: Vec<(EntityId, Packer)>,
+    /// Sent, and kept for their room.
+    spare: Vec<Packer>,
     sent: u64,
     lost: u64,
 }
@@ -30,23 +34,33 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Puts in a message.
     pub(crate) fn put(&mut self, to: &EntityId, message: &[u8]) {
-        let packer = self.packers.entry(*to).or_default();
-        if !packer.is_empty() && packer.len() + message.len() > PARCEL_BYTES {
-            self.full.push((*to, std::mem::take(packer)));
-        }
-        packer.put(|out| out.extend_from_slice(message));
+        self.write(to, message.len(), |out| out.extend_from_slice(message));
     }
 
     /// Puts in a frame.
     pub(crate) fn frame(&mut self, to: &EntityId, frame: &ChannelFrame<'_>) {
-        self.put(to, &frame.to_bytes());
+        self.write(to, 0, |out| frame.put(out));
+    }
+
+    /// Puts in the message that `write` appends, of about so many bytes.
+    pub(crate) fn write(&mut self, to: &EntityId, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let packer = self.packers.entry(*to).or_default();
+        if !packer.is_empty() && packer.len() + bytes > PARCEL_BYTES {
+            let spare = self.spare.pop().unwrap_or_default();
+            self.full.push((*to, std::mem::replace(packer, spare)));
+        }
+        packer.put(write);
     }
 
     /// Sends everything. What the carrier refuses is lost, as anything may be on the way.
     pub(crate) fn send(&mut self, carrier: &Carrier) {
-        for (to, packer) in self.full.drain(..) {
+        for (to, mut packer) in self.full.drain(..) {
             self.sent += packer.messages() as u64;
             self.lost += u64::from(carrier.post(&to, Kind::CHANNEL, packer.body()).is_err());
+            if self.spare.len() < SPARE_MAX && packer.len() <= 2 * PARCEL_BYTES {
+                packer.clear();
+                self.spare.push(packer);
+            }
         }
         for (to, packer) in &mut self.packers {
             if packer.is_empty() {

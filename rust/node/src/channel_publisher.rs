@@ -721,7 +721,8 @@ fn payload_bytes_max(policy: &ChannelPolicy) -> u64 {
     policy.payload_bytes_max.min(BODY_BYTES_MAX as u64 - FRAME_BYTES)
 }
 
-fn less(counts: &mut BTreeMap<EntityId, usize>, node: &EntityId) {
+/// Takes one off the count of a node; one that has none is left out.
+pub(crate) fn less(counts: &mut BTreeMap<EntityId, usize>, node: &EntityId) {
     if let Some(count) = counts.get_mut(node) {
         *count -= 1;
         if *count == 0 {

@@ -19,7 +19,7 @@ use meshos_core::subscription::{Action, Phase, Signal, Subscription};
 use meshos_core::time::UnixMs;
 
 use crate::channel_out::Outgoing;
-use crate::channel_publisher::HEAD_MAX;
+use crate::channel_publisher::{HEAD_MAX, less};
 use crate::keys;
 use crate::slot::SharedKey;
 
@@ -148,6 +148,8 @@ pub(crate) struct Readers {
     own: EntityId,
     subs: HashMap<u64, Sub>,
     feeds: HashMap<Place, Feed>,
+    /// Channels that are read of each publisher.
+    publishers: BTreeMap<EntityId, usize>,
     nonces: HashMap<Nonce, u64>,
     due: BTreeSet<(UnixMs, u64)>,
     /// Who lacks what: the last word of each in this turn.
@@ -163,6 +165,7 @@ impl Readers {
             own,
             subs: HashMap::new(),
             feeds: HashMap::new(),
+            publishers: BTreeMap::new(),
             nonces: HashMap::new(),
             due: BTreeSet::new(),
             lacking: BTreeMap::new(),
@@ -198,7 +201,12 @@ impl Readers {
             nonce: [0; 16],
         };
         self.subs.insert(number, sub);
-        self.feeds.entry(place).or_default().subs.push(number);
+        let publisher = place.0;
+        let feed = self.feeds.entry(place).or_default();
+        if feed.subs.is_empty() {
+            *self.publishers.entry(publisher).or_default() += 1;
+        }
+        feed.subs.push(number);
         self.act(number, actions, out);
         Some(number)
     }
@@ -233,6 +241,7 @@ impl Readers {
             feed.subs.retain(|other| *other != number);
             if feed.subs.is_empty() {
                 self.feeds.remove(&place);
+                less(&mut self.publishers, &place.0);
             }
         }
         if let Some(due) = sub.due {
@@ -245,6 +254,7 @@ impl Readers {
     /// Tells every sink that it is over.
     pub(crate) fn close(&mut self) -> Vec<Arc<dyn Sink>> {
         self.feeds.clear();
+        self.publishers.clear();
         self.nonces.clear();
         self.due.clear();
         self.subs.drain().map(|(_, sub)| sub.sink).collect()
@@ -376,8 +386,8 @@ impl Readers {
     }
 
     /// The publishers that are read.
-    pub(crate) fn publishers(&self) -> BTreeSet<EntityId> {
-        self.feeds.keys().map(|(publisher, _)| *publisher).collect()
+    pub(crate) fn publishers(&self) -> impl Iterator<Item = &EntityId> {
+        self.publishers.keys()
     }
 
     /// A publisher is there again: it may have forgotten who reads.
@@ -471,11 +481,6 @@ impl Readers {
                     self.step(number, Signal::Left { nonce }, now, out);
                 }
             }
-            ChannelFrame::Event { channel, log, event } => {
-                let place = (*from, channel);
-                let readers = self.readers(&place, at, |sub| sub.wanted.group.is_none());
-                self.event(&place, &readers, (log, event.sequence), &event, (now, at), out);
-            }
             ChannelFrame::Turn {
                 channel,
                 subscriber,
@@ -510,6 +515,19 @@ impl Readers {
             }
             _ => self.counts.malformed += 1,
         }
+    }
+
+    /// Takes in an event of a channel, for everybody here who reads it.
+    pub(crate) fn event_of(
+        &mut self,
+        place: &Place,
+        log: u64,
+        event: &Event<'_>,
+        times: (UnixMs, Instant),
+        out: &mut Outgoing,
+    ) {
+        let readers = self.readers(place, times.1, |sub| sub.wanted.group.is_none());
+        self.event(place, &readers, (log, event.sequence), event, times, out);
     }
 
     fn readers(&mut self, place: &Place, at: Instant, is_meant: impl Fn(&Sub) -> bool) -> Vec<u64> {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use meshos_core::channel_frame::ChannelFrame;
+use meshos_core::channel_frame::{ChannelFrame, as_event};
 use meshos_core::channel_policy::ChannelPolicy;
 use meshos_core::frame::Kind;
 use meshos_core::id::{EntityId, NodeId};
@@ -502,10 +502,18 @@ impl Inner {
             return self.readers.lock().malformed();
         };
         let times = (self.clock.now(), Instant::now());
+        // Events of one channel mostly come in a row.
+        let mut place: Option<(EntityId, ChannelName)> = None;
         for message in messages {
             let Ok(message) = message else {
                 return self.readers.lock().malformed();
             };
+            if let (Some((name, log, event)), Some(place)) = (as_event(message), &place)
+                && name == place.1.as_str().as_bytes()
+            {
+                self.readers.lock().event_of(place, log, &event, times, out);
+                continue;
+            }
             // A key names its publisher where a frame has its kind and what follows.
             if message.get(1..33) == Some(from.as_bytes()) {
                 match HandedKey::decode(message) {
@@ -515,6 +523,10 @@ impl Inner {
                 continue;
             }
             match ChannelFrame::decode(message) {
+                Ok(ChannelFrame::Event { channel, log, event }) => {
+                    let place = place.insert((from, channel));
+                    self.readers.lock().event_of(place, log, &event, times, out);
+                }
                 Ok(frame) => self.frame(&from, frame, times, out),
                 Err(_) => self.readers.lock().malformed(),
             }
@@ -599,9 +611,8 @@ impl Inner {
     /// Looks who of the other nodes is there. Returns when that is to be done again.
     fn look_around(&self, now: Instant, out: &mut Outgoing) -> Option<Instant> {
         self.carrier.as_mesh()?;
-        let read: Vec<EntityId> = self.publisher.lock().nodes().copied().collect();
-        let publishers = self.readers.lock().publishers();
-        if read.is_empty() && publishers.iter().all(|node| *node == self.own) {
+        let is_read = self.publisher.lock().nodes().next().is_some();
+        if !is_read && self.readers.lock().publishers().all(|node| *node == self.own) {
             return None;
         }
         let (looked, before) = {
@@ -614,17 +625,19 @@ impl Inner {
             (others.0.replace(now), std::mem::take(&mut others.1))
         };
         let there: BTreeSet<EntityId> = self.carrier.others().into_iter().collect();
-        for node in read.iter().filter(|node| !there.contains(*node)) {
-            self.publisher.lock().node_lost(node, out);
-        }
+        let lost: Vec<EntityId> = {
+            let publisher = self.publisher.lock();
+            let lost = publisher.nodes().filter(|node| !there.contains(*node));
+            lost.copied().collect()
+        };
+        lost.iter().for_each(|node| self.publisher.lock().node_lost(node, out));
         if looked.is_some() {
             let clock = self.clock.now();
-            for node in publishers
-                .iter()
-                .filter(|node| there.contains(*node) && !before.contains(*node))
-            {
-                self.readers.lock().returned(node, clock, out);
-            }
+            let mut readers = self.readers.lock();
+            let back = readers.publishers();
+            let back = back.filter(|node| there.contains(*node) && !before.contains(*node));
+            let back: Vec<EntityId> = back.copied().collect();
+            back.iter().for_each(|node| readers.returned(node, clock, out));
         }
         self.others.lock().1 = there;
         Some(now + LOOK)
