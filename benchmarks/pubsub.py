@@ -1,6 +1,6 @@
 """What a publish costs beside many subscriptions.
 
-A channel with one reader is measured alone, beside 10,000 subscriptions of other channels of the same node, and a channel
+A channel with one reader is measured alone, beside 10,000 subscriptions of other channels of the node, and a channel
 with 10,000 subscriptions of daemons at one other node. Each cell is microseconds for a message, from the first publish
 until the last reader has the last one, and the cost of the call of `publish` alone. One JSON line goes to stdout.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -29,6 +28,10 @@ from meshos import (
 from meshos.errors import ChannelNameError, DaemonNotFound, InvalidArgument, LoopClosed, Unavailable
 from meshos.mesh import ChannelMessage
 from meshos.stream import Gap, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 NEWS, ALARMS = ChannelName("plant/news"), ChannelName("plant/alarms")
 SOON, PATIENCE = timedelta(milliseconds=100), timedelta(seconds=20)

@@ -1,11 +1,12 @@
 """Messages per second from one node to another over a channel, and how long one takes.
 
-Throughput: one thread publishes numbered messages as fast as they are accepted, and tries a refused one again; another one
-reads. Latency: one message at a time, from before the publish until it was read. Payloads are ASCII, so that a way which
-carries text only is measured at its best. What is missing, comes twice or out of order is in the cell.
+Throughput: one thread publishes numbered messages as fast as they are accepted, and tries refused ones again; another
+reads. Latency: one message at a time, from before the publish until it was read. Payloads are ASCII, so that a way that
+carries text only is measured at its best. What is missing, comes twice or out of order is told on stderr.
 """
 
 import argparse
+import sys
 import threading
 import time
 from typing import Any
@@ -96,7 +97,7 @@ def main() -> None:
 
             rates = repeat(run, args.reps)
             cells.append({"metric": "throughput", "path": path, "payload": size, "unit": "1/s", **summary(rates, 1)})
-            print(path, size, notes, file=__import__("sys").stderr)
+            print(path, size, notes, file=sys.stderr)
             points = [
                 percentiles(latency(publisher, reader, size, args.latency_count), (50, 99)) for _ in range(args.reps)
             ]
