@@ -14,7 +14,7 @@ use meshos_core::parcel::Packer;
 use crate::carrier::Carrier;
 
 /// Bytes after which a body is sent and another begun.
-pub(crate) const PARCEL_BYTES: usize = 256 << 10;
+pub(crate) const PARCEL_BYTES: usize = 64 << 10;
 /// Bodies that were sent whose room is kept.
 const SPARE_MAX: usize = 8;
 /// Nodes whose room is kept from turn to turn.
