@@ -1,7 +1,7 @@
 """What it costs to send between two nodes of a process, beside the same within one node.
 
-Run it with `python benchmarks/between.py`. Each line is the best of several rounds: other work on the machine only slows it
-down. The bar is 200,000 events a second between two nodes.
+Run it with `python benchmarks/between.py`. Each line is the best of several rounds, since other work on the machine
+only slows it down. The bar is 200,000 events a second between two nodes.
 """
 
 from __future__ import annotations

@@ -648,7 +648,7 @@ class ProcessFailed(DaemonError):
     """`process` raised (its exception is `__cause__`), returned something else than outputs, or the chain is full.
 
     The event did not take effect: no output of it exists, and the same event may be delivered again. One that was
-    "passed_over" failed too often on another node: it is a dead letter there, and is not tried again when it is sent again.
+    "passed_over" failed too often on another node: it is a dead letter there, and sending it again tries nothing.
 
     Attributes:
         origin_hash: The daemon.

@@ -33,7 +33,7 @@ use crate::keeping::Stores;
 use crate::lane::{Job, Lanes};
 use crate::linked::{Answer, Arrived, Back, Incoming, Mailed};
 use crate::mailbox::Sender;
-use crate::mesh::{Delivered, Take};
+use crate::mesh::{Delivered, Mesh, Take};
 use crate::outgoing::{Emitter, Outlet, Sending};
 use crate::reactor::{Place, Reactor, Turn};
 use crate::registry::Registry;
@@ -50,6 +50,8 @@ pub const INBOX_BYTES_MAX: usize = 64 << 20;
 pub const PAYLOAD_BYTES_MAX: usize = (64 << 20) - 4096;
 /// Bodies of one turn.
 const TURN_MAX: usize = 256;
+/// Answers that are taken in under one lock, which callers wait for.
+const ANSWERS_MAX: usize = 64;
 /// Wait before a store is read again that could not be.
 const READ_PAUSE: Duration = Duration::from_secs(1);
 /// Rows that are read at once.
@@ -152,6 +154,8 @@ struct Inner {
     started: Instant,
     inbox: Mutex<Inbox>,
     ways: Mutex<Ways>,
+    /// The other nodes, as of that change of the mesh.
+    others: Mutex<(Option<u64>, Arc<Vec<EntityId>>)>,
     /// Flows of which something may be open; so that who sends to a daemon that is here need not look.
     flows: AtomicU64,
     outbound: Mutex<Outbound>,
@@ -200,6 +204,7 @@ impl Router {
             started: Instant::now(),
             inbox: Mutex::default(),
             ways: Mutex::new(Ways::new(keys::random_u64(), limits)),
+            others: Mutex::default(),
             flows: AtomicU64::new(0),
             outbound: Mutex::default(),
             removals: Mutex::default(),
@@ -401,8 +406,13 @@ impl Places for Inner {
         Some(Known { entity, node, epoch })
     }
 
-    fn others(&self) -> Vec<EntityId> {
-        self.carrier.others()
+    fn others(&self) -> Arc<Vec<EntityId>> {
+        let changes = self.carrier.as_mesh().map_or(0, Mesh::changes);
+        let mut others = self.others.lock();
+        if others.0 != Some(changes) {
+            *others = (Some(changes), Arc::new(self.carrier.others()));
+        }
+        Arc::clone(&others.1)
     }
 }
 
@@ -417,13 +427,15 @@ impl Turn for Inner {
             self.hear(body, &mut effects);
         }
         let now = self.now();
-        let mut ways = self.ways.lock();
-        if ways.wake_at().is_some_and(|at| at <= now) {
-            ways.turn(now, (self, &mut self.outbound.lock(), &mut effects));
-        }
-        self.flows.store(ways.len() as u64, Ordering::Release);
-        let due = ways.wake_at();
-        drop(ways);
+        let due = loop {
+            // Callers wait for this lock: it is held for moments.
+            let mut ways = self.ways.lock();
+            self.flows.store(ways.len() as u64, Ordering::Release);
+            match ways.wake_at() {
+                Some(at) if at <= now => ways.turn(now, (self, &mut self.outbound.lock(), &mut effects)),
+                due => break due,
+            }
+        };
         self.flush();
         self.carry_out(effects);
         let removals = std::mem::take(&mut *self.removals.lock());
@@ -513,7 +525,9 @@ impl Inner {
         }
         self.mail(to, &arrived, &mut events);
         if !answers.is_empty() {
-            self.hear_answers(arrived.from(), &answers, effects);
+            for some in answers.chunks(ANSWERS_MAX) {
+                self.hear_answers(arrived.from(), some, effects);
+            }
         }
     }
 

@@ -29,6 +29,8 @@ const IDLE_MAX: usize = 1024;
 const IDLE_FOR: Duration = Duration::from_secs(10);
 /// Wait before rows are removed again that the store did not let go.
 const RELEASE_PAUSE: Duration = Duration::from_millis(500);
+/// What is due that is done under one lock.
+const TURN_MAX: usize = 64;
 /// Bytes after which a parcel is closed.
 const PARCEL_BYTES: usize = 1 << 20;
 
@@ -97,7 +99,7 @@ pub(crate) trait Places {
     /// A daemon that is here.
     fn known(&self, origin: Origin) -> Option<Known>;
     /// The other nodes that are there.
-    fn others(&self) -> Vec<EntityId>;
+    fn others(&self) -> Arc<Vec<EntityId>>;
 }
 
 /// What is to be sent, packed by node.
@@ -670,7 +672,7 @@ impl Ways {
         };
         let was_asking = target.finder.is_asking();
         let others = if matches!(signal, finder::Signal::Found(_)) {
-            Vec::new()
+            Arc::default()
         } else {
             places.others()
         };
@@ -800,9 +802,12 @@ impl Ways {
         true
     }
 
-    /// Does what is due.
+    /// Does what is due, or some of it.
     pub(crate) fn turn(&mut self, now: Duration, (places, out, effects): (&dyn Places, &mut Outbound, &mut Effects)) {
-        while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+        for _ in 0..TURN_MAX {
+            let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) else {
+                return;
+            };
             self.timers.remove(&(at, timer));
             match timer {
                 Timer::Way(key) => {

@@ -12,11 +12,13 @@ use common::net::{Net, Netted, PATIENCE, Tray, Weather, forward, memory, taken};
 use common::{Sum, config, key, until};
 use meshos_core::id::Origin;
 use meshos_core::inflow::WINDOW;
+use meshos_core::outbox::Limits;
 use meshos_core::rows::{KeyRange, Table};
 use meshos_core::store::Store;
+use meshos_node::carrier::Carrier;
 use meshos_node::clock::{self, Deadline};
 use meshos_node::journal::Stores;
-use meshos_node::router::{Number, Sent};
+use meshos_node::router::{Number, Router, Sent};
 use meshos_node::sync::Mutex;
 
 const BAD: Weather = Weather {
@@ -451,4 +453,83 @@ fn a_store_that_refuses_for_a_while_keeps_rows_until_it_does_not() {
     disk.lock().is_full = false;
     until(|| rows(&disk, Table::Outbox) == 0);
     assert_eq!(nodes[1].seen(), sent_on(3));
+}
+
+/// A router of a node in the place of its own, with little room.
+fn narrow(node: &Netted, stores: Stores) -> Router {
+    let carrier = Carrier::mesh(node.mesh.clone());
+    let limits = Limits {
+        events_max: 8,
+        ..Limits::default()
+    };
+    let router = Router::with_limits(
+        carrier,
+        node.runtime.registry(),
+        node.runtime.lanes().clone(),
+        stores,
+        limits,
+    );
+    router.open_door();
+    router
+}
+
+#[test]
+fn outputs_for_which_there_is_no_room_stay_in_the_store_and_leave_in_their_order() {
+    let net = Net::new(2, BAD);
+    let (disk, stores) = disk();
+    let nodes = [net.join(0, Arc::clone(&stores)), net.join(1, memory())];
+    nodes[0].sees(&nodes[1]);
+    let router = narrow(&nodes[0], stores);
+    let slot = nodes[0].spawn(1, journal());
+    for number in 0..100 {
+        let order = forward(origin(2), &payload(number));
+        common::kept::send(&slot, number as u64 + 1, &order).expect("kept");
+    }
+    assert_eq!(rows(&disk, Table::Outbox), 100);
+    assert!(router.open() <= 8);
+    nodes[1].spawn(2, config());
+    until(|| rows(&disk, Table::Outbox) == 0);
+    assert_eq!(nodes[1].seen(), sent_on(100));
+    assert_eq!(router.stats().ways.unheard, 0);
+}
+
+#[test]
+fn outputs_of_which_nothing_is_kept_and_for_which_there_is_no_room_are_counted() {
+    let net = Net::new(2, Weather::default());
+    let nodes = [net.join(0, memory()), net.join(1, memory())];
+    nodes[0].sees(&nodes[1]);
+    let router = narrow(&nodes[0], memory());
+    let slot = nodes[0].spawn(1, config());
+    for number in 0..20 {
+        let order = forward(origin(2), &payload(number));
+        common::kept::send(&slot, number as u64 + 1, &order).expect("taken");
+    }
+    assert_eq!((router.open(), router.stats().ways.unheard), (8, 12));
+    nodes[1].spawn(2, config());
+    until(|| nodes[1].seen().len() == 8);
+    assert_eq!(nodes[1].seen(), sent_on(8));
+}
+
+#[test]
+fn events_for_which_there_is_no_room_are_refused_and_the_others_take_effect() {
+    let (_net, nodes) = Net::of(2, Weather::default());
+    let router = narrow(&nodes[0], memory());
+    let slot = nodes[1].spawn(1, config());
+    let held = slot.try_enter().expect("free");
+    let tray = Arc::new(Tray::default());
+    let sender = nodes[0].runtime.sender();
+    for place in 0..12 {
+        router.send(
+            origin(1),
+            &Number::Next(sender),
+            &payload(place),
+            Some(tray.ticket(place)),
+        );
+    }
+    until(|| tray.told() == 4);
+    drop(held);
+    let sent = tray.wait(12);
+    assert!(sent[..8].iter().all(|sent| !taken(sent).1));
+    assert!(sent[8..].iter().all(|sent| *sent == Sent::Full));
+    assert_eq!(nodes[1].seen(), (0..8).map(payload).collect::<Vec<_>>());
 }
