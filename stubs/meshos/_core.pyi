@@ -1074,6 +1074,8 @@ _Letter: TypeAlias = tuple[int, CausalEvent, int, str, str, int, bool]
 
 def _mesh_probes(mesh: Mesh) -> ProbeRegistry: ...
 def _mesh_inject(mesh: Mesh, frame: BytesLike) -> None: ...
+def _mesh_pause(mesh: Mesh, paused: bool) -> None: ...
+def _ownership_post(mesh: Mesh, to: EntityId, body: BytesLike) -> bool: ...
 def _verify_store(path: str | PathLike[str]) -> tuple[int, int, int, int, int, int]: ...
 def _inspect_store(
     path: str | PathLike[str],
@@ -1401,6 +1403,141 @@ class Store:
     ) -> None: ...
 
 @final
+class OwnershipRecord:
+    """Who owns a daemon from an event on, bound to the record before: what nodes go by. `certificate` is for strangers."""
+
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read exactly one; raises `FileDecodeError`. Signatures are not checked."""
+    def to_bytes(self) -> bytes:
+        """Return its form on the wire."""
+    def verify(self, previous: OwnershipRecord | None = None, *, authorities: Sequence[EntityId] | None = None) -> None:
+        """Check that it follows on `previous`, or on nothing, and that one who may signed it; raises `BadSignature`.
+
+        Takeovers may also be signed by one of `authorities`: the key of the directory's node.
+        """
+    @property
+    def certificate(self) -> Certificate:
+        """Who speaks in the term, from which event on, and why."""
+    @property
+    def entity_id(self) -> EntityId:
+        """The daemon."""
+    @property
+    def origin_hash(self) -> _OriginHash:
+        """Its handle."""
+    @property
+    def epoch(self) -> int:
+        """Term of ownership, from 1."""
+    @property
+    def node(self) -> EntityId:
+        """Key of the owner."""
+    @property
+    def node_id(self) -> _NodeId:
+        """The owner."""
+    @property
+    def reason(self) -> _Reason:
+        """What began the term."""
+    @property
+    def from_sequence(self) -> int:
+        """Position after which the owner emits."""
+    @property
+    def previous(self) -> bytes:
+        """Digest of the record before; 32 zero bytes for a spawn."""
+    @property
+    def source(self) -> EntityId | None:
+        """Key of the owner before; `None` for a spawn."""
+    @property
+    def migration_id(self) -> bytes | None:
+        """The move that made it."""
+    @property
+    def digest(self) -> bytes:
+        """Its own digest: the `previous` of the next."""
+    @property
+    def signature(self) -> bytes:
+        """64 bytes."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class OwnershipDirectory:
+    """Which node owns which daemon of a mesh, as the one node that has the directory knows it. Daemons that were stopped are in it."""
+
+    @property
+    def node_id(self) -> _NodeId:
+        """The node that has it."""
+    def owner(self, origin_hash: _OriginHash) -> OwnershipRecord | None:
+        """Return the newest record of a daemon."""
+    def lineage(self, origin_hash: _OriginHash) -> tuple[OwnershipRecord, ...]:
+        """Return all records of a daemon, the oldest first; raises `StoreError`."""
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[int]: ...
+    def __contains__(self, origin_hash: _OriginHash, /) -> bool: ...
+
+@final
+class OwnershipStats:
+    """What became of requests between owners and the directory, at one node."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        held: int,
+        lapses: int,
+        fenced: int,
+        late: int,
+        refused_malformed: int,
+        refused_stranger: int,
+        refused_forged: int,
+        granted: int,
+        lower: int,
+        withheld: int,
+        foreign: int,
+        full: int,
+        failed: int,
+    ) -> Self: ...
+    @property
+    def held(self) -> int:
+        """Daemons here whose leases are renewed."""
+    @property
+    def lapses(self) -> int:
+        """Leases that ran out here, and came back."""
+    @property
+    def fenced(self) -> int:
+        """Daemons that were stopped here, since another node owns them."""
+    @property
+    def late(self) -> int:
+        """Answers that came late or twice."""
+    @property
+    def refused_malformed(self) -> int:
+        """Messages that cannot be read."""
+    @property
+    def refused_stranger(self) -> int:
+        """Messages of nodes that have no say."""
+    @property
+    def refused_forged(self) -> int:
+        """Messages with signatures that do not fit."""
+    @property
+    def granted(self) -> int:
+        """Leases that the directory here granted."""
+    @property
+    def lower(self) -> int:
+        """Requests to it under a record that is not the highest."""
+    @property
+    def withheld(self) -> int:
+        """Requests to it that were not answered, since a write or a takeover was under way."""
+    @property
+    def foreign(self) -> int:
+        """Requests to it of a node that the record does not name."""
+    @property
+    def full(self) -> int:
+        """Requests to it that were refused, since there were too many daemons."""
+    @property
+    def failed(self) -> int:
+        """Its writes that failed, and were tried again."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
 class Peer:
     """Another node, as this one sees it."""
 
@@ -1648,6 +1785,10 @@ class Mesh:
         self, publisher: _NodeId, channel: ChannelName, token: PermissionToken | None = None, *, buffer_max: int = 1024
     ) -> Coroutine[object, None, Stream[ChannelMessage | Gap]]:
         """Twin of `subscribe`."""
+    def directory(self) -> OwnershipDirectory | None:
+        """Return which node owns which daemon, at the node that has that: the first of a cluster."""
+    def ownership_stats(self) -> OwnershipStats:
+        """Count what became of requests about ownership; all zero at a node that is alone."""
     def stats(self) -> MeshStats:
         """Count what happened at this node."""
     def close(self) -> None:
@@ -1935,6 +2076,8 @@ class RuntimeCore:
         """Restore into an instance made by the caller; raises as `spawn_from_snapshot`."""
     def find(self, origin_hash: OriginHash) -> DaemonHandle | None:
         """Return the handle of a daemon that is live here."""
+    def owner(self, origin_hash: OriginHash) -> OwnershipRecord | None:
+        """Return the newest record of who owns a daemon, as far as this node knows; `None` at a node that is alone."""
     def stop(self, origin_hash: OriginHash) -> None:
         """Let it finish its event, tell it, sign a checkpoint, and stop; raises `DaemonNotFound`."""
     def snapshot(self, origin_hash: OriginHash) -> StateSnapshot | None:

@@ -215,7 +215,7 @@ impl<D: Daemon> Runtime<D> {
 
     /// Why a daemon is not found here.
     pub(crate) fn elsewhere(&self, origin: Origin) -> ReachError {
-        let owner = self.ownership().and_then(|ownership| ownership.owner_of(origin));
+        let owner = self.ownership().and_then(|ownership| ownership.record_of(origin));
         match owner.filter(|record| record.node() != self.node().entity_id()) {
             Some(record) => ReachError::NotOwner {
                 origin,

@@ -270,7 +270,7 @@ impl Ownership {
 
     /// The highest record of the entity with that handle, as far as this node knows.
     #[must_use]
-    pub fn owner_of(&self, origin: Origin) -> Option<OwnershipRecord> {
+    pub fn record_of(&self, origin: Origin) -> Option<OwnershipRecord> {
         let heard = self.state.lock().heard.get(&origin).copied();
         let listed = self.central.as_ref().and_then(|central| central.owner_of(origin));
         heard.into_iter().chain(listed).max_by_key(OwnershipRecord::epoch)
@@ -760,7 +760,7 @@ impl Ownership {
 impl Guide for Ownership {
     /// Who has it now that it was taken over or moved. Where it was spawned its node says itself that it is there.
     fn owner_of(&self, origin: Origin) -> Option<Known> {
-        let record = Self::owner_of(self, origin)?;
+        let record = self.record_of(origin)?;
         let is_handed_on = matches!(record.reason(), Reason::Move | Reason::Takeover);
         (is_handed_on && record.node() != self.node).then(|| Known {
             entity: record.entity(),

@@ -158,7 +158,7 @@ impl Node {
 
     fn owner_of(&self, key: &SharedKey) -> Option<OwnershipRecord> {
         let origin = key.lock().origin();
-        Ownership::owner_of(&self.ownership, origin)
+        self.ownership.record_of(origin)
     }
 }
 

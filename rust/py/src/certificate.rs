@@ -111,7 +111,7 @@ impl PyCertificate {
 
     /// What began the epoch.
     #[getter]
-    fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         let found = REASONS.iter().find(|(_, reason)| *reason == self.0.reason);
         found.expect("REASONS has every reason").0
     }

@@ -48,6 +48,7 @@ mod migration;
 mod name;
 mod operator;
 mod output;
+mod ownership;
 mod peer;
 mod probes;
 mod receipt;
@@ -124,6 +125,7 @@ mod _core {
             dead_letter::register,
             channels::register,
             mesh::register,
+            ownership::register,
             factory::register,
             host::register,
             registry::register,

@@ -23,7 +23,7 @@ use meshos_node::keys;
 use meshos_node::local_engine::LocalNetwork;
 use meshos_node::mesh::{JoinError, Mesh, MeshConfig, MeshStats, PeerView, PeerWaitError, wait_for_nobody};
 use meshos_node::mesh_probes::MeshProbe;
-use meshos_node::ownership::{Ownership, OwnershipConfig};
+use meshos_node::ownership::Ownership;
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
 use pyo3::intern;
@@ -37,6 +37,7 @@ use crate::daemon::PyDaemon;
 use crate::errors::{self, AlreadyRegistered, ConfigError, InvalidArgument, LoopClosed};
 use crate::guard::{self, Born, entry, may_wait};
 use crate::identity::{entity_id, own_key};
+use crate::ownership::{self, PyOwnershipDirectory, PyOwnershipStats};
 use crate::probes::PyProbeRegistry;
 use crate::record::field::{Field, Given, read};
 use crate::record::moment::Moment;
@@ -321,22 +322,6 @@ fn join(keys: Vec<Arc<Keypair>>) -> Result<Vec<Mesh>, JoinError> {
         .collect()
 }
 
-/// Gives each node its part in ownership. The first has the directory.
-fn owners(stores: &[Py<PyStore>], joined: &[Mesh]) -> PyResult<Vec<Arc<Ownership>>> {
-    let Some(directory) = joined.first().map(Mesh::entity_id) else {
-        return Ok(Vec::new());
-    };
-    let nodes = stores.iter().zip(joined);
-    nodes
-        .map(|(store, mesh)| {
-            let store = store.get();
-            let (carrier, key) = (Carrier::mesh(mesh.clone()), Arc::clone(store.node()));
-            let joined = Ownership::join(carrier, key, store.stores(), directory, OwnershipConfig::default());
-            joined.map_err(|error| errors::store(&error, store.path()))
-        })
-        .collect()
-}
-
 #[pymethods]
 impl PyMesh {
     /// Make a node in this process.
@@ -384,7 +369,7 @@ impl PyMesh {
                 JoinError::Engine(_) => LoopClosed::new_err(("Mesh",)),
                 JoinError::NoThread => pyo3::exceptions::PyOSError::new_err(error.to_string()),
             })?;
-            let owners = owners(&stores, &joined)?;
+            let owners = ownership::owners(&stores, &joined)?;
             let meshes = stores.into_iter().zip(joined).zip(owners);
             let meshes =
                 meshes.map(|((store, mesh), owner)| Py::new(py, Self::of(py, store, Some(mesh), Some(owner))?));
@@ -663,6 +648,23 @@ impl PyMesh {
             let token = token.unwrap_or(&none);
             let arguments = PyTuple::new(py, [slf.as_any(), publisher, channel, token, &buffer_max])?;
             Self::twin(slf, "subscribe", arguments)
+        })
+    }
+
+    /// The directory of the mesh, if this node has it.
+    fn directory(&self) -> PyResult<Option<PyOwnershipDirectory>> {
+        entry("Mesh.directory", || {
+            self.born.check("Mesh")?;
+            Ok(self.ownership.as_ref().and_then(PyOwnershipDirectory::of))
+        })
+    }
+
+    /// What became of requests about ownership.
+    fn ownership_stats(&self, py: Python<'_>) -> PyResult<PyOwnershipStats> {
+        entry("Mesh.ownership_stats", || {
+            self.born.check("Mesh")?;
+            let stats = py.detach(|| self.ownership.as_ref().map(|ownership| ownership.stats()));
+            Ok(stats.unwrap_or_default().into())
         })
     }
 

@@ -37,6 +37,7 @@ use crate::guard::{self, Born, InUserCode, entry, may_wait};
 use crate::handle::PyDaemonHandle;
 use crate::identity::entity_id;
 use crate::mesh::PyMesh;
+use crate::ownership::PyOwnershipRecord;
 use crate::receipt::PyReceipt;
 use crate::record::field::Field;
 use crate::recover;
@@ -398,6 +399,20 @@ impl PyRuntime {
         this.born.check("DaemonRuntime")?;
         let slot = this.runtime.registry().get(args::origin(origin_hash)?);
         Ok(slot.map(|slot| PyDaemonHandle::new(slot, slf)))
+    }
+
+    /// The newest record of who owns a daemon, as far as this node knows.
+    fn owner(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<Option<PyOwnershipRecord>> {
+        entry("DaemonRuntime.owner", || {
+            self.born.check("DaemonRuntime")?;
+            let origin = args::origin(origin_hash)?;
+            let owner = origin_hash.py().detach(|| {
+                self.runtime
+                    .ownership()
+                    .and_then(|ownership| ownership.record_of(origin))
+            });
+            Ok(owner.map(PyOwnershipRecord))
+        })
     }
 
     fn stop(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -499,3 +499,23 @@ fn a_takeover_that_is_given_up_lets_the_owner_go_on() {
         assert_eq!(directory.wake_at(), None);
     }
 }
+
+#[test]
+fn a_lineage_that_ends_with_a_takeover_begins_once() {
+    let mut directory = empty();
+    let records = [spawn(), taken(&spawn(), 1)];
+    let registered = Body::Registered {
+        entity: entity(),
+        epoch: 3,
+    };
+    let kept = ticket(&step(&mut directory, SECOND, register(1, &records)));
+    let actions = step(&mut directory, SECOND, Signal::Kept(kept));
+    assert_eq!(said(&actions), Some((node(1), &registered)));
+    // Its answer was lost.
+    let again = step(&mut directory, SECOND, register(1, &records));
+    assert_eq!(said(&again), Some((node(1), &registered)));
+    // Once it was renewed, who registers it has lost what it did.
+    step(&mut directory, SECOND, renew(records[1]));
+    let late = step(&mut directory, SECOND, register(1, &records));
+    assert_eq!(said(&late), Some((node(1), &Body::Higher(records[1]))));
+}

@@ -406,3 +406,33 @@ fn a_directory_that_knows_nothing_is_given_the_lineage() {
     );
     assert!(matches!(&actions[..], [Action::Send(frame)] if frame.body == Body::Renew(records().spawn)));
 }
+
+#[test]
+fn an_entity_that_spoke_elsewhere_begins_with_a_whole_lineage() {
+    let records = records();
+    let taken = records
+        .spawn
+        .taken_over(me(), 0, records.spawn.certificate.digest, &keypair(0x42))
+        .expect("whole");
+    let mut owner = new(true);
+    let actions = step(&mut owner, SECOND, Signal::Spawn(taken));
+    assert!(matches!(&actions[..], [Action::RegisterLineage(_)]));
+    let first = answer(ask(&actions), Answer::Registered { epoch: 1 });
+    assert!(step(&mut owner, SECOND, first).is_empty());
+    let epoch = taken.epoch();
+    let actions = step(&mut owner, SECOND, answer(ask(&actions), Answer::Registered { epoch }));
+    assert!(matches!(&actions[..], [Action::Keep { record, .. }] if *record == taken));
+    assert_eq!((owner.phase(), owner.fence()), (Phase::Keeping, Some(&taken)));
+}
+
+#[test]
+fn of_several_owners_of_a_run_none_takes_an_answer_to_another() {
+    let spawn = Signal::Spawn(records().spawn);
+    let asked = ask(&step(&mut new(true), SECOND, spawn.clone()));
+    let mut owner = new(true).numbered_after(1 << 32);
+    let own = ask(&step(&mut owner, SECOND, spawn));
+    assert_ne!(asked, own);
+    let registered = Answer::Registered { epoch: 1 };
+    assert!(step(&mut owner, SECOND, answer(asked, registered)).is_empty());
+    assert!(!step(&mut owner, SECOND, answer(own, registered)).is_empty());
+}
