@@ -19,6 +19,7 @@ from meshos import (
     Identity,
     Mesh,
     MeshDaemon,
+    Output,
     PermissionToken,
     Right,
     Store,
@@ -444,6 +445,71 @@ def test_a_daemon_that_comes_back_goes_on_where_it_was(tmp_path: Path) -> None:
                 deadline.wait(0.01)
             runtime.wait_for(origin, Keeper, lambda keeper: keeper.text.startswith(b"abcd"), timeout=PATIENCE)
         mesh.close()
+
+
+def test_what_was_published_while_a_daemon_was_away_arrives(nodes: tuple[Mesh, Mesh, Mesh]) -> None:
+    plant, office, _ = nodes
+    config = DaemonHostConfig(durability="journal")
+    with started(office, Keeper) as runtime:
+        origin = runtime.spawn("keeper", Identity.generate(), config).origin_hash
+        runtime.subscribe_channel(origin, plant.node_id, NEWS)
+        plant.publish(NEWS, b"a")
+        runtime.wait_for(origin, Keeper, lambda keeper: keeper.text == b"a", timeout=PATIENCE)
+    for letter in (b"b", b"c"):
+        plant.publish(NEWS, letter)
+    with started(office, Keeper) as runtime:
+        assert runtime.recover().daemons[origin].error is None
+        plant.publish(NEWS, b"d")
+        runtime.wait_for(origin, Keeper, lambda keeper: len(keeper.text) >= 4, timeout=PATIENCE)
+        assert runtime.with_daemon(origin, Keeper, lambda keeper: keeper.text) == b"abcd"
+        seen = runtime.with_daemon(origin, Keeper, lambda keeper: keeper.seen[-1])
+        assert seen == (NEWS, plant.node_id)
+
+
+def test_a_daemon_that_stands_still_gets_everything_later(nodes: tuple[Mesh, Mesh, Mesh]) -> None:
+    plant, office, _ = nodes
+    gate = threading.Event()
+
+    class Slow(Reader):
+        name = "slow"
+
+        def process(self, event: CausalEvent) -> None:
+            gate.wait(20)
+            super().process(event)
+
+    with started(office, Slow, Reader) as runtime:
+        slow = runtime.spawn("slow", Identity.generate()).origin_hash
+        quick = runtime.spawn("reader", Identity.generate()).origin_hash
+        for origin in (slow, quick):
+            runtime.subscribe_channel(origin, plant.node_id, NEWS)
+        last = 12_000
+        for number in range(1, last + 1):
+            plant.publish(NEWS, b"%d" % number)
+        runtime.wait_for(quick, Reader, lambda reader: len(reader.got) == last, timeout=PATIENCE)
+        gate.set()
+        runtime.wait_for(slow, Slow, lambda reader: len(reader.got) == last, timeout=PATIENCE)
+        numbers = runtime.with_daemon(slow, Slow, lambda reader: [number for number, _ in reader.got])
+        assert numbers == list(range(1, last + 1))
+
+
+def test_what_a_daemon_emits_for_a_channel_names_it(nodes: tuple[Mesh, Mesh, Mesh]) -> None:
+    plant, office, _ = nodes
+
+    class Watch(MeshDaemon):
+        name = "watch"
+
+        def process(self, event: CausalEvent) -> Output:
+            return Output(b"seen " + event.payload, channel=ALARMS)
+
+    with started(plant, Watch) as runtime, office.subscribe(plant.node_id, ALARMS) as stream:
+        watch = runtime.spawn("watch", Identity.generate()).origin_hash
+        runtime.subscribe_channel(watch, plant.node_id, NEWS)
+        for number in range(50):
+            plant.publish(NEWS, b"%d" % number)
+        items = [stream.receive(timeout=PATIENCE) for _ in range(50)]
+    assert items == [
+        ChannelMessage(ALARMS, plant.node_id, number + 1, b"seen %d" % number, watch) for number in range(50)
+    ]
 
 
 def test_wait_for(nodes: tuple[Mesh, Mesh, Mesh]) -> None:

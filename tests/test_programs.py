@@ -12,6 +12,7 @@ from pages import ROOT
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PROMISED = {
     "async_counter.py": "611fe1b46ba54947105c2f4b519494254a536104e3e1dd03910de9335aab807f",
+    "channels.py": "35fdabaaf7619fe080d3e88f629a238226a107b21cd30a08ef6fffff7f7a1cd2",
     "counter.py": "c3453fa22c3594173d1be3b63a0241b65257dce7de2bc68c171616b89b606420",
     "dispatcher.py": "264b894850689091f00a900a751c2e2da7d9084b481d7b215c590e843dd5663c",
     "supervise.py": "dc22a02bf6710109976653bd61bcab79bc5c490b4a6ef1114437e85242b2e4c6",
