@@ -158,6 +158,17 @@ def test_nobody_has_the_daemon(pair: Pair) -> None:
     assert pair.second.send(origin, b"here").processed == 1
 
 
+def test_a_node_without_a_runtime_has_no_daemons() -> None:
+    meshes = Mesh.local_cluster(2)
+    with DaemonRuntime(meshes[0]) as runtime:
+        runtime.start()
+        runtime.mesh().wait_for_peer(meshes[1].node_id)
+        with pytest.raises(DaemonNotFound):
+            runtime.send(NOBODY, b"")
+    for mesh in meshes:
+        mesh.close()
+
+
 def test_an_event_that_fails_too_often_is_passed_over(pair: Pair) -> None:
     to = spawn(pair.second, daemon := Notes(), DaemonHostConfig(attempts_max=1))
     with pytest.raises(ProcessFailed) as caught:

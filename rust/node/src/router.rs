@@ -357,14 +357,63 @@ impl Router {
     }
 }
 
+/// Answers for a node that has no daemons, or none yet, or none any more: nobody is here.
+pub struct Vacant(Carrier);
+
+impl Vacant {
+    /// Answers what comes in until a router takes it; while it is held.
+    #[must_use]
+    pub fn new(carrier: Carrier) -> Arc<Self> {
+        let vacant = Arc::new(Self(carrier));
+        vacant
+            .0
+            .attach(Kind::LINKED, Arc::new(Threshold(Arc::downgrade(&vacant))));
+        vacant
+    }
+}
+
+struct Threshold(Weak<Vacant>);
+
+impl Take for Threshold {
+    fn take(&self, delivered: Delivered) -> bool {
+        let vacant = self.0.upgrade();
+        vacant.is_some_and(|vacant| say_nobody(&vacant.0, &delivered))
+    }
+}
+
+/// Says of everything that is asked for or sent that it is not here; `false`: it cannot be read.
+fn say_nobody(carrier: &Carrier, delivered: &Delivered) -> bool {
+    let Ok(messages) = parcel::open(delivered.body()) else {
+        return false;
+    };
+    let mut answers = Packer::new();
+    for frame in messages.filter_map(|message| message.and_then(Frame::decode).ok()) {
+        let answer = match frame {
+            Frame::Find { origin } => Frame::Nobody { origin },
+            Frame::Locate { flow } => Frame::NotHere { flow, sequence: 0 },
+            Frame::Event(event) => Frame::NotHere {
+                flow: event.flow,
+                sequence: event.sequence,
+            },
+            _ => continue,
+        };
+        answers.put(|out| answer.put(out));
+    }
+    // Who does not hear it asks again.
+    answers.is_empty() || carrier.post(&delivered.from, Kind::LINKED, answers.body()).is_ok()
+}
+
 /// Where bodies come in from the carrier, and outputs from the daemons of the node.
 struct Door(Weak<Inner>);
 
 impl Take for Door {
     fn take(&self, delivered: Delivered) -> bool {
-        let Some(inner) = self.0.upgrade().filter(|inner| !inner.closed.load(Ordering::Acquire)) else {
+        let Some(inner) = self.0.upgrade() else {
             return false;
         };
+        if inner.closed.load(Ordering::Acquire) {
+            return say_nobody(&inner.carrier, &delivered);
+        }
         let size = delivered.body().len();
         let mut inbox = inner.inbox.lock();
         let is_full = inbox.bodies.len() >= INBOX_MAX || inbox.bytes + size > INBOX_BYTES_MAX;

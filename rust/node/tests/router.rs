@@ -18,7 +18,7 @@ use meshos_core::store::Store;
 use meshos_node::carrier::Carrier;
 use meshos_node::clock::{self, Deadline};
 use meshos_node::journal::Stores;
-use meshos_node::router::{Number, Router, Sent};
+use meshos_node::router::{Number, Router, Sent, Vacant};
 use meshos_node::sync::Mutex;
 
 const BAD: Weather = Weather {
@@ -306,6 +306,17 @@ fn a_mailbox_that_is_full_asks_for_a_pause() {
     assert!(sent.iter().all(|sent| !taken(sent).1));
     other.wait(1);
     assert_eq!(nodes[1].seen().len(), 71);
+}
+
+#[test]
+fn a_node_without_daemons_says_so() {
+    let (_net, nodes) = Net::of(3, Weather::default());
+    nodes[1].spawn(1, config());
+    nodes[1].runtime.shutdown(Duration::from_secs(1), &mut common::never);
+    let _vacant = Vacant::new(Carrier::mesh(nodes[2].mesh.clone()));
+    let tray = Arc::new(Tray::default());
+    nodes[0].send(origin(1), b"one", &tray, 0);
+    assert_eq!(tray.wait(1), [Sent::Nobody]);
 }
 
 #[test]

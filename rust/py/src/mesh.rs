@@ -24,6 +24,7 @@ use meshos_node::local_engine::LocalNetwork;
 use meshos_node::mesh::{JoinError, Mesh, MeshConfig, MeshStats, PeerView, PeerWaitError, wait_for_nobody};
 use meshos_node::mesh_probes::MeshProbe;
 use meshos_node::ownership::Ownership;
+use meshos_node::router::Vacant;
 use meshos_node::runtime::Runtime;
 use meshos_node::sync::Mutex;
 use pyo3::intern;
@@ -174,6 +175,8 @@ pub struct PyMesh {
     /// The others; `None`: it is alone.
     mesh: Option<Mesh>,
     carrier: Carrier,
+    /// Answers while there is no runtime.
+    _vacant: Option<Arc<Vacant>>,
     /// Who may run which daemon; `None`: it is alone.
     ownership: Option<Arc<Ownership>>,
     channels: Channels,
@@ -245,6 +248,7 @@ impl PyMesh {
         let channels = Channels::new(carrier.clone(), Arc::clone(&node), revocations);
         Ok(Self {
             node,
+            _vacant: carrier.as_mesh().map(|_| Vacant::new(carrier.clone())),
             carrier,
             channels,
             store,
