@@ -417,11 +417,11 @@ class NotOwner(DaemonError):
         return "not_owner"
 
 
-RemoteRefusedKind: TypeAlias = Literal["not_permitted"] | Literal["busy"] | Literal["not_ready"] | Literal["failed"]
+RemoteRefusedKind: TypeAlias = Literal["not_permitted"] | Literal["failed"]
 
 
 class RemoteRefused(DaemonError):
-    """Another node does not do what it was asked; nothing was done there. "busy" and "not_ready" are retryable.
+    """Another node does not do what it was asked, since it does not let this one, or since it failed there.
 
     Attributes:
         node_id: The node that was asked.
@@ -429,7 +429,7 @@ class RemoteRefused(DaemonError):
     """
 
     def __init__(self, kind: RemoteRefusedKind, node_id: NodeId, reason: str) -> None:
-        super().__init__(kind, node_id, reason, text=f"node {node_id:016x} refuses ({kind}): {reason}")
+        super().__init__(kind, node_id, reason, text=f"node {node_id:016x} refuses: {reason}")
         self._kind: RemoteRefusedKind = kind
         self.node_id: NodeId = node_id
         self.reason: str = reason
@@ -437,10 +437,6 @@ class RemoteRefused(DaemonError):
     @property
     def kind(self) -> RemoteRefusedKind:
         return self._kind
-
-    @property
-    def retryable(self) -> bool:
-        return self._kind in ("busy", "not_ready")
 
 
 class StaleDaemon(DaemonError):

@@ -32,7 +32,7 @@ from meshos.events import (
     MeshOsEvent,
     ReplicaChange,
 )
-from meshos.identity import EntityId, OriginHash
+from meshos.identity import EntityId, NodeId, OriginHash
 from meshos.migration import MigrationAborter, MigrationPhase, MigrationSnapshotSource
 from meshos.operator import AvoidScope, BlastWarningKind, IceAction, OperatorId, Role, Verdict
 from meshos.probes import HealthProbe, InventoryProbe, LocalityProbe, NodeHealth
@@ -2108,7 +2108,7 @@ class RuntimeCore:
     def subscribe_channel(
         self,
         origin_hash: OriginHash,
-        publisher: _NodeId,
+        publisher: NodeId,
         channel: ChannelName,
         token: PermissionToken | None = None,
         *,
@@ -2119,7 +2119,7 @@ class RuntimeCore:
         Of the daemons of one queue group each event goes to one. The subject of the token is the daemon. Raises
         `SubscribeRejected`, and `Unavailable` when the publisher does not answer within 5 s: then nothing was recorded.
         """
-    def unsubscribe_channel(self, origin_hash: OriginHash, publisher: _NodeId, channel: ChannelName) -> None:
+    def unsubscribe_channel(self, origin_hash: OriginHash, publisher: NodeId, channel: ChannelName) -> None:
         """End a subscription; does nothing if there is none. What waits in the mailbox is processed."""
     def control(self, origin_hash: OriginHash, control: DaemonControl) -> None:
         """Give a daemon a control, between two events; raises `CallbackFailed`, `DaemonNotFound`."""

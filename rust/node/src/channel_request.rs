@@ -196,6 +196,8 @@ impl Publishing {
         for action in actions {
             match action {
                 Action::Taken { .. } | Action::Full => {}
+                // Of which run it is was found with the first of them.
+                Action::Send { to, .. } if restarted.contains(&to) => {}
                 Action::Send { nonce, to } => {
                     if self.is_another_run(&to, carrier) {
                         restarted.push(to);

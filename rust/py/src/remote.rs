@@ -169,7 +169,7 @@ impl PyRemoteCore {
         let node = self.node.node_id();
         let unavailable = |text: String| Unavailable::new_err((node.get(), text));
         match error {
-            CallError::Refused(refused) => self.refused(refused, asked),
+            CallError::Refused(refused) => self.refused(refused, asked, py),
             CallError::TooLarge { size } => {
                 let message = format!("the snapshot has {size} bytes, at most {SNAPSHOT_BYTES_MAX} are fetched");
                 RemoteRefused::new_err(("failed", node.get(), message))
@@ -184,7 +184,7 @@ impl PyRemoteCore {
         }
     }
 
-    fn refused(&self, refused: Refused, asked: &Asked) -> PyErr {
+    fn refused(&self, refused: Refused, asked: &Asked, py: Python<'_>) -> PyErr {
         let origin = asked.origin.get();
         let kind = match refused.reason {
             Reason::NotFound => return DaemonNotFound::new_err((origin,)),
@@ -196,8 +196,11 @@ impl PyRemoteCore {
             Reason::Occupied => return AlreadyRegistered::new_err((origin,)),
             Reason::Stored => return AlreadyStored::new_err((origin,)),
             Reason::NotPermitted => "not_permitted",
-            Reason::Busy => "busy",
-            Reason::NotReady => "not_ready",
+            Reason::Busy => return errors::backpressure(py),
+            Reason::NotReady => {
+                let node = self.node.node_id();
+                return Unavailable::new_err((node.get(), format!("node {node} is not ready: {}", refused.text)));
+            }
             Reason::Failed => "failed",
         };
         RemoteRefused::new_err((kind, self.node.node_id().get(), refused.text))
