@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +235,19 @@ def test_a_directory_that_closes_in_the_middle_of_a_spawn_is_unavailable_in_time
         assert silent.value.target == first.mesh().node_id
         assert second.daemon_count() == 0
         closing.join()
+
+
+def test_ctrl_c_ends_the_wait_of_a_spawn() -> None:
+    with cluster(2) as (first, second):
+        _mesh_pause(first.mesh(), True)
+        began = time.monotonic()
+        interrupt = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            second.spawn("counter", Identity.generate())
+        assert time.monotonic() - began < CLAIM_WAIT - 1
+        assert second.daemon_count() == 0
+        interrupt.join()
 
 
 def test_forged_and_foreign_messages_have_no_effect_and_are_counted() -> None:
