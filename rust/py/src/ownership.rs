@@ -23,7 +23,7 @@ use crate::store::PyStore;
 
 /// Who owns a daemon from an event on, bound to the record before.
 #[pyclass(frozen, eq, hash, name = "OwnershipRecord", module = "meshos.mesh")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PyOwnershipRecord(pub OwnershipRecord);
 
 impl std::hash::Hash for PyOwnershipRecord {
