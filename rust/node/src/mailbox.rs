@@ -45,6 +45,8 @@ pub const EVENTS_MAX: usize = 1_000_000;
 pub const BYTES_MAX: u64 = 64 << 20;
 /// Events of one batch.
 const BATCH_MAX: usize = 256;
+/// When who sent a linked event tries it again that could not be kept.
+const LINK_PAUSE: Duration = Duration::from_millis(200);
 /// Linked streams whose place in a mailbox is kept though nothing of them waits.
 const LINKS_KEPT: usize = 64;
 /// A batch ends after so long, so that those it answers do not wait for the rest.
@@ -627,7 +629,7 @@ impl<D: Daemon> Slot<D> {
         if let (DeliverError::NotKept(_) | DeliverError::Unleased(_), Party::Link { arrived, .. }) =
             (&error, &sent.party)
         {
-            told.answers.push(self.busy(arrived, &sent.key, wait));
+            told.answers.push(self.busy(arrived, &sent.key, wait.min(LINK_PAUSE)));
             return true;
         }
         let mut cell = self.cell.lock();
@@ -763,8 +765,17 @@ impl<D: Daemon> Slot<D> {
             match mail.sent.party {
                 Party::Channel(_) => {}
                 Party::Caller(reply) => replies.push((reply, mail.sent.key, Err(error()))),
-                // It may be started again, here or elsewhere.
-                Party::Link { arrived, .. } => answers.push(self.busy(&arrived, &mail.sent.key, attempts::WAIT_MAX)),
+                Party::Link { arrived, .. } => {
+                    let (key, is_lost) = (mail.sent.key, matches!(error(), DeliverError::Failed(_)));
+                    answers.push(if is_lost {
+                        self.busy(&arrived, &key, attempts::WAIT_MAX)
+                    } else {
+                        // It may be started again, here or elsewhere.
+                        let (flow, sequence) = (linked::flow(self.entity(), &key), key.sequence);
+                        let frame = Frame::NotHere { flow, sequence };
+                        Answer { arrived, frame }
+                    });
+                }
             }
         }
         linked::answer(&answers);

@@ -197,6 +197,25 @@ impl Way {
                 .is_none_or(|rows| rows.held.is_empty() && rows.behind.is_none())
     }
 
+    /// Makes its outbox, now that it is known where its daemon is.
+    fn open(&mut self, key: &WayKey, known: &Known, limits: Limits, seed: u64) {
+        let flow = Flow {
+            entity: known.entity,
+            origin: key.origin,
+            stream: key.stream,
+        };
+        let owner = Owner {
+            node: known.node,
+            epoch: known.epoch,
+        };
+        let outbox = Outbox::new(flow, limits, seed).with_owner(owner);
+        self.outbox = Some(if self.rows.is_some() {
+            outbox.with_rows()
+        } else {
+            outbox
+        });
+    }
+
     fn room_for(&self, bytes: usize, limits: &Limits) -> bool {
         self.early.is_empty() || self.early.len() < limits.events_max && self.early_bytes + bytes <= limits.bytes_max
     }
@@ -477,7 +496,12 @@ impl Ways {
             target.ways.push(key);
         }
         way.used = now;
-        if known.is_some() && way.outbox.is_some() && way.early.is_empty() {
+        if let Some(known) = known.filter(|_| way.outbox.is_none() && way.early.is_empty()) {
+            self.made += 1;
+            let seed = mix::pair(self.seed, self.made);
+            way.open(&key, &known, limits, seed);
+        }
+        if known.is_some() && way.early.is_empty() {
             return self.leave(now, key, event, (places, out, effects));
         }
         if !way.room_for(event.payload.len(), &limits) {
@@ -735,13 +759,7 @@ impl Ways {
             let limits = self.limits;
             let Some(way) = self.ways.get_mut(&key) else { continue };
             if way.outbox.is_none() {
-                let flow = Flow {
-                    entity: known.entity,
-                    origin: key.origin,
-                    stream: key.stream,
-                };
-                let outbox = Outbox::new(flow, limits, seed).with_owner(owner);
-                way.outbox = Some(if way.rows.is_some() { outbox.with_rows() } else { outbox });
+                way.open(&key, &known, limits, seed);
             } else {
                 self.step(
                     now,
