@@ -23,9 +23,9 @@ def made(subscriptions: list[tuple[int, str, bytes | None]]) -> DaemonBindings:
 
 
 def test_subscription_is_a_record() -> None:
-    fields = {"publisher": 7, "channel": ChannelName("a/b"), "token": b"token"}
-    check_record(SubscriptionBinding(7, "a/b", b"token"), fields)
-    check_record(SubscriptionBinding(7, "a/b"), {**fields, "token": None})
+    fields = {"publisher": 7, "channel": ChannelName("a/b"), "token": b"token", "queue_group": ChannelName("g")}
+    check_record(SubscriptionBinding(7, "a/b", b"token", "g"), fields)
+    check_record(SubscriptionBinding(7, "a/b"), {**fields, "token": None, "queue_group": None})
     assert type(SubscriptionBinding(7, "a/b").channel) is ChannelName
 
 

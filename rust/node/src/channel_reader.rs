@@ -133,6 +133,9 @@ struct Sub {
     asked_key: Option<Instant>,
     /// The nonce that an answer has to have.
     nonce: Nonce,
+    /// Of a member of a group: the last turn that it is done with, and when the publisher was heard about it.
+    taken: Option<(u64, u64)>,
+    heard: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -199,6 +202,8 @@ impl Readers {
             passed: None,
             asked_key: None,
             nonce: [0; 16],
+            taken: None,
+            heard: None,
         };
         self.subs.insert(number, sub);
         let publisher = place.0;
@@ -262,7 +267,7 @@ impl Readers {
 
     fn step(&mut self, number: u64, signal: Signal<Item>, now: UnixMs, out: &mut Outgoing) {
         let Some(sub) = self.subs.get_mut(&number) else { return };
-        let needs_nonce = !matches!(signal, Signal::Event { .. } | Signal::Timer);
+        let needs_nonce = !matches!(signal, Signal::Event { .. });
         let fresh = if needs_nonce || sub.machine.cursor().is_none_or(|(log, _)| is_later(&signal, log)) {
             keys::random_bytes()
         } else {
@@ -374,7 +379,14 @@ impl Readers {
             self.looked = at;
             let is_silent = |feed: &Feed| feed.heard.is_none_or(|heard| at > heard + SILENCE);
             let silent = self.feeds.iter().filter(|(_, feed)| is_silent(feed));
-            let silent: Vec<u64> = silent.flat_map(|(_, feed)| feed.subs.clone()).collect();
+            let mut silent: BTreeSet<u64> = silent.flat_map(|(_, feed)| feed.subs.clone()).collect();
+            // What others here hear of the channel says nothing about a member of a group.
+            let is_silent = |sub: &Sub| sub.heard.is_none_or(|heard| at > heard + SILENCE);
+            let members = self
+                .subs
+                .iter()
+                .filter(|(_, sub)| sub.wanted.group.is_some() && is_silent(sub));
+            silent.extend(members.map(|(number, _)| *number));
             silent.into_iter().for_each(|number| self.ask_anew(number, now, out));
         }
     }
@@ -433,8 +445,9 @@ impl Readers {
     }
 
     /// Says how far a member of a group is.
-    pub(crate) fn taken(&self, number: u64, term: u64, turn: u64, out: &mut Outgoing) {
-        let Some(sub) = self.subs.get(&number) else { return };
+    pub(crate) fn taken(&mut self, number: u64, term: u64, turn: u64, out: &mut Outgoing) {
+        let Some(sub) = self.subs.get_mut(&number) else { return };
+        sub.taken = sub.taken.max(Some((term, turn)));
         let frame = ChannelFrame::Taken {
             channel: sub.wanted.channel.clone(),
             subscriber: sub.wanted.subscriber.entity(),
@@ -446,10 +459,11 @@ impl Readers {
 
     fn answered(&mut self, from: &EntityId, nonce: &Nonce) -> Option<u64> {
         let number = *self.nonces.get(nonce)?;
-        let sub = self.subs.get(&number)?;
+        let sub = self.subs.get_mut(&number)?;
         if sub.wanted.publisher != *from {
             return None;
         }
+        sub.heard = Some(Instant::now());
         let place = (*from, sub.wanted.channel.clone());
         if let Some(feed) = self.feeds.get_mut(&place) {
             feed.heard = Some(Instant::now());
@@ -491,6 +505,14 @@ impl Readers {
                 let place = (*from, channel);
                 let is_for = |sub: &Sub| sub.wanted.group.is_some() && sub.wanted.subscriber.entity() == subscriber;
                 let readers = self.readers(&place, at, is_for);
+                if readers.is_empty() {
+                    self.stray_turn(&place, subscriber, (now, at), out);
+                }
+                for number in &readers {
+                    if let Some(sub) = self.subs.get_mut(number) {
+                        sub.heard = Some(at);
+                    }
+                }
                 self.event(&place, &readers, (term, turn), &event, (now, at), out);
             }
             ChannelFrame::Gap { channel, log, gap } => {
@@ -541,6 +563,22 @@ impl Readers {
             .collect()
     }
 
+    /// A turn came for who is no member of a group here: the publisher takes it for one.
+    fn stray_turn(&mut self, place: &Place, subscriber: EntityId, (now, at): (UnixMs, Instant), out: &mut Outgoing) {
+        let alone = self.readers(place, at, |sub| sub.wanted.subscriber.entity() == subscriber);
+        if alone.is_empty() {
+            let frame = ChannelFrame::Leave {
+                nonce: keys::random_bytes(),
+                channel: place.1.clone(),
+                subscriber,
+            };
+            out.frame(&place.0, &frame);
+        }
+        for number in alone {
+            self.ask_anew(number, now, out);
+        }
+    }
+
     fn head(&mut self, number: u64, log: u64, last: u64, now: UnixMs, out: &mut Outgoing) {
         let Some(sub) = self.subs.get_mut(&number) else { return };
         let known = sub.machine.cursor().map_or(0, |(log, _)| log);
@@ -566,6 +604,10 @@ impl Readers {
             let cursor = sub.machine.cursor();
             if cursor.is_some_and(|(known, last)| known == log && number_there <= last) {
                 self.counts.duplicates += 1;
+                // The publisher lacks the word that it was taken.
+                if let Some((term, turn)) = sub.taken.filter(|(term, turn)| *term == log && *turn >= number_there) {
+                    self.taken(*number, term, turn, out);
+                }
                 continue;
             }
             if sub.machine.phase() == Phase::Reading
