@@ -2011,7 +2011,8 @@ class RuntimeCore:
     ) -> DaemonHandle:
         """Start a daemon without a past, or one without state; with `resume` continue it, if it is stored.
 
-        Raises `AlreadyRegistered`, `AlreadyStored`, `FactoryNotFound`, `StoreError`, `DivergenceError`.
+        Raises `AlreadyRegistered`, `AlreadyStored`, `FactoryNotFound`, `StoreError`, `DivergenceError`; in a mesh `NotOwner`
+        when another node owns the identity, and `Unavailable` when the directory does not answer within 5 s.
         """
     def _recover(
         self,
@@ -2126,6 +2127,7 @@ class RuntimeCore:
     def deliver(self, origin_hash: OriginHash, event: CausalEvent) -> list[CausalEvent]:
         """Process one event on this thread; `[]` for a duplicate. Raises `ProcessFailed`, `DaemonNotFound`.
 
+        In a mesh also `NotOwner` where another node is known to own the daemon, and `Unavailable` while its lease is out.
         Waits up to 30 s for a daemon that is busy with others, then raises `WaitTimeout`.
         """
     def deliver_async(self, origin_hash: OriginHash, event: CausalEvent) -> Coroutine[object, None, list[CausalEvent]]:
