@@ -281,12 +281,16 @@ impl Publisher {
         let Some(found) = self.channels.get_mut(name) else {
             return;
         };
-        match &mut found.head {
+        let soon = now + wait;
+        match found.head {
             // Whoever looks at it then sees when it was published last.
-            Some((_, head)) => *head = wait,
-            None => {
-                found.head = Some((now + wait, wait));
-                self.heads.insert((now + wait, name.clone()));
+            Some((due, _)) if due <= soon => found.head = Some((due, wait)),
+            before => {
+                if let Some((due, _)) = before {
+                    self.heads.remove(&(due, name.clone()));
+                }
+                found.head = Some((soon, wait));
+                self.heads.insert((soon, name.clone()));
             }
         }
     }

@@ -253,7 +253,7 @@ pub fn subscribe(
         (_, Some(raised)) => Err(raised),
         (Err(error), None) => Err(not_subscribed(py, error, node, channel)),
         (Ok(stream), None) => Ok(PyChannelReader {
-            stream,
+            stream: Some(stream),
             channel: channel.clone(),
             publisher: node,
             lanes: threads::wake_lanes(py)?,
@@ -265,14 +265,29 @@ pub fn subscribe(
 /// Where the items of a stream of a channel come from.
 #[pyclass(frozen, name = "ChannelReader", module = "meshos._core")]
 pub struct PyChannelReader {
-    stream: ChannelStream,
+    /// There until it is dropped.
+    stream: Option<ChannelStream>,
     channel: ChannelName,
     publisher: NodeId,
     lanes: Lanes,
     born: Born,
 }
 
+impl Drop for PyChannelReader {
+    fn drop(&mut self) {
+        // In a forked child another thread may have held its locks.
+        if !self.born.is_here() {
+            std::mem::forget(self.stream.take());
+        }
+    }
+}
+
 impl PyChannelReader {
+    fn stream(&self) -> PyResult<&ChannelStream> {
+        self.born.check("Stream")?;
+        self.stream.as_ref().ok_or_else(|| LoopClosed::new_err(("Stream",)))
+    }
+
     fn items<'py>(&self, py: Python<'py>, arrived: Vec<Arrived>) -> PyResult<Bound<'py, PyList>> {
         let items = arrived.into_iter().map(|item| match item {
             Arrived::Event(item) => {
@@ -306,8 +321,8 @@ impl PyChannelReader {
     /// Waits for items and takes them; none: time is up.
     fn take_many<'py>(&self, py: Python<'py>, timeout: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         entry("Stream", || {
-            self.born.check("Stream")?;
-            let now = self.stream.take(BATCH_MAX, Deadline::now(), &mut || false);
+            let stream = self.stream()?;
+            let now = stream.take(BATCH_MAX, Deadline::now(), &mut || false);
             match now {
                 Ok(items) => return self.items(py, items),
                 Err(NoItem::Ended(reason)) => return Err(self.ended(py, reason)),
@@ -322,7 +337,7 @@ impl PyChannelReader {
             let mut signal = None;
             let taken = py.detach(|| {
                 let mut interrupted = || guard::interrupted(&mut signal);
-                self.stream.take(BATCH_MAX, deadline, &mut interrupted)
+                stream.take(BATCH_MAX, deadline, &mut interrupted)
             });
             match (taken, signal) {
                 (Ok(items), None) => self.items(py, items),
@@ -334,13 +349,15 @@ impl PyChannelReader {
     }
 
     /// Has `wake` called on a lane when there are items; `False`: there are, or there will be none.
-    fn when_there(&self, wake: Py<PyAny>) -> bool {
+    fn when_there(&self, wake: Py<PyAny>) -> PyResult<bool> {
         let job = Arc::new(Waking(Mutex::new(Some(wake))));
-        self.stream.when_there(&self.lanes, job)
+        Ok(self.stream()?.when_there(&self.lanes, job))
     }
 
-    fn close(&self, py: Python<'_>) {
-        py.detach(|| self.stream.close());
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let stream = self.stream()?;
+        py.detach(|| stream.close());
+        Ok(())
     }
 }
 
