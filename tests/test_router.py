@@ -162,7 +162,7 @@ def test_a_node_without_a_runtime_has_no_daemons() -> None:
     meshes = Mesh.local_cluster(2)
     with DaemonRuntime(meshes[0]) as runtime:
         runtime.start()
-        runtime.mesh().wait_for_peer(meshes[1].node_id)
+        runtime.mesh().wait_for_peer(meshes[1].node_id, timeout=timedelta(seconds=20))
         with pytest.raises(DaemonNotFound):
             runtime.send(NOBODY, b"")
     for mesh in meshes:
@@ -203,7 +203,7 @@ def test_a_send_that_times_out_is_continued_with_its_event(pair: Pair) -> None:
 
 def test_while_a_node_is_silent_a_daemon_that_is_not_found_is_unavailable() -> None:
     first, second = runtimes()
-    # Its mesh hears everything, but a runtime that was not started answers nobody.
+    first.mesh().wait_for_peer(second.mesh().node_id, timeout=timedelta(seconds=20))
     second.mesh().close()
     try:
         with pytest.raises(Unavailable) as caught:

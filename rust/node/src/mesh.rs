@@ -408,6 +408,17 @@ impl Mesh {
         peers.map(|peer| self.inner.view(peer)).collect()
     }
 
+    /// Nodes that belong to the mesh by name and were not heard yet.
+    #[must_use]
+    pub fn unheard(&self) -> Vec<EntityId> {
+        let Members::Listed(listed) = &self.inner.members else {
+            return Vec::new();
+        };
+        let presence = self.inner.presence.lock();
+        let is_unheard = |entity: &&EntityId| **entity != self.inner.side.node && presence.peer(entity).is_none();
+        listed.iter().filter(is_unheard).copied().collect()
+    }
+
     /// One other node, if it was heard.
     #[must_use]
     pub fn peer(&self, node: NodeId) -> Option<PeerView> {

@@ -50,6 +50,8 @@ pub const INBOX_BYTES_MAX: usize = 64 << 20;
 pub const PAYLOAD_BYTES_MAX: usize = (64 << 20) - 4096;
 /// Bodies of one turn.
 const TURN_MAX: usize = 256;
+/// How long nodes that belong to the mesh by name are waited for that were not heard yet.
+const JOIN_TIME: Duration = Duration::from_secs(2);
 /// Answers that are taken in under one lock, which callers wait for.
 const ANSWERS_MAX: usize = 64;
 /// Wait before a store is read again that could not be.
@@ -155,7 +157,7 @@ struct Inner {
     inbox: Mutex<Inbox>,
     ways: Mutex<Ways>,
     /// The other nodes, as of that change of the mesh.
-    others: Mutex<(Option<u64>, Arc<Vec<EntityId>>)>,
+    others: Mutex<(Option<(u64, bool)>, Arc<Vec<EntityId>>)>,
     /// Flows of which something may be open; so that who sends to a daemon that is here need not look.
     flows: AtomicU64,
     outbound: Mutex<Outbound>,
@@ -456,10 +458,15 @@ impl Places for Inner {
     }
 
     fn others(&self) -> Arc<Vec<EntityId>> {
-        let changes = self.carrier.as_mesh().map_or(0, Mesh::changes);
+        let mesh = self.carrier.as_mesh();
+        let changes = mesh.map_or(0, Mesh::changes);
+        // Who is about to join may have what is looked for.
+        let is_early = self.now() < JOIN_TIME;
         let mut others = self.others.lock();
-        if others.0 != Some(changes) {
-            *others = (Some(changes), Arc::new(self.carrier.others()));
+        if others.0 != Some((changes, is_early)) {
+            let mut there = self.carrier.others();
+            there.extend(mesh.filter(|_| is_early).map(Mesh::unheard).unwrap_or_default());
+            *others = (Some((changes, is_early)), Arc::new(there));
         }
         Arc::clone(&others.1)
     }

@@ -544,3 +544,18 @@ fn events_for_which_there_is_no_room_are_refused_and_the_others_take_effect() {
     assert!(sent[8..].iter().all(|sent| *sent == Sent::Full));
     assert_eq!(nodes[1].seen(), (0..8).map(payload).collect::<Vec<_>>());
 }
+
+#[test]
+fn who_is_about_to_join_is_waited_for() {
+    let net = Net::new(2, Weather::default());
+    let first = net.join(0, memory());
+    let tray = Arc::new(Tray::default());
+    first.send(origin(1), b"one", &tray, 0);
+    // Long enough to be sure of those who are there.
+    let end = Instant::now() + Duration::from_millis(300);
+    until(|| Instant::now() > end);
+    assert_eq!(tray.told(), 0);
+    let second = net.join(1, memory());
+    second.spawn(1, config());
+    assert_eq!(taken(&tray.wait(1)[0]).0.processed, 1);
+}
