@@ -147,6 +147,14 @@ struct Inbox {
     bytes: usize,
 }
 
+/// The other nodes, as they were.
+#[derive(Default)]
+struct Others {
+    /// At which change of the mesh, and whether nodes were still waited for that were not heard.
+    as_of: Option<(u64, bool)>,
+    nodes: Arc<Vec<EntityId>>,
+}
+
 struct Inner {
     own: EntityId,
     carrier: Carrier,
@@ -157,7 +165,7 @@ struct Inner {
     inbox: Mutex<Inbox>,
     ways: Mutex<Ways>,
     /// The other nodes, as of that change of the mesh.
-    others: Mutex<(Option<(u64, bool)>, Arc<Vec<EntityId>>)>,
+    others: Mutex<Others>,
     /// Flows of which something may be open; so that who sends to a daemon that is here need not look.
     flows: AtomicU64,
     outbound: Mutex<Outbound>,
@@ -463,12 +471,13 @@ impl Places for Inner {
         // Who is about to join may have what is looked for.
         let is_early = self.now() < JOIN_TIME;
         let mut others = self.others.lock();
-        if others.0 != Some((changes, is_early)) {
+        if others.as_of != Some((changes, is_early)) {
             let mut there = self.carrier.others();
             there.extend(mesh.filter(|_| is_early).map(Mesh::unheard).unwrap_or_default());
-            *others = (Some((changes, is_early)), Arc::new(there));
+            others.as_of = Some((changes, is_early));
+            others.nodes = Arc::new(there);
         }
-        Arc::clone(&others.1)
+        Arc::clone(&others.nodes)
     }
 }
 
