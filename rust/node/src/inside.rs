@@ -129,7 +129,7 @@ pub struct Inside<D: Daemon> {
     /// What it emitted for elsewhere and has not left; `None`: it never emitted anything for elsewhere.
     pub(crate) line: Option<Box<Line>>,
     /// Where its streams from channels come from, by stream; `None`: it never had one.
-    pub(crate) sources: Option<Box<BTreeMap<u64, Arc<Source>>>>,
+    pub(crate) sources: Option<BTreeMap<u64, Arc<Source>>>,
     /// Health and load as last told.
     pub told: (DaemonHealth, f64),
 }

@@ -364,7 +364,7 @@ fn resume_with<D: Daemon>(
 /// Has a daemon know the channels that it reads, and how far it came in each.
 fn read_from<D: Daemon>(inside: &mut Inside<D>, sources: BTreeMap<u64, Arc<Source>>, ledger: Option<DaemonBindings>) {
     if !sources.is_empty() {
-        inside.sources = Some(Box::new(sources));
+        inside.sources = Some(sources);
     }
     // The ledger changes between snapshots too.
     if let Some(ledger) = ledger {

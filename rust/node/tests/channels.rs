@@ -322,7 +322,7 @@ fn what_is_published_arrives_at_every_node_in_order_with_its_sender() {
             };
             let number = place as u64 + 1;
             assert_eq!((item.sequence, &*item.payload), (number, &number.to_le_bytes()[..]));
-            assert_eq!(item.emitter, (number % 2 == 0).then_some(emitter));
+            assert_eq!(item.emitter, (number.is_multiple_of(2)).then_some(emitter));
         }
         nothing(stream);
     }

@@ -156,5 +156,5 @@ fn reasons_have_their_codes_and_two_may_be_tried_again() {
     }
     let retriable: Vec<_> = Reason::ALL.into_iter().filter(|reason| reason.is_retriable()).collect();
     assert_eq!(retriable, [Reason::Busy, Reason::NotReady]);
-    assert!(QUEUE_BYTES_MAX < meshos_core::frame::BODY_BYTES_MAX / 2);
+    const { assert!(QUEUE_BYTES_MAX < meshos_core::frame::BODY_BYTES_MAX / 2) };
 }
