@@ -91,6 +91,7 @@ sim: | toolchain ## Simulate daemons on bad disks and bad networks with SEEDS (1
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test durability -- store daemon
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test streams -- simulation
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test ownership -- simulation
+	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test moves -- simulation
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test channels -- simulation
 	KILLS=$(KILLS) cargo test --release --package meshos-node --locked --test store -- killed
 

@@ -187,6 +187,17 @@ pub enum Body<'a> {
     },
 }
 
+/// Which roles of a node a message is for; one node may have several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// Whoever moves the entity away.
+    pub source: bool,
+    /// Whoever takes it on.
+    pub target: bool,
+    /// Whoever sees to it.
+    pub orchestrator: bool,
+}
+
 /// A message of a move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MoveFrame<'a> {
@@ -203,6 +214,27 @@ pub struct MoveFrame<'a> {
 }
 
 impl Body<'_> {
+    /// Which roles of the node `me` it is for.
+    #[must_use]
+    pub fn roles(&self, me: &EntityId) -> Roles {
+        let (source, target, orchestrator) = match self {
+            Self::Prepare(order) => (order.source == *me, order.target == *me, false),
+            Self::Accept => (false, false, true),
+            Self::Freeze | Self::Prepared { .. } | Self::Retire | Self::AbortReq | Self::Pull { .. } => {
+                (true, false, false)
+            }
+            Self::Final { .. } | Self::Abort | Self::Chunk { .. } => (false, true, false),
+            Self::Commit { record, .. } => (false, record.node() == *me, true),
+            Self::Reject(_) | Self::Committed => (true, false, true),
+            Self::Outcome { outcome, .. } => (outcome.is_none(), false, outcome.is_some()),
+        };
+        Roles {
+            source,
+            target,
+            orchestrator,
+        }
+    }
+
     const fn kind(&self) -> u8 {
         match self {
             Self::Prepare(_) => 112,

@@ -8,6 +8,7 @@ pub mod frames;
 pub mod fuzz;
 pub mod meshes;
 pub mod move_frames;
+pub mod moves;
 pub mod network;
 pub mod owners;
 pub mod ownership;

@@ -5,4 +5,10 @@
 mod support;
 
 mod chunks;
+mod common;
 mod frames;
+mod known;
+mod order;
+mod simulation;
+mod source;
+mod target;

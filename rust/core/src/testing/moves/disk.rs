@@ -1,0 +1,176 @@
+//! A disk: what was written becomes durable in its order, after a while. A crash keeps a random beginning of the rest.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::facts::Uid;
+use super::{Held, Scene};
+use crate::digest::{self, Digest};
+use crate::host::Host;
+use crate::link::CausalLink;
+use crate::move_rows::{Frozen, Item};
+use crate::outbox::Signal;
+use crate::ownership::{MigrationId, OwnershipRecord};
+use crate::rows::{Table, Write};
+use crate::stream::Frame;
+
+/// A daemon at one moment: everything that travels.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub host: Host,
+    pub state: u64,
+    pub history: Vec<Uid>,
+    pub outputs: Vec<(CausalLink, Digest, Vec<u8>)>,
+}
+
+impl Image {
+    pub fn frozen(&self) -> Frozen {
+        let position = self.host.position();
+        let numbers = [position.processed, self.state, self.outputs.len() as u64].map(u64::to_le_bytes);
+        Frozen {
+            sequence: position.sequence,
+            head: position.digest,
+            image: digest::plain(&[position.digest.as_bytes().as_slice(), &numbers.concat()].concat()),
+        }
+    }
+}
+
+/// An event that took effect.
+#[derive(Debug, Clone, Copy)]
+pub struct Input {
+    pub uid: Uid,
+    pub digest: Digest,
+}
+
+/// What becomes of the daemon.
+#[derive(Debug, Clone)]
+pub enum Change {
+    Base(Box<Image>),
+    Input(Input),
+    Drop,
+}
+
+/// What a write is for.
+#[derive(Debug, Clone)]
+pub enum Tag {
+    Owner(u64, Box<OwnershipRecord>),
+    Source(u64),
+    Target(u64),
+    Order(MigrationId, u64),
+    /// Who is answered, and up to which output is published.
+    Event(Option<(usize, Frame<'static>)>, u64),
+    Nothing,
+}
+
+struct Pending {
+    writes: Vec<Write>,
+    change: Option<Change>,
+    tag: Tag,
+    at: Duration,
+    fails: bool,
+}
+
+/// The disk of a node.
+#[derive(Default)]
+pub struct Disk {
+    pub records: BTreeMap<u64, OwnershipRecord>,
+    pub items: BTreeMap<Vec<u8>, (MigrationId, Item)>,
+    pub base: Option<Box<Image>>,
+    pub inputs: Vec<Input>,
+    pub images: BTreeMap<Digest, Image>,
+    queue: VecDeque<Pending>,
+}
+
+impl Disk {
+    pub fn submit(&mut self, writes: Vec<Write>, change: Option<Change>, tag: Tag, scene: &mut Scene) {
+        let slow = if scene.random.below(20) == 0 && !scene.is_calm {
+            60_000
+        } else {
+            4_000
+        };
+        let last = self.queue.back().map_or(Duration::ZERO, |pending| pending.at);
+        let at = scene.soon(slow).max(last);
+        let is_step = matches!(tag, Tag::Source(_) | Tag::Target(_) | Tag::Order(..));
+        let fails = is_step && !scene.is_calm && scene.random.below(60) == 0;
+        self.queue.push_back(Pending {
+            writes,
+            change,
+            tag,
+            at,
+            fails,
+        });
+    }
+
+    pub fn wake_at(&self) -> Duration {
+        self.queue.front().map_or(Duration::MAX, |pending| pending.at)
+    }
+
+    /// What is durable by now, or failed.
+    pub fn done(&mut self, scene: &mut Scene) -> Held<Option<(Tag, bool)>> {
+        if self.wake_at() > scene.now {
+            return Ok(None);
+        }
+        let Some(mut pending) = self.queue.pop_front() else {
+            return Ok(None);
+        };
+        let (tag, fails) = (std::mem::replace(&mut pending.tag, Tag::Nothing), pending.fails);
+        // What failed may be durable after all.
+        if !fails || scene.random.below(2) == 0 {
+            self.apply(pending.writes, pending.change, scene)?;
+        }
+        Ok(Some((tag, !fails)))
+    }
+
+    /// Makes something durable at once.
+    pub fn apply(&mut self, writes: Vec<Write>, change: Option<Change>, scene: &mut Scene) -> Held {
+        for write in writes {
+            match (write.table, write.value) {
+                (Table::Ownership, Some(value)) => {
+                    let record = OwnershipRecord::decode(&value).expect("what was written can be read");
+                    self.records.insert(record.epoch(), record);
+                    scene.facts.record(&record)?;
+                }
+                (Table::Moves, Some(value)) => {
+                    let (_, mid, item) = Item::decode(&write.key, &value).expect("what was written can be read");
+                    scene.facts.item(mid, &item)?;
+                    self.items.insert(write.key, (mid, item));
+                }
+                _ => drop(self.items.remove(&write.key)),
+            }
+        }
+        match change {
+            Some(Change::Base(image)) => {
+                self.base = Some(image);
+                self.inputs.clear();
+            }
+            Some(Change::Input(input)) => self.inputs.push(input),
+            Some(Change::Drop) => {
+                self.base = None;
+                self.inputs.clear();
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    pub fn crash(&mut self, scene: &mut Scene) -> Held {
+        let kept = scene.random.below(self.queue.len() + 1);
+        for pending in std::mem::take(&mut self.queue).into_iter().take(kept) {
+            self.apply(pending.writes, pending.change, scene)?;
+        }
+        Ok(())
+    }
+
+    pub fn lineage(&self) -> Vec<OwnershipRecord> {
+        self.records.values().copied().collect()
+    }
+
+    pub fn highest(&self) -> Option<OwnershipRecord> {
+        self.records.last_key_value().map(|(_, record)| *record)
+    }
+}
+
+/// The signal that an answer is, if it is one.
+pub fn answer_of(frame: &Frame<'_>) -> Option<Signal<Vec<u8>>> {
+    Signal::of(frame)
+}
