@@ -611,3 +611,38 @@ fn a_source_that_comes_back_after_its_record_goes_on() {
         "for ever"
     );
 }
+
+/// V16: that its own record comes back proves nothing.
+#[test]
+fn only_the_target_or_a_record_above_ends_a_source() {
+    let mut node = Node::at(Phase::Committed);
+    assert_eq!(answered(Signal::Fenced(Box::new(moved())), &mut node), "Committed");
+    assert_eq!(
+        answered(heard(stranger(), MID, Body::Committed), &mut node),
+        "Committed"
+    );
+    assert_eq!(
+        answered(heard(target(), OTHER_MID, Body::Committed), &mut node),
+        "Committed"
+    );
+    assert_eq!(
+        answered(Signal::Fenced(Box::new(taken_over())), &mut node),
+        "Retiring keep[retired -1]"
+    );
+}
+
+/// The record is being written when a higher one becomes durable: the target is told, and the state may go.
+#[test]
+fn a_takeover_during_the_commit_ends_the_source_after_it() {
+    let mut node = Node::at(Phase::Committing);
+    assert_eq!(
+        answered(Signal::Fenced(Box::new(taken_over())), &mut node),
+        "Committing"
+    );
+    let ticket = node.ticket;
+    let told = answered(Signal::Kept(ticket), &mut node);
+    assert_eq!(
+        told,
+        "Retiring fence ended(Committed) Commit(0+0)>T Commit(0+0)>O keep[retired -1]"
+    );
+}

@@ -7,6 +7,8 @@ use meshos_core::move_frame::{Body, Reason};
 use meshos_core::move_known::Known;
 use meshos_core::move_rows::{Frozen, MoveOrder, Queued};
 use meshos_core::move_target::{Action, Alarm, MoveTarget, Phase, Signal, TargetConfig};
+use meshos_core::owner::{self, Owner, OwnerConfig};
+use meshos_core::ownership_frame;
 
 use crate::common::{
     MID, OTHER_MID, START, WALL, compare, entity, frame_of, frozen, moved, orchestrator, order, queued, rows, source,
@@ -403,4 +405,44 @@ fn a_write_that_failed_is_tried_again() {
             "of the write before"
         );
     }
+}
+
+/// V14: with a directory the record is registered there, and a lease is valid, before the source hears that it may retire.
+#[test]
+fn it_confirms_after_the_directory_knows_it() {
+    let config = OwnerConfig::default();
+    let mut owner = Owner::new(target(), 1, config);
+    let mut node = Node::at(Phase::Prepared);
+    let (at, mut decided) = (node.now, Vec::new());
+    let installed = node.step(commit(source(), 1, Vec::new()));
+    let [Action::Install { record, .. }] = &installed[..] else {
+        panic!("{installed:?}")
+    };
+    let install = owner::Signal::Install {
+        run: 1,
+        record: **record,
+    };
+    owner.step(at, install, &mut decided);
+    let [owner::Action::Keep { ticket, .. }] = decided[..] else {
+        panic!("{decided:?}")
+    };
+    decided.clear();
+    owner.step(at, owner::Signal::Kept(ticket), &mut decided);
+    let [owner::Action::Send(renew)] = &decided[..] else {
+        panic!("{decided:?}")
+    };
+    assert_eq!(renew.body, ownership_frame::Body::Renew(moved()));
+    assert_eq!(node.machine.phase(), Phase::Installing);
+    let answer = owner::Answer::LeaseOk {
+        epoch: 2,
+        lease: Duration::from_secs(3),
+    };
+    let ask = renew.ask;
+    decided.clear();
+    owner.step(at, owner::Signal::Answer { ask, answer }, &mut decided);
+    assert_eq!(decided, [owner::Action::Activate { epoch: 2 }]);
+    assert_eq!(
+        answered(Signal::Activated { epoch: 2 }, &mut node),
+        "Idle Committed>S Committed>O go live(1)"
+    );
 }
