@@ -228,7 +228,8 @@ pub enum Action {
     },
     /// The record is durable: whoever watches over ownership is told.
     Fence(Box<OwnershipRecord>),
-    /// The target has it all: drop the state and the key. Records stay.
+    /// The target has it all: drop the state of the epochs before the move, and the key. Records stay, and so does what was
+    /// installed here since.
     Retire {
         /// The move.
         mid: MigrationId,
@@ -794,7 +795,10 @@ impl MoveSource {
             Phase::Retiring => {
                 let mid = self.current().unwrap_or_default();
                 self.end();
-                actions.push(Action::Retire { mid });
+                // Whoever owns again has other state by now.
+                if known.highest().is_none_or(|record| record.node() != self.node) {
+                    actions.push(Action::Retire { mid });
+                }
             }
             Phase::Idle | Phase::Reserved | Phase::Freezing | Phase::Frozen | Phase::Committed => {
                 self.counters.late += 1;

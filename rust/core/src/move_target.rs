@@ -20,8 +20,8 @@
 //! | Installing | Accept | – | – | – | – | – | Idle | Erasing | – | – |
 //! | Erasing | reject | – | – | – | – | – | – | – | Idle | – |
 //!
-//! A star: whoever commits what is owned here, or was, is told Committed; what is not known here at all, that nothing is
-//! known of it, with an alarm. A prepare of another move is rejected, any other message of one late. A dash: late, counted.
+//! A star: whoever commits what is owned here, or was, is told Committed; what lost to a takeover, is shown a record above
+//! it; what is not known here at all, is told so, with an alarm. A prepare of another move is rejected, any other message of one late. A dash: late, counted.
 //!
 //! Invariants
 //! * It says that it is prepared after what it holds is durable. From then on it never gives up and never goes live by
@@ -195,6 +195,13 @@ pub enum Action {
     Redirect {
         /// The events that were shipped.
         queue: Vec<Queued>,
+    },
+    /// Show this node a record that is above the one that it commits.
+    Show {
+        /// The node.
+        to: EntityId,
+        /// The record.
+        record: Box<OwnershipRecord>,
     },
     /// Somebody has to look: see [`Alarm`].
     Alarm(Alarm),
@@ -561,6 +568,13 @@ impl MoveTarget {
                 };
                 self.say(from, (mid, epoch), body, actions);
                 actions.push(Action::Alarm(Alarm::Unknown { mid }));
+            }
+            None if record.epoch() < known.epoch() => {
+                // It lost to a takeover, and its source goes on until it hears that.
+                if let Some(highest) = known.highest() {
+                    let record = Box::new(*highest);
+                    actions.push(Action::Show { to: from, record });
+                }
             }
             _ => self.counters.late += 1,
         }

@@ -9,6 +9,7 @@
 //! [`run`] says which rule broke. A [`Mistake`] is planted around the machines, to show that the simulation would find it.
 //! A [`Crash`] stops a node exactly at one of its messages or writes.
 
+mod centre;
 mod disk;
 mod ends;
 mod facts;
@@ -29,8 +30,10 @@ use crate::mix;
 use crate::move_frame::MoveFrame;
 use crate::move_rows::{Frozen, MoveOrder};
 use crate::ownership::{MigrationId, OwnershipRecord};
+use crate::ownership_frame::OwnershipFrame;
 use crate::stream::Frame;
 use crate::time::UnixMs;
+use centre::Centre;
 use ends::{Reader, Sender};
 use facts::Facts;
 use node::Node;
@@ -132,6 +135,8 @@ pub struct Options {
     pub two_orders: bool,
     /// Whether nodes stop for a while.
     pub pauses: bool,
+    /// Whether there is a directory, which has the daemon taken over at random.
+    pub takeovers: bool,
     /// The network.
     pub network: network::Faults,
     /// Nothing goes wrong but this, and one move is ordered, from the first node to the second, by the node that is named.
@@ -149,6 +154,7 @@ impl Options {
             crashes: true,
             two_orders: false,
             pauses: false,
+            takeovers: false,
             network: network::Faults::default(),
             scripted: None,
             mistake: None,
@@ -186,6 +192,13 @@ impl Options {
     #[must_use]
     pub const fn pauses(mut self) -> Self {
         self.pauses = true;
+        self
+    }
+
+    /// The same, with a directory and takeovers.
+    #[must_use]
+    pub const fn takeovers(mut self) -> Self {
+        self.takeovers = true;
         self
     }
 
@@ -232,6 +245,8 @@ pub struct Report {
     pub crashes: u64,
     /// Orders given.
     pub orders: u64,
+    /// Takeovers that were installed.
+    pub takeovers: u64,
     /// Moves that were committed.
     pub committed: u64,
     /// Moves that were aborted by their source.
@@ -278,7 +293,9 @@ const CANDIDATES: usize = 3;
 const NODES: usize = 4;
 const SENDERS: [usize; 2] = [4, 5];
 const READERS: [usize; 2] = [6, 7];
-const ALL: usize = 8;
+/// The directory.
+const CENTRE: usize = 8;
+const ALL: usize = 9;
 const FULL: &str = "every pair has its secret half";
 
 static NODE_KEYS: LazyLock<[Keypair; NODES]> = LazyLock::new(|| [0x71, 0x72, 0x73, 0x74].map(keypair));
@@ -324,6 +341,8 @@ enum Message {
     },
     /// A frame of a linked stream.
     Stream(Vec<u8>),
+    /// A message between an owner and the directory.
+    Own(Box<OwnershipFrame>),
     /// A node shows another a record.
     Show(Box<OwnershipRecord>),
 }
@@ -343,6 +362,10 @@ struct Scene {
     images: BTreeMap<Digest, disk::Image>,
     frozen: BTreeMap<Digest, Frozen>,
     next_mid: u64,
+    /// In which run each node is.
+    runs: [u64; NODES],
+    /// What was copied for each takeover, and the records before it.
+    takeovers: BTreeMap<u64, (disk::Image, Vec<OwnershipRecord>)>,
 }
 
 impl Scene {
@@ -373,6 +396,7 @@ struct World {
     nodes: [Node; NODES],
     senders: [Sender; 2],
     readers: [Reader; 2],
+    centre: Centre,
     /// Until when a node does nothing at all.
     stopped: [Duration; ALL],
     heal_at: Option<Duration>,
@@ -398,6 +422,8 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Broken> {
         images: BTreeMap::new(),
         frozen: BTreeMap::new(),
         next_mid: 0,
+        runs: [0; NODES],
+        takeovers: BTreeMap::new(),
         random,
     };
     let mut nodes = [0, 1, 2, 3].map(Node::new);
@@ -413,6 +439,7 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Broken> {
         nodes,
         senders,
         readers,
+        centre: Centre::new(scene.now),
         stopped: [Duration::ZERO; ALL],
         heal_at: None,
         scene,
@@ -471,7 +498,7 @@ impl World {
         for sender in &self.senders {
             next = next.min(sender.wake_at().max(self.stopped[sender.node]));
         }
-        next
+        next.min(self.centre.wake_at().max(self.stopped[CENTRE]))
     }
 
     fn wake(&mut self) -> Held {
@@ -484,6 +511,9 @@ impl World {
             if now >= self.stopped[index] && self.nodes[index].wake_at() <= now {
                 self.nodes[index].wake(&mut self.scene)?;
             }
+        }
+        if now >= self.stopped[CENTRE] && self.centre.wake_at() <= now {
+            self.centre.wake(&self.nodes, &mut self.scene)?;
         }
         for sender in &mut self.senders {
             if now >= self.stopped[sender.node] && sender.wake_at() <= now {
@@ -505,6 +535,9 @@ impl World {
         }
         if to < NODES {
             return self.nodes[to].hear(from, arrival.message, &mut self.scene);
+        }
+        if let Message::Own(frame) = arrival.message {
+            return self.centre.hear(from, *frame, &self.nodes, &mut self.scene);
         }
         let Message::Stream(bytes) = arrival.message else {
             return Ok(());
@@ -529,10 +562,14 @@ impl World {
             18..=29 if !scene.options.two_orders || node == 0 => self.order(),
             18..=29 => Ok(()),
             30..=32 if scene.options.crashes => self.nodes[node].crash(scene),
-            33..=34 if scene.options.pauses => {
+            33 if scene.options.pauses => {
                 let stopped = scene.random.below(ALL);
                 self.stopped[stopped] = scene.soon([50_000, 700_000][node % 2]);
                 Ok(())
+            }
+            34 if scene.options.takeovers => {
+                let to = scene.random.below(CANDIDATES);
+                self.centre.take_over(to, &self.nodes, scene)
             }
             35..=36 => {
                 let group = [node, scene.random.below(ALL)];
@@ -606,6 +643,7 @@ impl World {
             && self.scene.facts.highest().map(OwnershipRecord::epoch) == Some(epoch)
             && self.readers.iter().all(|reader| reader.is_at(epoch, n))
             && self.nodes.iter().all(Node::is_quiet)
+            && self.centre.is_quiet()
     }
 
     fn finish(self) -> Held<Report> {

@@ -122,6 +122,7 @@ fn words(node: &Node, actions: &[Action]) -> String {
         Action::Install { prepared, writes, .. } => format!("install({}) {}", prepared.queue.len(), rows(writes)),
         Action::GoLive { queue } => format!("go live({})", queue.len()),
         Action::Redirect { queue } => format!("redirect({})", queue.len()),
+        Action::Show { record, .. } => format!("show({})", record.epoch()),
         Action::Alarm(Alarm::InDoubt { .. }) => "alarm(in doubt)".to_owned(),
         Action::Alarm(Alarm::Unknown { .. }) => "alarm(unknown)".to_owned(),
     };
@@ -445,4 +446,12 @@ fn it_confirms_after_the_directory_knows_it() {
         answered(Signal::Activated { epoch: 2 }, &mut node),
         "Idle Committed>S Committed>O go live(1)"
     );
+}
+
+/// A move that was committed and lost to a takeover: its source has to hear of that, or it would go on for ever.
+#[test]
+fn who_commits_what_lost_to_a_takeover_is_shown_the_record_above() {
+    let mut node = Node::new();
+    node.known.learn(&taken_over());
+    assert_eq!(answered(commit(source(), 0, Vec::new()), &mut node), "Idle show(4)");
 }

@@ -7,6 +7,7 @@ use super::facts::Uid;
 use super::{Held, Scene};
 use crate::digest::{self, Digest};
 use crate::host::Host;
+use crate::id::EntityId;
 use crate::link::CausalLink;
 use crate::move_rows::{Frozen, Item};
 use crate::outbox::Signal;
@@ -47,7 +48,7 @@ pub struct Input {
 pub enum Change {
     Base(Box<Image>),
     Input(Input),
-    Drop,
+    Drop(EntityId),
 }
 
 /// What a write is for.
@@ -144,11 +145,12 @@ impl Disk {
                 self.inputs.clear();
             }
             Some(Change::Input(input)) => self.inputs.push(input),
-            Some(Change::Drop) => {
+            // What was installed since stays.
+            Some(Change::Drop(node)) if self.highest().is_none_or(|record| record.node() != node) => {
                 self.base = None;
                 self.inputs.clear();
             }
-            None => {}
+            Some(Change::Drop(_)) | None => {}
         }
         Ok(())
     }
@@ -161,8 +163,16 @@ impl Disk {
         Ok(())
     }
 
+    /// The records that the highest one follows on: one that lost to a takeover is not among them.
     pub fn lineage(&self) -> Vec<OwnershipRecord> {
-        self.records.values().copied().collect()
+        let mut lineage: Vec<OwnershipRecord> = Vec::new();
+        for record in self.records.values().rev() {
+            if lineage.last().is_none_or(|next| next.previous == record.digest_of()) {
+                lineage.push(*record);
+            }
+        }
+        lineage.reverse();
+        lineage
     }
 
     pub fn highest(&self) -> Option<OwnershipRecord> {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::disk::{Change, Disk, Image, Input, Tag};
 use super::facts::Uid;
 use super::{
-    CANDIDATES, ENTITY, FULL, Held, Message, Mistake, NODE_IDS, NODE_KEYS, READERS, SPAWN, Scene, broken, id_of,
-    node_of,
+    CANDIDATES, CENTRE, ENTITY, FULL, Held, Message, Mistake, NODE_IDS, NODE_KEYS, READERS, SPAWN, Scene, broken,
+    id_of, node_of,
 };
+use crate::certificate::Reason;
 use crate::config::{DaemonHostConfig, Durability};
 use crate::cursors::{Cursors, Receipt};
 use crate::feed::{self, Feed};
@@ -18,7 +19,7 @@ use crate::ingress::{DIRECT, EventKey};
 use crate::link::CausalLink;
 use crate::mix;
 use crate::move_chunks::{self, ChunkReceiver};
-use crate::move_frame::{Body, MoveFrame, Reason, Reject};
+use crate::move_frame::{self, Body, MoveFrame, Reject};
 use crate::move_known::{self, Known};
 use crate::move_order::{self, MoveOrchestrator, OrderConfig};
 use crate::move_rows::{MoveOrder, Outcome, Prepared, Queued};
@@ -26,14 +27,13 @@ use crate::move_source::{self, Gate, MoveSource, SourceConfig};
 use crate::move_target::{self, Alarm, MoveTarget, TargetConfig};
 use crate::owner::{self, Owner, OwnerConfig};
 use crate::ownership::{MigrationId, OwnershipRecord};
+use crate::ownership_frame::{self, OwnershipFrame};
 use crate::rows::{Table, Write};
 use crate::stream::{Announce, Event, Flow, Frame, Output, lineage_digest};
 use crate::time::UnixMs;
 
 /// An image in two chunks.
 const IMAGE_BYTES: u64 = (1 << 20) + 7;
-
-const RUN: u64 = 1;
 
 /// What is gone after a crash.
 struct Live {
@@ -45,6 +45,8 @@ struct Live {
     daemon: Option<Box<Image>>,
     /// Writes of events that are not durable yet.
     pending: usize,
+    /// Outputs that are durable, and those that were published.
+    durable: u64,
     published: u64,
     feeds: BTreeMap<usize, Feed>,
     chunks: Option<(ChunkReceiver, Box<MoveOrder>)>,
@@ -59,6 +61,14 @@ pub struct Node {
     up_at: Duration,
     live: Option<Box<Live>>,
     pub disk: Disk,
+}
+
+impl Live {
+    /// Whether a record is that of the move that is being installed.
+    fn installs(&self, record: &OwnershipRecord) -> bool {
+        let installing = self.installing.as_ref();
+        installing.is_some_and(|(prepared, _)| prepared.order.mid == record.mid)
+    }
 }
 
 /// User code: what an event does to the state, and what it emits.
@@ -128,10 +138,13 @@ impl Node {
         let recovered = move_known::recover(me, *ENTITY, &self.disk.lineage(), &items);
         self.disk.apply(recovered.writes, None, scene)?;
         let owner = OwnerConfig {
-            directory: false,
+            directory: scene.options.takeovers,
+            margin: Duration::from_millis(100),
+            renew_every: Duration::from_millis(300),
+            resend: Duration::from_millis(100),
             seed,
-            ..OwnerConfig::default()
         };
+        scene.runs[self.index] = seed;
         let source = SourceConfig {
             reserved: Duration::from_millis(500),
             freeze: Duration::from_millis(300),
@@ -153,12 +166,13 @@ impl Node {
         });
         self.live = Some(Box::new(Live {
             known: recovered.known,
-            owner: Owner::new(me, RUN, owner),
+            owner: Owner::new(me, seed, owner),
             source: MoveSource::new(me, *ENTITY, source, recovered.unretired),
             target: MoveTarget::new(me, *ENTITY, target, recovered.prepared),
             orders: orders.collect(),
             daemon: None,
             pending: 0,
+            durable: 0,
             published: 0,
             feeds: BTreeMap::new(),
             chunks: None,
@@ -272,7 +286,7 @@ impl Node {
             Tag::Owner(ticket, record) => {
                 self.owner(owner::Signal::Kept(ticket), scene)?;
                 let Some(live) = &self.live else { return Ok(()) };
-                if live.known.epoch() < record.epoch() && record.node() != NODE_IDS[self.index] {
+                if !live.installs(&record) {
                     self.source(move_source::Signal::Fenced(record.clone()), scene)?;
                     self.target(move_target::Signal::Fenced(record), scene)?;
                 } else if let Some(live) = &mut self.live {
@@ -302,7 +316,8 @@ impl Node {
 
     fn event_kept(&mut self, answer: Option<(usize, Frame<'static>)>, published: u64, scene: &mut Scene) -> Held {
         let Some(live) = &mut self.live else { return Ok(()) };
-        live.pending -= 1;
+        live.pending = live.pending.saturating_sub(1);
+        live.durable = live.durable.max(published);
         if live.owner.may_process(scene.now) || scene.makes(Mistake::StaysActive) {
             if let Some((to, frame)) = answer {
                 scene.send(self.index, to, Message::Stream(frame.to_bytes()));
@@ -435,11 +450,11 @@ impl Node {
             return Ok(());
         };
         let (Some(daemon), Some(active)) = (&live.daemon, live.owner.active()) else {
-            let failed = Reject::from(Reason::NotOwner);
+            let failed = Reject::from(move_frame::Reason::NotOwner);
             return self.source(move_source::Signal::FreezeFailed(failed), scene);
         };
         if scene.one_in(40) {
-            let failed = Reject::from(Reason::StateFailed);
+            let failed = Reject::from(move_frame::Reason::StateFailed);
             return self.source(move_source::Signal::FreezeFailed(failed), scene);
         }
         let frozen = daemon.frozen();
@@ -476,7 +491,7 @@ impl Node {
                 node: order.target,
                 from_sequence: position.0,
                 digest: position.1,
-                reason: crate::certificate::Reason::Move,
+                reason: Reason::Move,
             };
             OwnershipRecord::sign(statement, active.digest_of(), active.node(), order.mid, key)
         } else {
@@ -494,7 +509,7 @@ impl Node {
     }
 
     /// The daemon as it is on the disk.
-    fn rebuilt(&self, scene: &mut Scene) -> Held<Option<Box<Image>>> {
+    pub fn rebuilt(&self, scene: &mut Scene) -> Held<Option<Box<Image>>> {
         let Some(mut image) = self.disk.base.clone() else {
             return Ok(None);
         };
@@ -530,7 +545,15 @@ impl Node {
             } => {
                 let mut change = None;
                 let is_mine = record.node() == NODE_IDS[self.index];
-                if let (true, Some((prepared, rows))) = (is_mine, &live.installing) {
+                if record.reason() == Reason::Takeover && is_mine {
+                    let Some(image) = scene.takeovers.get(&record.epoch()) else {
+                        return broken("OneLive", "what is to be taken over is gone");
+                    };
+                    let (mut image, lineage) = image.clone();
+                    image.host = image.host.under(record.certificate);
+                    change = Some(Change::Base(Box::new(image)));
+                    writes.extend(lineage.iter().map(OwnershipRecord::write));
+                } else if let (true, Some((prepared, rows))) = (live.installs(&record), &live.installing) {
                     let Some(image) = self.disk.images.get(&prepared.frozen.image) else {
                         return broken("OneLive", "what a target holds is gone");
                     };
@@ -558,6 +581,7 @@ impl Node {
                 let daemon = self.rebuilt(scene)?;
                 let Some(live) = &mut self.live else { return Ok(()) };
                 live.published = daemon.as_ref().map_or(0, |daemon| daemon.outputs.len() as u64);
+                live.durable = live.published;
                 live.daemon = daemon;
                 live.pending = 0;
                 live.installing = None;
@@ -571,7 +595,16 @@ impl Node {
                 self.target(move_target::Signal::Activated { epoch }, scene)?;
             }
             owner::Action::Stop => live.feeds.clear(),
-            _ => {}
+            owner::Action::Send(frame) => scene.send(self.index, CENTRE, Message::Own(Box::new(frame))),
+            owner::Action::RegisterLineage(ask) => {
+                let body = ownership_frame::Body::Register(self.disk.lineage());
+                scene.send(self.index, CENTRE, Message::Own(Box::new(OwnershipFrame { ask, body })));
+            }
+            owner::Action::Resume => {
+                let durable = live.durable;
+                self.publish(durable, scene);
+            }
+            owner::Action::Refused(_) => {}
         }
         Ok(())
     }
@@ -675,7 +708,12 @@ impl Node {
                     self.disk.records.remove(&highest);
                     self.disk.items.clear();
                 } else {
-                    self.disk.submit(Vec::new(), Some(Change::Drop), Tag::Nothing, scene);
+                    self.disk.submit(
+                        Vec::new(),
+                        Some(Change::Drop(NODE_IDS[self.index])),
+                        Tag::Nothing,
+                        scene,
+                    );
                 }
             }
             move_source::Action::Ended { outcome, .. } => {
@@ -745,7 +783,7 @@ impl Node {
             } => {
                 live.installing = Some((prepared, writes));
                 let signal = owner::Signal::Install {
-                    run: RUN,
+                    run: scene.runs[self.index],
                     record: *record,
                 };
                 return self.owner(signal, scene);
@@ -760,6 +798,7 @@ impl Node {
                 return self.take_queued(queue, scene);
             }
             move_target::Action::Redirect { queue } => return self.take_queued(queue, scene),
+            move_target::Action::Show { to, record } => scene.send(self.index, node_of(to), Message::Show(record)),
             move_target::Action::Alarm(Alarm::Unknown { mid }) => {
                 return broken("OneLive", format!("move {} is not known to its target", mid[0]));
             }
@@ -846,7 +885,7 @@ impl Node {
     fn restore(&mut self, digest: crate::digest::Digest, scene: &mut Scene) -> Held {
         let image = scene.images.get(&digest).cloned();
         let Some(image) = image.filter(|_| !scene.one_in(40)) else {
-            let failed = Reject::from(Reason::StateFailed);
+            let failed = Reject::from(move_frame::Reason::StateFailed);
             return self.target(move_target::Signal::RestoreFailed(failed), scene);
         };
         let mut frozen = image.frozen();
@@ -941,6 +980,7 @@ impl Node {
                 }
                 Ok(())
             }
+            Message::Own(frame) => self.heard_directory(*frame, scene),
             Message::Show(record) => self.owner(owner::Signal::Heard(*record), scene),
             Message::Stream(bytes) => {
                 let Ok(frame) = Frame::decode(&bytes) else {
@@ -949,6 +989,27 @@ impl Node {
                 self.heard_stream(from, &frame, scene)
             }
         }
+    }
+
+    fn heard_directory(&mut self, frame: OwnershipFrame, scene: &mut Scene) -> Held {
+        let ask = frame.ask;
+        let answer = match frame.body {
+            ownership_frame::Body::Registered { epoch, .. } => owner::Answer::Registered { epoch },
+            ownership_frame::Body::LeaseOk { epoch, lease_ms, .. } => owner::Answer::LeaseOk {
+                epoch,
+                lease: Duration::from_millis(u64::from(lease_ms)),
+            },
+            ownership_frame::Body::Unregistered { reason, .. } => owner::Answer::Unregistered(reason),
+            ownership_frame::Body::Higher(record) => return self.owner(owner::Signal::Higher { ask, record }, scene),
+            ownership_frame::Body::Install { lineage, .. } => {
+                let Some(record) = lineage.last().copied() else {
+                    return Ok(());
+                };
+                return self.owner(owner::Signal::Install { run: ask.run, record }, scene);
+            }
+            _ => return Ok(()),
+        };
+        self.owner(owner::Signal::Answer { ask, answer }, scene)
     }
 
     fn heard_move(&mut self, from: usize, mut frame: MoveFrame<'static>, scene: &mut Scene) -> Held {
@@ -970,8 +1031,8 @@ impl Node {
             let engaged = live.source.phase() != move_source::Phase::Idle;
             let is_taking = CANDIDATES > self.index && !scene.one_in(20);
             let refusal = match (engaged, is_taking) {
-                (true, _) => Some(Reject::from(Reason::Busy)),
-                (_, false) => Some(Reject::from(Reason::NotReady)),
+                (true, _) => Some(Reject::from(move_frame::Reason::Busy)),
+                (_, false) => Some(Reject::from(move_frame::Reason::NotReady)),
                 _ => None,
             };
             let signal = move_target::Signal::Heard {
@@ -1068,8 +1129,12 @@ impl Node {
         let mut actions = Vec::new();
         feed.step(scene.now, signal, &mut actions);
         let epoch = daemon.host.epoch();
-        let lineage: Vec<_> = self.disk.records.values().map(|record| record.certificate).collect();
-        let lineage: Vec<_> = lineage.into_iter().filter(|record| record.epoch <= epoch).collect();
+        if actions.is_empty() {
+            return;
+        }
+        let lineage = self.disk.lineage();
+        let lineage = lineage.into_iter().map(|record| record.certificate);
+        let lineage: Vec<_> = lineage.filter(|record| record.epoch <= epoch).collect();
         for action in actions {
             match action {
                 feed::Action::Announce => {
