@@ -20,6 +20,8 @@
 //! | Installing | Accept | – | – | – | – | – | Idle | Erasing | – | – |
 //! | Erasing | reject | – | – | – | – | – | – | – | Idle | – |
 //!
+//! An install that is refused leads back to Prepared.
+//!
 //! A star: whoever commits what is owned here, or was, is told Committed; what lost to a takeover, is shown a record above
 //! it; what is not known here at all, is told so, with an alarm. A prepare of another move is rejected, any other message of one late. A dash: late, counted.
 //!
@@ -136,6 +138,8 @@ pub enum Signal<'a> {
         /// The epoch.
         epoch: u64,
     },
+    /// What [`Action::Install`] asked for cannot be, or not now: a record above was heard of that is not durable here.
+    InstallRefused,
     /// A record became durable here that this machine did not have installed.
     Fenced(Box<OwnershipRecord>),
     /// What was to be kept under this number is durable.
@@ -342,6 +346,14 @@ impl MoveTarget {
             Signal::RestoreFailed(reject) if self.phase == Phase::Restoring => self.fail(reject, actions),
             Signal::RestoreFailed(_) => self.counters.late += 1,
             Signal::Activated { epoch } => self.activated(known, epoch, actions),
+            Signal::InstallRefused if self.phase == Phase::Installing => {
+                // It is in doubt again, until the record above is durable here, or is not heard of after a crash.
+                self.phase = Phase::Prepared;
+                self.record = None;
+                self.tail = Vec::new();
+                self.arm(now);
+            }
+            Signal::InstallRefused => self.counters.late += 1,
             Signal::Fenced(record) => self.fenced(known, &record, actions),
             Signal::Kept(ticket) => self.kept(now, known, ticket, actions),
             Signal::Failed(ticket) if self.writing == Some(ticket) => {

@@ -464,6 +464,7 @@ impl World {
                     return self.finish();
                 }
                 look_at = next + Duration::from_millis(20);
+                self.show();
             }
             self.scene.now = self.scene.now.max(next);
             self.scene.report.steps += 1;
@@ -632,6 +633,18 @@ impl World {
         self.scene.network.calm();
         self.heal_at = None;
         self.stopped = [Duration::ZERO; ALL];
+    }
+
+    /// Nodes that run without faults hear who owns, sooner or later.
+    fn show(&mut self) {
+        let owner = (0..CANDIDATES).find(|node| self.nodes[*node].announced(self.scene.now).is_some());
+        let record = owner.and_then(|owner| self.nodes[owner].disk.highest());
+        let is_due = self.scene.options.takeovers && self.scene.random.below(20) == 0;
+        if let (Some(owner), Some(record), true) = (owner, record, is_due) {
+            for node in (0..CANDIDATES).filter(|node| *node != owner) {
+                self.scene.send(owner, node, Message::Show(Box::new(record)));
+            }
+        }
     }
 
     fn is_done(&self) -> bool {

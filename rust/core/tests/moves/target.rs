@@ -190,6 +190,7 @@ fn signals(node: &Node) -> Vec<(&'static str, Signal<'static>)> {
         ("commit, does not fit", heard(source(), MID, wrong)),
         ("activated", Signal::Activated { epoch: 2 }),
         ("activated, another epoch", Signal::Activated { epoch: 3 }),
+        ("install refused", Signal::InstallRefused),
         ("fenced", Signal::Fenced(Box::new(taken_over()))),
         ("fenced, not above", Signal::Fenced(Box::new(spawn()))),
         ("freeze", heard(orchestrator(), MID, Body::Freeze)),
@@ -229,7 +230,7 @@ fn table() {
 }
 
 /// Every pair that changes something; all others are late.
-const TABLE: [(&str, &str, &str); 45] = [
+const TABLE: [(&str, &str, &str); 46] = [
     ("Idle", "prepare", "Reserved Accept>O"),
     ("Idle", "prepare another", "Reserved Accept'>O"),
     ("Idle", "commit", "Idle Outcome(unknown)>S alarm(unknown)"),
@@ -271,6 +272,7 @@ const TABLE: [(&str, &str, &str); 45] = [
     ("Installing", "prepare", "Installing Accept>O"),
     ("Installing", "prepare another", "Installing Reject(Busy)'>O"),
     ("Installing", "activated", "Idle Committed>S Committed>O go live(2)"),
+    ("Installing", "install refused", "Prepared"),
     ("Installing", "fenced", "Erasing redirect(2) keep[-2]"),
     ("Erasing", "prepare", "Erasing Reject(Finished)>O"),
     ("Erasing", "prepare another", "Erasing Reject(Busy)'>O"),
