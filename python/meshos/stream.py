@@ -45,6 +45,7 @@ class _Flood(Protocol[T_co]):
     @property
     def take_many(self) -> Callable[[timedelta], Sequence[T_co]]:
         """Wait for items; none when time is up. Raises `LoopClosed` at the end."""
+        ...
 
     async def take_many_async(self) -> Sequence[T_co]:
         """Wait for items; cancelling loses none. Raises `LoopClosed` at the end."""
@@ -53,6 +54,7 @@ class _Flood(Protocol[T_co]):
     @property
     def close(self) -> Callable[[], None]:
         """End the source; called once."""
+        ...
 
 
 @final

@@ -17,7 +17,7 @@
 //! | older than the answers that are kept | Forgotten; nothing is published |
 //! | new, and no room to remember it | TooMany; nothing is published |
 //! | new, and the publisher's signature is missing where a token is needed, or is wrong | Unauthorized |
-//! | new, and refused by [`Roster::may_publish`] | as that says |
+//! | new, and refused by [`Roster::may_publish`](crate::roster::Roster::may_publish) | as that says |
 //! | new | published, or why not |
 //!
 //! Nonces rise: a run of the sending node, and a number in it. A node sends, for one publisher to one node, at most

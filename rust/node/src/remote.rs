@@ -1,7 +1,7 @@
 //! Calls to other nodes about their daemons, and what other nodes ask of this one: spawn, stop, snapshot.
 //!
 //! Bodies are put into a queue; turns of the [`reactor`](crate::reactor) have
-//! [`remote_call`](meshos_core::remote_call) and [`remote_desk`](meshos_core::remote_desk) decide what they mean. What is
+//! [`remote_call`] and [`remote_desk`] decide what they mean. What is
 //! asked of this node is done by a [`Steward`], on a lane: it may run user code, and wait.
 //!
 //! Invariants

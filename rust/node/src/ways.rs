@@ -1,6 +1,6 @@
 //! What a node sends to daemons: an outbox for each flow, and where each daemon is.
 //!
-//! Nothing here waits, locks or sends: what is to be done is put into [`Effects`], and done by the
+//! Nothing here waits, locks or sends: what is to be done is put into `Effects`, and done by the
 //! [`router`](crate::router).
 //!
 //! Invariants
