@@ -366,7 +366,9 @@ impl Node {
         if counters.queued != left + live.source.waits() as u64 {
             return broken("Conserved", format!("{counters:?}"));
         }
-        match (&live.daemon, live.owner.active()) {
+        // One whose lease is over runs nothing, and is about to hear who owns.
+        let active = live.owner.active().filter(|_| live.owner.may_process(scene.now));
+        match (&live.daemon, active) {
             (Some(daemon), Some(_)) => scene.facts.activated(&daemon.history),
             (None, Some(record)) => broken("OneLive", format!("the owner of epoch {} has no state", record.epoch())),
             _ => Ok(()),
