@@ -223,6 +223,7 @@ def owned() -> dict[str, bytes]:
         "ownership_records": b"".join(made),
         "ownership_frames": owners.frames(ID, made),
         "remote_frames": calls.frames(made[0]),
+        "remote_outputs": b"\x01\x69a call, 16 bytes" + (9).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little"),
         "move_frames": moving.frames(ID, ordered, head, made),
         "move_rows": moving.rows(ID, ordered, head, made),
     }

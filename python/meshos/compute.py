@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from meshos.channel import ChannelName, PermissionToken
     from meshos.control import DaemonControl
     from meshos.daemon import DaemonHandle, DaemonHostConfig, DaemonRef, MeshDaemon
-    from meshos.identity import Identity, NodeId, OriginHash
+    from meshos.identity import EntityId, Identity, NodeId, OriginHash
     from meshos.snapshot import StateSnapshot
     from meshos.store import DeadLetter, RecoveryReport
+    from meshos.stream import RolledBack, Stream
 
 _D = TypeVar("_D", bound="MeshDaemon")
 _R = TypeVar("_R")
@@ -403,6 +404,27 @@ class RemoteRuntime(RemoteCore):
         from meshos._twins import on_lane
 
         return await on_lane("RemoteRuntime.spawn_async", self.spawn, kind, identity, config, timeout=timeout)
+
+    def follow(
+        self, entity_id: EntityId, *, after: tuple[int, bytes] | None = None
+    ) -> Stream[CausalEvent | RolledBack]:
+        """Read what a daemon there emitted and emits, in order, each output once, checked link by link.
+
+        Who may speak for the daemon is proven by signatures that lead back to its key. An output that does not stand
+        any more, since the daemon was restarted from before it, is told with `RolledBack`. Pages are asked for while
+        the stream is read, 10 times a second when there is nothing new.
+
+        Args:
+            entity_id: The daemon.
+            after: Where the reader is: a sequence, and the 32-byte digest of the chain there, as a `Receipt` or a
+                `ChainReport` has them. By default the beginning; the other node has to keep that still (`outputs_max`).
+
+        Reading raises `ChainContradiction` when the node contradicts what was signed or what it showed before,
+        `BrokenLink` or `BadSignature` for a lineage that does not hold, `DaemonNotFound`, `NotOwner`, `RemoteRefused`.
+        """
+        from meshos._following import stream
+
+        return stream(self._follow(entity_id, after), "RemoteRuntime.follow")
 
     async def stop_async(self, origin_hash: OriginHash, *, timeout: timedelta | None = SEND_TIMEOUT) -> None:
         """Twin of `stop`."""

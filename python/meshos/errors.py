@@ -32,6 +32,8 @@ __all__ = [
     "BundleTooLarge",
     "CallbackFailed",
     "CallbackFailedKind",
+    "ChainContradiction",
+    "ChainContradictionKind",
     "ChainError",
     "ChannelNameError",
     "ChannelNameErrorKind",
@@ -872,6 +874,44 @@ class ChainError(MeshOsError):
 BrokenLinkKind: TypeAlias = (
     Literal["gap"] | Literal["altered"] | Literal["forked"] | Literal["wrong_origin"] | Literal["receipt"]
 )
+
+
+ChainContradictionKind: TypeAlias = (
+    Literal["lineage"] | Literal["parent"] | Literal["altered"] | Literal["overrun"] | Literal["short"]
+)
+
+
+class ChainContradiction(ChainError):
+    """A node contradicts, about a daemon's chain, what was signed or what it showed before: trust nothing of it.
+
+    Attributes:
+        origin: Owner of the chain.
+        node_id: The node that said so.
+        number: The sequence that it is about; of a "lineage", the epoch.
+    """
+
+    def __init__(self, kind: ChainContradictionKind, origin: OriginHash, node_id: NodeId, number: int) -> None:
+        text = (
+            f"chain {origin:016x}, {number}: node {node_id:016x} contradicts itself: {_CONTRADICTION.get(kind, kind)}"
+        )
+        super().__init__(kind, origin, node_id, number, text=text)
+        self._kind: ChainContradictionKind = kind
+        self.origin: OriginHash = origin
+        self.node_id: NodeId = node_id
+        self.number: int = number
+
+    @property
+    def kind(self) -> ChainContradictionKind:
+        return self._kind
+
+
+_CONTRADICTION = {
+    "lineage": "its records of who may speak do not go on from those that are known",
+    "parent": "the output does not follow on the one before it",
+    "altered": "the output is another one than before",
+    "overrun": "a record that rolls nothing back begins before what was read",
+    "short": "the chain ends before what was read, and no record says why",
+}
 
 
 class BrokenLink(ChainError):

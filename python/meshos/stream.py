@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, final
 
 from meshos._checks import seconds_of
 from meshos._core import Gap as Gap
+from meshos._core import RolledBack as RolledBack
 from meshos.errors import LoopClosed, WaitTimeout
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 T_co = TypeVar("T_co", covariant=True)
 
-__all__ = ["Gap", "Stream"]
+__all__ = ["Gap", "RolledBack", "Stream"]
 
 
 _SLICE = 0.1

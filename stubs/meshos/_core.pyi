@@ -1948,6 +1948,13 @@ class DaemonRegistry:
     def lost_posts(self) -> int:
         """Posted events that came to nothing because their daemon was stopped or lost."""
 
+@final
+class Follower:
+    """Where the outputs of a daemon of another node come from."""
+
+    def take(self, timeout: timedelta) -> CausalEvent | RolledBack | None: ...
+    def close(self) -> None: ...
+
 @disjoint_base
 class RemoteCore:
     """The part of `meshos.compute.RemoteRuntime` that is compiled; use that class."""
@@ -1971,6 +1978,7 @@ class RemoteCore:
 
         At most 1 GiB is fetched. Raises `DaemonNotFound`, `RemoteRefused`, `Unavailable`.
         """
+    def _follow(self, entity_id: EntityId, after: tuple[int, bytes] | None = None) -> Follower: ...
 
 @disjoint_base
 class RuntimeCore:
@@ -5012,6 +5020,24 @@ def _forked() -> None: ...
 def _lane_stats() -> tuple[int, int, int, int]: ...
 
 # ---------------------------------------------------------------- streams and queries
+
+@final
+class RolledBack:
+    """Outputs of a daemon after `after`, up to `through`, do not stand any more."""
+
+    __match_args__: Final = ("after", "through", "epoch")
+    def __new__(cls, after: int, through: int, epoch: int) -> Self: ...
+    @property
+    def after(self) -> int:
+        """The last that stands."""
+    @property
+    def through(self) -> int:
+        """The last that was handed out."""
+    @property
+    def epoch(self) -> int:
+        """The term of ownership that began with that."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
 
 @final
 class Gap:

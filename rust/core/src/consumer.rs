@@ -17,6 +17,7 @@
 //! | Announce | higher, goes on from what is known | see below | the new epoch is in force, asked from n |
 //! | Announce | higher, does not go on from it | any | alarm |
 //!
+//! A consumer that begins in the middle has heard of no owner: all records are the past to it, and it goes back on none.
 //! A lineage that goes on is read record by record. A restart or takeover that begins below n rolls everything after it
 //! back, and n is where it begins. A move that begins below n is an alarm: an owner went on after it had handed over. So is
 //! an owner that after all that announces less than n.
@@ -311,7 +312,10 @@ impl Consumer {
         }
         let mut next = self.position;
         let mut rolled_back = None;
-        for record in &lineage[self.position.certificates..] {
+        // Who has heard of no owner knows no term: what is before its position is the past, and the parent of the next
+        // output tells whether the position stands.
+        let is_new = self.position.epoch == 0;
+        for record in lineage[self.position.certificates..].iter().filter(|_| !is_new) {
             if self.goes_back(&next, record)? {
                 (next.n, next.head) = (record.from_sequence, record.digest);
                 rolled_back = Some(record.epoch);

@@ -14,7 +14,8 @@
 //! 102 part       offset u64 | length u32 | bytes
 //! 103 refused    reason u8 | owner u8 (0, 1) | if 1: node 32, epoch u64 | length u32 | text
 //! 104 working    (nothing)
-//! digest = derive_key("meshos 2026 remote snapshot v1")(the encoded snapshot)
+//! 105 outputs    origin u64 | after u64
+//! digest = derive_key("meshos 2026 remote snapshot v1")(the encoded snapshot, or page)
 //! ```
 //! Numbers are little endian. A call is named by 16 random bytes; its answers carry the same name.
 //!
@@ -99,6 +100,13 @@ pub enum Request {
     Stop(Origin),
     /// Take a snapshot of a daemon.
     Snapshot(Origin),
+    /// Make a page of a daemon's outputs: an announcement of its owner, and what comes after an output.
+    Outputs {
+        /// The daemon.
+        origin: Origin,
+        /// The output before the first.
+        after: u64,
+    },
 }
 
 /// A refusal, with what is known.
@@ -201,6 +209,10 @@ impl RemoteFrame<'_> {
                 out.put(&stored);
             }
             Body::Ask(Request::Stop(origin) | Request::Snapshot(origin)) => out.put_u64(origin.get()),
+            Body::Ask(Request::Outputs { origin, after }) => {
+                out.put_u64(origin.get());
+                out.put_u64(*after);
+            }
             Body::Fetch { offset } => out.put_u64(*offset),
             Body::Answer(Answer::Done | Answer::Working) => {}
             Body::Answer(Answer::Taken { size, digest }) => {
@@ -239,6 +251,7 @@ impl RemoteFrame<'_> {
             Body::Part { .. } => 102,
             Body::Answer(Answer::Refused(_)) => 103,
             Body::Answer(Answer::Working) => 104,
+            Body::Ask(Request::Outputs { .. }) => 105,
         }
     }
 }
@@ -272,6 +285,10 @@ impl<'a> RemoteFrame<'a> {
             }
             103 => Body::Answer(Answer::Refused(read_refused(&mut reader)?)),
             104 => Body::Answer(Answer::Working),
+            105 => Body::Ask(Request::Outputs {
+                origin: Origin::new(reader.u64()?),
+                after: reader.u64()?,
+            }),
             _ => return Err(at_kind.fault(Fault::Invalid { field: "kind" })),
         };
         reader.expect_end()?;

@@ -206,6 +206,10 @@ fn version_1_of_every_format_is_read() {
         rest = after;
     }
     assert_eq!(found, remote::frames());
+    assert_eq!(
+        RemoteFrame::decode(&file("remote_outputs_v1.bin")),
+        Ok(remote::outputs())
+    );
     let moves = file("move_frames_v1.bin");
     let (mut rest, mut found) = (&moves[..], Vec::new());
     while let Some((length, after)) = rest.split_first_chunk::<4>() {

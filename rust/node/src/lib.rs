@@ -78,3 +78,5 @@ pub mod channel_stream;
 pub mod channel_line;
 pub mod channel_desk;
 pub mod remote;
+pub mod page;
+pub mod follow;

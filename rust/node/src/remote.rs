@@ -60,6 +60,12 @@ pub trait Steward: Send + Sync {
     /// # Errors
     /// Why not.
     fn snapshot(&self, origin: Origin) -> Result<Option<Vec<u8>>, Refused>;
+
+    /// Makes a [`page`](crate::page) of the outputs of a daemon that come after a number.
+    ///
+    /// # Errors
+    /// Why not.
+    fn outputs(&self, origin: Origin, after: u64) -> Result<Vec<u8>, Refused>;
 }
 
 /// A refusal without an owner.
@@ -401,6 +407,7 @@ impl Job for Errand {
             }
             (Some(steward), Request::Stop(origin)) => steward.stop(origin).map(|()| None),
             (Some(steward), Request::Snapshot(origin)) => steward.snapshot(origin),
+            (Some(steward), Request::Outputs { origin, after }) => steward.outputs(origin, after).map(Some),
         };
         inner.finished(self.key, outcome);
     }

@@ -47,6 +47,7 @@ import_exception!(meshos.errors, InvalidDaemon);
 import_exception!(meshos.errors, DaemonNotFound);
 import_exception!(meshos.errors, NotOwner);
 import_exception!(meshos.errors, RemoteRefused);
+import_exception!(meshos.errors, ChainContradiction);
 import_exception!(meshos.errors, PublishRejected);
 import_exception!(meshos.errors, StaleDaemon);
 import_exception!(meshos.errors, AlreadyRegistered);

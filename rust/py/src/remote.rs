@@ -4,21 +4,27 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use meshos_core::config::DaemonHostConfig;
+use meshos_core::consumer::{Alarm, Position};
 use meshos_core::digest::{self, Digest};
 use meshos_core::id::{EntityId, NodeId, Origin};
 use meshos_core::ownership::OwnershipRecord;
 use meshos_core::remote_frame::{Reason, Refused, Request, cut};
 use meshos_core::signal::DaemonRef;
+use meshos_node::clock::Deadline;
+use meshos_node::follow::{FollowError, Followed, Follower};
 use meshos_node::remote::{CallError, Remote, Steward, refused};
 use meshos_node::runtime::SpawnError;
+use meshos_node::sync::Mutex;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::args;
+use crate::causal::PyCausalEvent;
+use crate::enter;
 use crate::errors::{
-    self, AlreadyRegistered, AlreadyStored, Backpressure, DaemonNotFound, FactoryNotFound, LoopClosed, NotOwner,
-    NotReady, RemoteRefused, ShuttingDown, Unavailable,
+    self, AlreadyRegistered, AlreadyStored, Backpressure, ChainContradiction, DaemonNotFound, FactoryNotFound,
+    LoopClosed, NotOwner, NotReady, RemoteRefused, ShuttingDown, Unavailable,
 };
 use crate::event::PyDaemonRef;
 use crate::factory::kind_name;
@@ -29,6 +35,7 @@ use crate::record::field::Field;
 use crate::runtime::{self, PyRuntime};
 use crate::send::Timeout;
 use crate::snapshot::PyStateSnapshot;
+use crate::stream::PyRolledBack;
 
 /// Largest snapshot that is fetched.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
@@ -114,6 +121,21 @@ impl Steward for PySteward {
         })
     }
 
+    fn outputs(&self, origin: Origin, after: u64) -> Result<Vec<u8>, Refused> {
+        self.with(|runtime| {
+            let py = runtime.py();
+            let this = runtime.get();
+            let slot = this
+                .runtime
+                .reach(origin)
+                .map_err(|error| told(&errors::reach(error, py), py))?;
+            let mut entered = enter::inspect(py, &slot).map_err(|error| told(&error, py))?;
+            let page = this.runtime.page(&mut entered, after);
+            drop(entered);
+            page.map_err(|error| refused(Reason::Failed, &error.to_string()))
+        })
+    }
+
     fn snapshot(&self, origin: Origin) -> Result<Option<Vec<u8>>, Refused> {
         self.with(|runtime| {
             let py = runtime.py();
@@ -124,6 +146,100 @@ impl Steward for PySteward {
             let snapshot = Arc::clone(&taken.snapshot);
             Ok(Some(py.detach(move || snapshot.meta.to_bytes(snapshot.state.as_ref()))))
         })
+    }
+}
+
+/// A follower, unless somebody reads or it is over.
+struct Following {
+    follower: Option<Box<Follower>>,
+    is_closed: bool,
+}
+
+/// Where the outputs of a daemon of another node come from.
+#[pyclass(frozen, name = "Follower", module = "meshos._core")]
+pub struct PyFollower {
+    state: Mutex<Following>,
+    node: EntityId,
+    entity: EntityId,
+    born: Born,
+}
+
+#[pymethods]
+impl PyFollower {
+    /// Wait for the next item; `None` when time is up.
+    fn take(&self, py: Python<'_>, timeout: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+        entry("Stream.receive", || {
+            self.born.check("Stream")?;
+            let deadline = args::span(Some(timeout), "timeout")?.map_or_else(Deadline::never, Deadline::after);
+            let Some(mut follower) = self.state.lock().follower.take() else {
+                return Err(LoopClosed::new_err(("the stream",)));
+            };
+            let mut signal = None;
+            let (next, follower) = py.detach(|| {
+                let next = follower.next(deadline, || guard::interrupted(&mut signal));
+                (next, follower)
+            });
+            // After an alarm nothing more comes.
+            let is_over = matches!(next, Err(FollowError::Alarm(_) | FollowError::Lineage(_)));
+            let left = {
+                let mut state = self.state.lock();
+                if is_over || state.is_closed {
+                    Some(follower)
+                } else {
+                    state.follower.replace(follower)
+                }
+            };
+            drop(left);
+            if let Some(signal) = signal {
+                return Err(signal);
+            }
+            match next {
+                Ok(None) => Ok(None),
+                Ok(Some(Followed::Output { link, payload })) => {
+                    let event = PyCausalEvent::now(link, PyBytes::new(py, &payload));
+                    Ok(Some(Py::new(py, event)?.into_any()))
+                }
+                Ok(Some(Followed::RolledBack { after, through, epoch })) => {
+                    let made = PyRolledBack { after, through, epoch };
+                    Ok(Some(Py::new(py, made)?.into_any()))
+                }
+                Err(error) => Err(self.failed(error, py)),
+            }
+        })
+    }
+
+    fn close(&self) {
+        let gone = {
+            let mut state = self.state.lock();
+            state.is_closed = true;
+            state.follower.take()
+        };
+        drop(gone);
+    }
+}
+
+impl PyFollower {
+    fn failed(&self, error: FollowError, py: Python<'_>) -> PyErr {
+        let origin = self.entity.origin();
+        match error {
+            FollowError::Call(error) => failed(self.node, error, &of(origin), py),
+            FollowError::Lineage(error) => errors::chain(&error),
+            FollowError::Malformed => RemoteRefused::new_err((
+                "failed",
+                self.node.node_id().get(),
+                "what it sent is no page of a chain",
+            )),
+            FollowError::Alarm(alarm) => {
+                let (kind, number) = match alarm {
+                    Alarm::Lineage { epoch } => ("lineage", epoch),
+                    Alarm::Parent { sequence } => ("parent", sequence),
+                    Alarm::Altered { sequence } => ("altered", sequence),
+                    Alarm::Overrun { from_sequence, .. } => ("overrun", from_sequence),
+                    Alarm::Short { n } => ("short", n),
+                };
+                ChainContradiction::new_err((kind, origin.get(), self.node.node_id().get(), number))
+            }
+        }
     }
 }
 
@@ -161,50 +277,51 @@ impl PyRemoteCore {
         });
         match signal {
             Some(signal) => Err(signal),
-            None => ended.map_err(|error| self.failed(error, asked, py)),
+            None => ended.map_err(|error| failed(self.node, error, asked, py)),
         }
     }
+}
 
-    fn failed(&self, error: CallError, asked: &Asked, py: Python<'_>) -> PyErr {
-        let node = self.node.node_id();
-        let unavailable = |text: String| Unavailable::new_err((node.get(), text));
-        match error {
-            CallError::Refused(refused) => self.refused(refused, asked, py),
-            CallError::TooLarge { size } => {
-                let message = format!("the snapshot has {size} bytes, at most {SNAPSHOT_BYTES_MAX} are fetched");
-                RemoteRefused::new_err(("failed", node.get(), message))
-            }
-            CallError::Damaged => unavailable(format!("what node {node} sent is not the snapshot that it took")),
-            CallError::Timeout => unavailable(format!(
-                "node {node} did not answer in time; what was asked may still be done"
-            )),
-            CallError::Interrupted => PyKeyboardInterrupt::new_err(()),
-            CallError::Closed => LoopClosed::new_err(("Mesh",)),
-            CallError::Full => errors::backpressure(py),
+/// Why a call came to nothing.
+fn failed(entity: EntityId, error: CallError, asked: &Asked, py: Python<'_>) -> PyErr {
+    let node = entity.node_id();
+    let unavailable = |text: String| Unavailable::new_err((node.get(), text));
+    match error {
+        CallError::Refused(refused) => refused_by(node, refused, asked, py),
+        CallError::TooLarge { size } => {
+            let message = format!("the snapshot has {size} bytes, at most {SNAPSHOT_BYTES_MAX} are fetched");
+            RemoteRefused::new_err(("failed", node.get(), message))
         }
+        CallError::Damaged => unavailable(format!("what node {node} sent is not the snapshot that it took")),
+        CallError::Timeout => unavailable(format!(
+            "node {node} did not answer in time; what was asked may still be done"
+        )),
+        CallError::Interrupted => PyKeyboardInterrupt::new_err(()),
+        CallError::Closed => LoopClosed::new_err(("Mesh",)),
+        CallError::Full => errors::backpressure(py),
     }
+}
 
-    fn refused(&self, refused: Refused, asked: &Asked, py: Python<'_>) -> PyErr {
-        let origin = asked.origin.get();
-        let kind = match refused.reason {
-            Reason::NotFound => return DaemonNotFound::new_err((origin,)),
-            Reason::NotOwner => match refused.owner {
-                Some((owner, epoch)) => return NotOwner::new_err((origin, owner.node_id().get(), epoch)),
-                None => "failed",
-            },
-            Reason::NoFactory => return FactoryNotFound::new_err((asked.kind.clone(),)),
-            Reason::Occupied => return AlreadyRegistered::new_err((origin,)),
-            Reason::Stored => return AlreadyStored::new_err((origin,)),
-            Reason::NotPermitted => "not_permitted",
-            Reason::Busy => return errors::backpressure(py),
-            Reason::NotReady => {
-                let node = self.node.node_id();
-                return Unavailable::new_err((node.get(), format!("node {node} is not ready: {}", refused.text)));
-            }
-            Reason::Failed => "failed",
-        };
-        RemoteRefused::new_err((kind, self.node.node_id().get(), refused.text))
-    }
+/// Why another node refused.
+fn refused_by(node: NodeId, refused: Refused, asked: &Asked, py: Python<'_>) -> PyErr {
+    let origin = asked.origin.get();
+    let kind = match refused.reason {
+        Reason::NotFound => return DaemonNotFound::new_err((origin,)),
+        Reason::NotOwner => match refused.owner {
+            Some((owner, epoch)) => return NotOwner::new_err((origin, owner.node_id().get(), epoch)),
+            None => "failed",
+        },
+        Reason::NoFactory => return FactoryNotFound::new_err((asked.kind.clone(),)),
+        Reason::Occupied => return AlreadyRegistered::new_err((origin,)),
+        Reason::Stored => return AlreadyStored::new_err((origin,)),
+        Reason::NotPermitted => "not_permitted",
+        Reason::Busy => return errors::backpressure(py),
+        Reason::NotReady => {
+            return Unavailable::new_err((node.get(), format!("node {node} is not ready: {}", refused.text)));
+        }
+        Reason::Failed => "failed",
+    };
+    RemoteRefused::new_err((kind, node.get(), refused.text))
 }
 
 fn of(origin: Origin) -> Asked {
@@ -299,6 +416,29 @@ impl PyRemoteCore {
         })
     }
 
+    /// Begin to follow the chain of a daemon there.
+    #[pyo3(signature = (entity_id, after = None))]
+    fn _follow(&self, entity_id: &Bound<'_, PyAny>, after: Option<(u64, [u8; 32])>) -> PyResult<PyFollower> {
+        entry("RemoteRuntime.follow", || {
+            self.born.check("RemoteRuntime")?;
+            let entity = EntityId::from_python(entity_id, "entity_id")?;
+            let position = after.map_or_else(
+                || Position::start(&entity),
+                |(n, head)| Position::at(n, Digest::from_bytes(head)),
+            );
+            let follower = Follower::new(self.remote.clone(), self.node, entity, position);
+            Ok(PyFollower {
+                state: Mutex::new(Following {
+                    follower: Some(Box::new(follower)),
+                    is_closed: false,
+                }),
+                node: self.node,
+                entity,
+                born: Born::now(),
+            })
+        })
+    }
+
     fn __repr__(&self) -> String {
         format!("RemoteRuntime(node_id=0x{})", self.node.node_id())
     }
@@ -316,5 +456,6 @@ pub fn managers(nodes: &Bound<'_, PyAny>) -> PyResult<BTreeSet<EntityId>> {
 
 /// Adds the class to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyFollower>()?;
     module.add_class::<PyRemoteCore>()
 }

@@ -53,6 +53,16 @@ pub fn frames() -> Vec<RemoteFrame<'static>> {
         .collect()
 }
 
+/// The request for outputs, which came later than [`frames`].
+#[must_use]
+pub fn outputs() -> RemoteFrame<'static> {
+    let (origin, after) = (Origin::new(9), 1 << 40);
+    RemoteFrame {
+        call: CALL,
+        body: Body::Ask(Request::Outputs { origin, after }),
+    }
+}
+
 /// Each of [`frames`] after its length as a 32-bit number.
 ///
 /// # Panics

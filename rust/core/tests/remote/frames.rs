@@ -8,7 +8,7 @@ use crate::support::{assert_exact, fault, patched};
 
 #[test]
 fn frames_survive_their_wire_form_and_nothing_else_is_read() {
-    for frame in remote::frames() {
+    for frame in remote::frames().into_iter().chain([remote::outputs()]) {
         let bytes = frame.to_bytes();
         assert_eq!(RemoteFrame::decode(&bytes), Ok(frame));
         assert_exact(&bytes, 0, |bytes| {
@@ -17,7 +17,7 @@ fn frames_survive_their_wire_form_and_nothing_else_is_read() {
         let newer = Fault::NewerVersion { found: 2, known: 1 };
         assert_eq!(fault(RemoteFrame::decode(&patched(&bytes, 0, &[2]))), newer);
         let kind = Fault::Invalid { field: "kind" };
-        assert_eq!(fault(RemoteFrame::decode(&patched(&bytes, 1, &[105]))), kind);
+        assert_eq!(fault(RemoteFrame::decode(&patched(&bytes, 1, &[106]))), kind);
     }
 }
 

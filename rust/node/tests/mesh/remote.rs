@@ -67,6 +67,10 @@ impl Steward for Hand {
             size => Ok(Some(snapshot(size))),
         }
     }
+
+    fn outputs(&self, origin: Origin, after: u64) -> Result<Vec<u8>, Refused> {
+        Ok(format!("{origin} {after}").into_bytes())
+    }
 }
 
 struct Node {
@@ -121,6 +125,9 @@ fn a_manager_has_things_done_and_gets_snapshots_whole() {
         assert!(taken == Ok(Some(snapshot(size))), "{size}");
     }
     assert_eq!(one.ask(to, Request::Snapshot(Origin::new(0))), Ok(None));
+    let (origin, after) = (Origin::new(7), 3);
+    let page = one.ask(to, Request::Outputs { origin, after });
+    assert_eq!(page, Ok(Some(format!("{origin} 3").into_bytes())));
     assert_eq!(
         reason(one.ask(to, Request::Snapshot(Origin::new(1)))),
         Some(Reason::NotFound)
@@ -128,7 +135,7 @@ fn a_manager_has_things_done_and_gets_snapshots_whole() {
     let size = 8 * MIB + 1;
     let large = one.ask(to, Request::Snapshot(Origin::new(size)));
     assert_eq!(large, Err(CallError::TooLarge { size }));
-    assert_eq!(two.remote.stats().ran, 9);
+    assert_eq!(two.remote.stats().ran, 10);
 }
 
 #[test]
