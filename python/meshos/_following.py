@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from meshos.errors import InvalidArgument
 from meshos.stream import Stream
 
 if TYPE_CHECKING:
@@ -13,8 +14,23 @@ if TYPE_CHECKING:
     from meshos.chain import CausalEvent
     from meshos.stream import RolledBack
 
+DIGEST_SIZE = 32
 LOOK = timedelta(milliseconds=250)
 """How long one wait on a lane lasts."""
+
+
+def place(after: object) -> tuple[int, bytes] | None:
+    """Check where a reader says that it is."""
+    match after:
+        case None:
+            return None
+        case (int() as sequence, bytes() as digest) if not isinstance(sequence, bool):
+            if not 0 <= sequence < 1 << 64:
+                raise InvalidArgument("after", "its sequence must be from 0 to 2^64 - 1")
+            if len(digest) != DIGEST_SIZE:
+                raise InvalidArgument("after", f"its digest must have {DIGEST_SIZE} bytes")
+            return sequence, digest
+    raise TypeError(f"after must be a tuple of an int and bytes, or None, not {after!r}")
 
 
 def stream(follower: Follower, name: str) -> Stream[CausalEvent | RolledBack]:

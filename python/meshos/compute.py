@@ -422,9 +422,9 @@ class RemoteRuntime(RemoteCore):
         Reading raises `ChainContradiction` when the node contradicts what was signed or what it showed before,
         `BrokenLink` or `BadSignature` for a lineage that does not hold, `DaemonNotFound`, `NotOwner`, `RemoteRefused`.
         """
-        from meshos._following import stream
+        from meshos._following import place, stream
 
-        return stream(self._follow(entity_id, after), "RemoteRuntime.follow")
+        return stream(self._follow(entity_id, place(after)), "RemoteRuntime.follow")
 
     async def stop_async(self, origin_hash: OriginHash, *, timeout: timedelta | None = SEND_TIMEOUT) -> None:
         """Twin of `stop`."""

@@ -1,6 +1,6 @@
 //! A page of what a daemon emitted, for who follows its chain at another node: an announcement of its owner, and outputs.
 //!
-//! A page is a [`parcel`](meshos_core::parcel) of [`Frame`]s: one [`Announce`], then [`Output`]s that follow on each other.
+//! A page is a [`parcel`] of [`Frame`]s: one [`Announce`], then [`Output`]s that follow on each other.
 //!
 //! Invariants
 //! * Only what is kept is in a page, where steps are kept.

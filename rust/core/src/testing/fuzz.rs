@@ -7,7 +7,7 @@ use super::envelopes::Trial;
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
 pub use super::move_frames::{fuzz_frames as move_frames, fuzz_rows as move_rows};
 pub use super::ownership::{fuzz_frames as ownership_frames, fuzz_records as ownership_records};
-pub use super::remote::fuzz_frames as remote_frames;
+pub use super::remote::{fuzz_frame as remote_outputs, fuzz_frames as remote_frames};
 pub use super::tokens::{
     fuzz_channel_frames as channel_frames, fuzz_handed_key as handed_key, fuzz_sealed_payload as sealed_payload,
     permission_token, revocation,
@@ -72,6 +72,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("stored_daemon", stored_daemon),
     ("dead_letter", dead_letter),
     ("frames", frames),
+    ("search_frames", frames),
     ("sender", sender),
     ("reservation", reservation),
     ("due", due),
@@ -89,6 +90,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("ownership_frames", ownership_frames),
     ("parcel", parcel),
     ("remote_frames", remote_frames),
+    ("remote_outputs", remote_outputs),
     ("move_frames", move_frames),
     ("move_rows", move_rows),
 ];

@@ -89,3 +89,10 @@ pub fn fuzz_frames(bytes: &[u8]) {
         rest = after;
     }
 }
+
+/// [`RemoteFrame::decode`], of one frame.
+pub fn fuzz_frame(bytes: &[u8]) {
+    if let Ok(found) = RemoteFrame::decode(bytes) {
+        assert_eq!(found.to_bytes(), bytes);
+    }
+}

@@ -363,6 +363,37 @@ fn a_consumer_goes_on_from_what_it_kept() {
 }
 
 #[test]
+fn who_begins_in_the_middle_goes_back_on_no_record_and_knows_by_the_parent() {
+    let chain = Chain::new(8);
+    let lineage = [&chain.lineage()[..], &[chain.record(3, 4, Reason::Restart)]].concat();
+    let begin = |n: usize, head| Consumer::new(ENTITY, Position::at(n as u64, head));
+    for n in [1, 3, 5] {
+        let mut consumer = begin(n, chain.digests[n]);
+        let actions = step(&mut consumer, Signal::Announce(&chain.announce(8, &lineage)));
+        assert_eq!(
+            actions,
+            [Action::Follow {
+                epoch: 3,
+                after: n as u64
+            }]
+        );
+        let actions = step(&mut consumer, Signal::Output(&chain.output(n + 1, 3, &lineage)));
+        assert_eq!(actions[0], Action::Take { sequence: n as u64 + 1 });
+    }
+    // What it read does not stand any more.
+    let mut consumer = begin(5, Digest::from_bytes([7; 32]));
+    step(&mut consumer, Signal::Announce(&chain.announce(8, &lineage)));
+    let actions = step(&mut consumer, Signal::Output(&chain.output(6, 3, &lineage)));
+    assert_eq!(actions, [Action::Alarm(Alarm::Parent { sequence: 6 })]);
+    let mut consumer = begin(8, Digest::from_bytes([7; 32]));
+    let actions = step(&mut consumer, Signal::Announce(&chain.announce(8, &lineage)));
+    assert_eq!(actions, [Action::Alarm(Alarm::Altered { sequence: 8 })]);
+    let mut consumer = begin(8, chain.digests[8]);
+    let actions = step(&mut consumer, Signal::Announce(&chain.announce(7, &lineage)));
+    assert_eq!(actions, [Action::Alarm(Alarm::Short { n: 7 })]);
+}
+
+#[test]
 fn only_so_many_digests_are_kept() {
     let count = DIGESTS_MAX + 20;
     let chain = Chain::new(count as u64);
