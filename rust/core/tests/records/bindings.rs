@@ -73,7 +73,8 @@ fn bytes_that_no_writer_writes_are_refused() {
         (patched(&bytes, name_at, b"A"), channel),
         (patched(&bytes, name_at, b"."), channel),
         (patched(&bytes, name_at, &[0xff]), Fault::Utf8),
-        (patched(&bytes, flag_at, &[2]), Fault::Invalid { field: "token flag" }),
+        (patched(&bytes, flag_at, &[2]), Fault::Invalid { field: "queue group" }),
+        (patched(&bytes, flag_at, &[4]), Fault::Invalid { field: "token flag" }),
         (
             patched(&bytes, second_name_at, b"a"),
             Fault::Invalid {
