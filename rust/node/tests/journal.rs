@@ -180,7 +180,15 @@ fn letters(slot: &Arc<Slot<Sum>>) -> Vec<(u64, u64, u32)> {
             .map(|(number, letter)| (number, letter.key.sequence, letter.attempts))
             .collect()
     };
-    slot.peek(look).unwrap_or_default()
+    // While a lane is inside nobody else sees in.
+    let found = std::cell::RefCell::new(None);
+    common::until(|| {
+        let seen = slot.peek(look);
+        let is_there = seen.is_some();
+        *found.borrow_mut() = seen;
+        is_there
+    });
+    found.into_inner().expect("just seen")
 }
 
 fn retry(slot: &Arc<Slot<Sum>>, number: u64) -> bool {
