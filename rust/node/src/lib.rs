@@ -80,3 +80,5 @@ pub mod channel_desk;
 pub mod remote;
 pub mod page;
 pub mod follow;
+pub mod image;
+pub mod hands;
