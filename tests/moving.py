@@ -12,11 +12,13 @@ MID = b"\x77" * 16
 IMAGE = blake3(b"image").digest()
 
 
-def order(entity: bytes, source: SigningKey, target: SigningKey, orchestrator: SigningKey) -> bytes:
+def order(
+    entity: bytes, source: SigningKey, target: SigningKey, orchestrator: SigningKey, terms: bytes = b""
+) -> bytes:
     """Order the move of an entity, signed by its source."""
     nodes = b"".join(reference.entity_id(key) for key in (source, target, orchestrator))
-    body = b"\1" + MID + entity + struct.pack("<Q", 1) + nodes + struct.pack("<QIQ", 1_767_225_630_000, 2000, 1 << 20)
-    body += struct.pack("<H", 7) + b"counter" + reference.entity_id(source)
+    body = (b"\2" if terms else b"\1") + MID + entity + struct.pack("<Q", 1) + nodes + struct.pack("<QIQ", 1_767_225_630_000, 2000, 1 << 20)
+    body += struct.pack("<H", 7) + b"counter" + terms + reference.entity_id(source)
     return body + source.sign(b"meshos 2026 move order v1\0" + body).signature
 
 
@@ -57,11 +59,36 @@ def frames(entity: bytes, ordered: bytes, head: bytes, records: list[bytes]) -> 
         (124, IMAGE + struct.pack("<I", 3)),
         (125, IMAGE + struct.pack("<I", 0) + IMAGE + struct.pack("<I", 5) + b"image"),
     ]
+    return framed(entity, bodies)
+
+
+def framed(entity: bytes, bodies: list[tuple[int, bytes]]) -> bytes:
+    """Put headers before bodies, and lengths before both."""
     made = b""
     for step, (kind, body) in enumerate(bodies, start=1):
         frame = bytes([1, kind]) + MID + entity + struct.pack("<QII", 1, step, len(body)) + body
         made += struct.pack("<I", len(frame)) + frame
     return made
+
+
+def asides(
+    entity: bytes, source: SigningKey, target: SigningKey, orchestrator: SigningKey, head: bytes, records: list[bytes]
+) -> bytes:
+    """One of each message that no machine decides, each after its length."""
+    ordered = order(entity, source, target, orchestrator, b"\3" + struct.pack("<Q", 1 << 23))
+    text = b"ValueError: no"
+    report = b"\2" + struct.pack("<QQQQQI", 5, 4, 3, 2, 1, 6)
+    bodies = [
+        (126, records[1]),
+        (127, report + b"\0"),
+        (127, report + b"\1\t" + struct.pack("<I", len(text)) + text),
+        (128, struct.pack("<Q", reference.origin_hash(entity))),
+        (129, entity + reference.entity_id(source) + struct.pack("<QQH", 1, 1 << 20, 7) + b"counter"),
+        (130, ordered),
+        (131, ordered + frozen(head) + struct.pack("<Q", 5)),
+        (132, IMAGE),
+    ]
+    return framed(entity, bodies)
 
 
 def rows(entity: bytes, ordered: bytes, head: bytes, records: list[bytes]) -> bytes:

@@ -225,6 +225,7 @@ def owned() -> dict[str, bytes]:
         "remote_frames": calls.frames(made[0]),
         "remote_outputs": b"\x01\x69a call, 16 bytes" + (9).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little"),
         "move_frames": moving.frames(ID, ordered, head, made),
+        "move_asides": moving.asides(ID, NODE_1, NODE_2, CHILD, head, made),
         "move_rows": moving.rows(ID, ordered, head, made),
     }
 

@@ -83,6 +83,8 @@ impl Kind {
     pub const OWNERSHIP: Self = Self(5);
     /// What a node asks of another, or answers.
     pub const REMOTE: Self = Self(6);
+    /// Moves of daemons.
+    pub const MOVE: Self = Self(7);
 }
 
 /// What stands before the body.

@@ -24,9 +24,22 @@
 //! 123 outcome   outcome u8 (0: unknown, 1: committed, 2: aborted) | if committed: record
 //! 124 pull      image 32 | index u32
 //! 125 chunk     image 32 | index u32 | digest 32 | length u32, bytes
+//! 126 show      record
+//! 127 report    stage u8 | image bytes u64 | moved u64 | blackout, in us u64 | snapshot, in us u64 | waiting u64 | rounds u32
+//!               | is refused u8 | if so: reason u8 | length u32, text
+//! 128 describe  origin u64; the entity of the header is not known, and zero
+//! 129 described entity 32 | owner 32 | epoch u64 (0: not known here) | size u64 | length u16, kind (empty: not here)
+//! 130 copy      order
+//! 131 offer     order | frozen | image bytes u64
+//! 132 copied    image 32
 //! ```
+//! The last seven are between those who run the machines: they decide nothing.
 //! `order`, `frozen` and `queued` are those of [`move_rows`](crate::move_rows). Numbers are little endian. A chunk begins at
 //! its index times [`MAX_SNAPSHOT_CHUNK_SIZE`]; its digest is BLAKE3 of its bytes.
+
+mod aside;
+
+pub use aside::{Aside, Report, Stage};
 
 use crate::codec::{DecodeError, Fault, Put, Reader};
 use crate::digest::{self, Digest};
@@ -107,6 +120,34 @@ pub struct Reject {
     pub text: String,
 }
 
+impl Reject {
+    /// One whose text is cut to what fits.
+    #[must_use]
+    pub fn new(reason: Reason, text: &str) -> Self {
+        let mut end = text.len().min(TEXT_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let text = text[..end].to_owned();
+        Self { reason, text }
+    }
+
+    fn put_into(&self, out: &mut Vec<u8>) {
+        assert!(self.text.len() <= TEXT_BYTES_MAX, "a text is cut where it is made");
+        out.put_u8(self.reason as u8);
+        out.put_str_u32(&self.text);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let at_reason = reader.clone();
+        let code = reader.u8()?;
+        let reason = Reason::ALL.into_iter().find(|reason| *reason as u8 == code);
+        let reason = reason.ok_or_else(|| at_reason.fault(Fault::Invalid { field: "reason" }))?;
+        let text = reader.str_u32(TEXT_BYTES_MAX)?.to_owned();
+        Ok(Self { reason, text })
+    }
+}
+
 impl From<Reason> for Reject {
     fn from(reason: Reason) -> Self {
         Self {
@@ -185,6 +226,8 @@ pub enum Body<'a> {
         /// It.
         bytes: &'a [u8],
     },
+    /// What no machine decides.
+    Aside(Box<Aside>),
 }
 
 /// Which roles of a node a message is for; one node may have several.
@@ -227,6 +270,7 @@ impl Body<'_> {
             Self::Commit { record, .. } => (false, record.node() == *me, true),
             Self::Reject(_) | Self::Committed => (true, false, true),
             Self::Outcome { outcome, .. } => (outcome.is_none(), false, outcome.is_some()),
+            Self::Aside(_) => (false, false, false),
         };
         Roles {
             source,
@@ -235,7 +279,7 @@ impl Body<'_> {
         }
     }
 
-    const fn kind(&self) -> u8 {
+    fn kind(&self) -> u8 {
         match self {
             Self::Prepare(_) => 112,
             Self::Accept => 113,
@@ -251,6 +295,7 @@ impl Body<'_> {
             Self::Outcome { .. } => 123,
             Self::Pull { .. } => 124,
             Self::Chunk { .. } => 125,
+            Self::Aside(aside) => aside.kind(),
         }
     }
 
@@ -258,11 +303,8 @@ impl Body<'_> {
         match self {
             Self::Prepare(order) => order.put_into(out),
             Self::Accept | Self::Freeze | Self::Committed | Self::Retire | Self::Abort | Self::AbortReq => {}
-            Self::Reject(reject) => {
-                assert!(reject.text.len() <= TEXT_BYTES_MAX, "a text is cut where it is made");
-                out.put_u8(reject.reason as u8);
-                out.put_str_u32(&reject.text);
-            }
+            Self::Reject(reject) => reject.put_into(out),
+            Self::Aside(aside) => aside.put_into(out),
             Self::Final {
                 frozen,
                 image_bytes,
@@ -367,7 +409,7 @@ impl<'a> MoveFrame<'a> {
         let body = match kind {
             112 => head.prepare(&mut reader)?,
             113 => Body::Accept,
-            114 => read_reject(&mut reader)?,
+            114 => Body::Reject(Reject::read(&mut reader)?),
             115 => Body::Freeze,
             116 => Body::Final {
                 frozen: Frozen::read(&mut reader)?,
@@ -394,7 +436,10 @@ impl<'a> MoveFrame<'a> {
                 index: reader.u32()?,
             },
             125 => read_chunk(&mut reader)?,
-            _ => return Err(at_kind.fault(Fault::Invalid { field: "kind" })),
+            _ => match Aside::read(kind, &mut reader)? {
+                Some(aside) => Body::Aside(Box::new(aside)),
+                None => return Err(at_kind.fault(Fault::Invalid { field: "kind" })),
+            },
         };
         reader.expect_end()?;
         Ok(Self {
@@ -446,15 +491,6 @@ impl Head {
         };
         Ok(Body::Outcome { outcome, record })
     }
-}
-
-fn read_reject<'a>(reader: &mut Reader<'_>) -> Result<Body<'a>, DecodeError> {
-    let at_reason = reader.clone();
-    let code = reader.u8()?;
-    let reason = Reason::ALL.into_iter().find(|reason| *reason as u8 == code);
-    let reason = reason.ok_or_else(|| at_reason.fault(Fault::Invalid { field: "reason" }))?;
-    let text = reader.str_u32(TEXT_BYTES_MAX)?.to_owned();
-    Ok(Body::Reject(Reject { reason, text }))
 }
 
 fn read_chunk<'a>(reader: &mut Reader<'a>) -> Result<Body<'a>, DecodeError> {

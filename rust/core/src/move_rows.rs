@@ -16,8 +16,9 @@
 //! * A row has one encoding, closed by a sum. What is read back is what was written, or it is refused.
 //!
 //! ```text
-//! order     version u8 = 1 | mid 16 | entity 32 | epoch u64 | source 32 | target 32 | orchestrator 32 | not after u64
-//!           | freeze, in ms u32 | size u64 | length u16, kind | signer 32 | signature 64
+//! order     version u8 | mid 16 | entity 32 | epoch u64 | source 32 | target 32 | orchestrator 32 | not after u64
+//!           | freeze, in ms u32 | size u64 | length u16, kind | in version 2: flags u8, bytes a second u64
+//!           | signer 32 | signature 64
 //! queued    from 32 | origin u64 | stream u64 | sequence u64 | prev u64 | length u32, payload
 //! frozen    sequence u64 | head 32 | image 32
 //! row       version u8 = 1 | body | CRC-32 of all that u32; its key: entity 32 | role u8 | mid 16
@@ -28,6 +29,7 @@
 //!   5 ordered   order
 //!   6 ended     outcome u8 (1: committed, 2: aborted) | until u64
 //! ```
+//! An order has version 1 if its terms are those of the default, and 2 otherwise; flag 1: the key stays, flag 2: live.
 //! An order is signed, by its signer, over `"meshos 2026 move order v1\0"` and everything before the signature. Numbers are
 //! little endian, times are in milliseconds since 1970.
 
@@ -41,6 +43,8 @@ use crate::stream::PAYLOAD_BYTES_MAX;
 use crate::time::UnixMs;
 
 const VERSION: u8 = 1;
+/// Of orders whose terms are not those of the default.
+const ORDER_VERSION: u8 = 2;
 const DOMAIN: &[u8] = b"meshos 2026 move order v1\0";
 
 /// Events of a queue that travel in one message at most.
@@ -69,10 +73,49 @@ pub struct MoveOrder {
     pub size: u64,
     /// Name of the class; 1 to 255 bytes.
     pub kind: String,
+    /// How it is to be done.
+    pub terms: Terms,
     /// Who signed.
     pub signer: EntityId,
     /// Signature of the signer.
     pub signature: [u8; 64],
+}
+
+/// How a daemon is to be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// Its key stays: the target signs for it.
+    pub key_stays: bool,
+    /// It is copied while it works, and frozen for what came since only.
+    pub live: bool,
+    /// Bytes of the image that are sent in a second at most; 0: as many as can be.
+    pub rate_max: u64,
+}
+
+impl Terms {
+    const KEY_STAYS: u8 = 1;
+    const LIVE: u8 = 2;
+
+    fn put_into(self, out: &mut Vec<u8>) {
+        let flags = u8::from(self.key_stays) * Self::KEY_STAYS + u8::from(self.live) * Self::LIVE;
+        out.put_u8(flags);
+        out.put_u64(self.rate_max);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let start = reader.clone();
+        let flags = reader.u8()?;
+        let terms = Self {
+            key_stays: flags & Self::KEY_STAYS != 0,
+            live: flags & Self::LIVE != 0,
+            rate_max: reader.u64()?,
+        };
+        // What is as ever is written in version 1.
+        if flags > Self::KEY_STAYS + Self::LIVE || terms == Self::default() {
+            return Err(start.fault(Fault::Invalid { field: "terms" }));
+        }
+        Ok(terms)
+    }
 }
 
 impl MoveOrder {
@@ -114,8 +157,8 @@ impl MoveOrder {
     /// A [`DecodeError`]; the signature is not checked.
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let start = reader.clone();
-        reader.version_u8(VERSION)?;
-        let order = Self {
+        let version = reader.version_u8(ORDER_VERSION)?;
+        let mut order = Self {
             mid: reader.array()?,
             entity: EntityId::from_bytes(reader.array()?),
             epoch: reader.u64()?,
@@ -126,9 +169,15 @@ impl MoveOrder {
             freeze_ms: reader.u32()?,
             size: reader.u64()?,
             kind: reader.str_u16()?.to_owned(),
-            signer: EntityId::from_bytes(reader.array()?),
-            signature: reader.array()?,
+            terms: match version {
+                VERSION => Terms::default(),
+                _ => Terms::read(reader)?,
+            },
+            signer: EntityId::from_bytes([0; 32]),
+            signature: [0; 64],
         };
+        order.signer = EntityId::from_bytes(reader.array()?);
+        order.signature = reader.array()?;
         order.check().map_err(|field| start.fault(Fault::Invalid { field }))?;
         Ok(order)
     }
@@ -160,7 +209,8 @@ impl MoveOrder {
             (1..=255).contains(&self.kind.len()),
             "a kind is bounded where it is registered"
         );
-        out.put_u8(VERSION);
+        let has_terms = self.terms != Terms::default();
+        out.put_u8(if has_terms { ORDER_VERSION } else { VERSION });
         out.put(&self.mid);
         out.put(self.entity.as_bytes());
         out.put_u64(self.epoch);
@@ -171,6 +221,9 @@ impl MoveOrder {
         out.put_u32(self.freeze_ms);
         out.put_u64(self.size);
         out.put_str_u16(&self.kind);
+        if has_terms {
+            self.terms.put_into(out);
+        }
         out.put(self.signer.as_bytes());
     }
 }

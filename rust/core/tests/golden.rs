@@ -210,14 +210,19 @@ fn version_1_of_every_format_is_read() {
         RemoteFrame::decode(&file("remote_outputs_v1.bin")),
         Ok(remote::outputs())
     );
-    let moves = file("move_frames_v1.bin");
-    let (mut rest, mut found) = (&moves[..], Vec::new());
-    while let Some((length, after)) = rest.split_first_chunk::<4>() {
-        let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
-        found.push(MoveFrame::decode(frame).expect("a released format"));
-        rest = after;
+    for (name, expected) in [
+        ("move_frames_v1.bin", move_frames::frames()),
+        ("move_asides_v1.bin", move_frames::asides()),
+    ] {
+        let moves = file(name);
+        let (mut rest, mut found) = (&moves[..], Vec::new());
+        while let Some((length, after)) = rest.split_first_chunk::<4>() {
+            let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
+            found.push(MoveFrame::decode(frame).expect("a released format"));
+            rest = after;
+        }
+        assert_eq!(found, expected);
     }
-    assert_eq!(found, move_frames::frames());
     let rows = file("move_rows_v1.bin");
     let (mut rest, mut found) = (&rows[..], Vec::new());
     while let Some((length, after)) = rest.split_first_chunk::<4>() {

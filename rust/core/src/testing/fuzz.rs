@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::envelopes::Trial;
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
-pub use super::move_frames::{fuzz_frames as move_frames, fuzz_rows as move_rows};
+pub use super::move_frames::{fuzz_frames as move_asides, fuzz_frames as move_frames, fuzz_rows as move_rows};
 pub use super::ownership::{fuzz_frames as ownership_frames, fuzz_records as ownership_records};
 pub use super::remote::{fuzz_frame as remote_outputs, fuzz_frames as remote_frames};
 pub use super::tokens::{
@@ -92,6 +92,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("remote_frames", remote_frames),
     ("remote_outputs", remote_outputs),
     ("move_frames", move_frames),
+    ("move_asides", move_asides),
     ("move_rows", move_rows),
 ];
 

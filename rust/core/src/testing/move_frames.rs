@@ -6,8 +6,8 @@ use super::ownership;
 use super::samples::{History, keypair};
 use crate::digest;
 use crate::id::{EntityId, Origin};
-use crate::move_frame::{Body, MoveFrame, Reason, Reject};
-use crate::move_rows::{Frozen, Item, MoveOrder, Outcome, Prepared, Queued};
+use crate::move_frame::{Aside, Body, MoveFrame, Reason, Reject, Report, Stage};
+use crate::move_rows::{Frozen, Item, MoveOrder, Outcome, Prepared, Queued, Terms};
 use crate::ownership::{MigrationId, OwnershipRecord};
 use crate::rows::Write;
 use crate::time::UnixMs;
@@ -33,6 +33,7 @@ pub fn order() -> MoveOrder {
         freeze_ms: 2000,
         size: 1 << 20,
         kind: "counter".to_owned(),
+        terms: Terms::default(),
         signer: EntityId::from_bytes([0; 32]),
         signature: [0; 64],
     };
@@ -148,6 +149,66 @@ pub fn frames() -> Vec<MoveFrame<'static>> {
         .collect()
 }
 
+/// One of each that no machine decides; its orders keep the key, and move it live.
+///
+/// # Panics
+/// Never: sample pairs have their secret half.
+#[must_use]
+pub fn asides() -> Vec<MoveFrame<'static>> {
+    let History { nodes, .. } = History::new();
+    let terms = Terms {
+        key_stays: true,
+        live: true,
+        rate_max: 1 << 23,
+    };
+    let order = MoveOrder { terms, ..order() };
+    let order = order.signed(&nodes[0]).expect("sample pairs have their secret half");
+    let report = Report {
+        stage: Stage::Transfer,
+        image_bytes: 5,
+        moved: 4,
+        blackout_us: 3,
+        snapshot_us: 2,
+        waiting: 1,
+        rounds: 6,
+        refused: None,
+    };
+    let refused = Report {
+        refused: Some(Reject::new(Reason::StateFailed, "ValueError: no")),
+        ..report.clone()
+    };
+    let asides = vec![
+        Aside::Show(Box::new(record())),
+        Aside::Report(report),
+        Aside::Report(refused),
+        Aside::Describe(order.entity.origin()),
+        Aside::Described {
+            entity: order.entity,
+            owner: order.source,
+            epoch: 1,
+            size: 1 << 20,
+            kind: order.kind.clone(),
+        },
+        Aside::Copy(Box::new(order.clone())),
+        Aside::Offer {
+            order: Box::new(order.clone()),
+            frozen: frozen(),
+            image_bytes: 5,
+        },
+        Aside::Copied { image: frozen().image },
+    ];
+    let numbered = (1..).zip(asides);
+    numbered
+        .map(|(step, aside)| MoveFrame {
+            mid: MID,
+            entity: order.entity,
+            epoch: order.epoch,
+            step,
+            body: Body::Aside(Box::new(aside)),
+        })
+        .collect()
+}
+
 /// One of each row.
 #[must_use]
 pub fn items() -> Vec<Item> {
@@ -179,6 +240,13 @@ fn after_its_length(bytes: &[u8]) -> Vec<u8> {
 pub fn frame_bytes() -> Vec<u8> {
     let framed = |frame: MoveFrame<'_>| after_its_length(&frame.to_bytes());
     frames().into_iter().flat_map(framed).collect()
+}
+
+/// Each of [`asides`] after its length as a 32-bit number.
+#[must_use]
+pub fn aside_bytes() -> Vec<u8> {
+    let framed = |frame: MoveFrame<'_>| after_its_length(&frame.to_bytes());
+    asides().into_iter().flat_map(framed).collect()
 }
 
 /// Each of [`rows`], key and value, after their length as a 32-bit number.

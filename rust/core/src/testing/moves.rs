@@ -28,7 +28,7 @@ use crate::id::EntityId;
 use crate::identity::Keypair;
 use crate::mix;
 use crate::move_frame::MoveFrame;
-use crate::move_rows::{Frozen, MoveOrder};
+use crate::move_rows::{Frozen, MoveOrder, Terms};
 use crate::ownership::{MigrationId, OwnershipRecord};
 use crate::ownership_frame::OwnershipFrame;
 use crate::stream::Frame;
@@ -691,6 +691,7 @@ fn new_order(epoch: u64, (source, target, orchestrator): (usize, usize, usize), 
         freeze_ms: 0,
         size: 0,
         kind: "counter".to_owned(),
+        terms: Terms::default(),
         signer: NODE_IDS[orchestrator],
         // Who takes an order in checks its signature before; here nobody does.
         signature: [0; 64],

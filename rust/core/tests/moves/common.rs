@@ -5,7 +5,7 @@ use std::time::Duration;
 use meshos_core::digest::{self, Digest};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::move_frame::{Body, MoveFrame};
-use meshos_core::move_rows::{Frozen, Item, MoveOrder, Queued};
+use meshos_core::move_rows::{Frozen, Item, MoveOrder, Queued, Terms};
 use meshos_core::ownership::{MigrationId, OwnershipRecord};
 use meshos_core::rows::{Table, Write};
 use meshos_core::testing::samples::keypair;
@@ -52,6 +52,7 @@ pub fn order() -> MoveOrder {
         freeze_ms: 0,
         size: 10,
         kind: "counter".to_owned(),
+        terms: Terms::default(),
         signer: orchestrator(),
         signature: [0; 64],
     };
@@ -132,6 +133,7 @@ pub fn word(to: EntityId, frame: &MoveFrame<'_>) -> String {
         }
         Body::Pull { .. } => "Pull".to_owned(),
         Body::Chunk { .. } => "Chunk".to_owned(),
+        Body::Aside(_) => "Aside".to_owned(),
     };
     let other = if frame.mid == MID { "" } else { "'" };
     format!("{word}{other}>{}", named(to))

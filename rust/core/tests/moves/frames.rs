@@ -13,7 +13,7 @@ const HEADER: usize = 66;
 
 #[test]
 fn frames_survive_their_wire_form_and_nothing_else_is_read() {
-    for frame in move_frames::frames() {
+    for frame in [move_frames::frames(), move_frames::asides()].concat() {
         let bytes = frame.to_bytes();
         assert_eq!(MoveFrame::decode(&bytes), Ok(frame));
         assert_exact(&bytes, 0, |bytes| {
@@ -21,7 +21,7 @@ fn frames_survive_their_wire_form_and_nothing_else_is_read() {
         });
         let newer = Fault::NewerVersion { found: 2, known: 1 };
         assert_eq!(fault(MoveFrame::decode(&patched(&bytes, 0, &[2]))), newer);
-        for kind in [0, 111, 126, 255] {
+        for kind in [0, 111, 133, 255] {
             let kind = fault(MoveFrame::decode(&patched(&bytes, 1, &[kind])));
             assert_eq!(kind, Fault::Invalid { field: "kind" });
         }
