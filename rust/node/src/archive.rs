@@ -15,7 +15,7 @@ use meshos_core::id::{EntityId, Origin};
 use crate::sync::Mutex;
 
 use crate::daemon::Daemon;
-use crate::dormant::Dormant;
+use crate::dormant::{Dormant, Rest};
 use crate::inside::{Inside, Outputs};
 use crate::journal::Journal;
 
@@ -162,6 +162,13 @@ impl<D: Daemon> Archive<D> {
                 .retain(|(number, entity)| alive.get(entity).is_some_and(|kept| kept.stopped == *number));
         }
         Some(*remains)
+    }
+
+    /// Forgets a daemon that another node has now; returns what was left of it, to be ended without a lock.
+    #[must_use]
+    pub fn forget(&mut self, entity: &EntityId) -> (Option<Remains<D>>, Option<Arc<Rest<D>>>) {
+        self.leaving.remove(entity);
+        (self.take(entity), self.dormant.remove(entity.origin()))
     }
 
     /// Outputs dropped for their bytes so far.

@@ -79,9 +79,26 @@ pub enum DeliverError<D: Daemon> {
     NotKept(StoreError),
     /// It was ahead of the store, and could not be brought back from it: in one line.
     NotResumed(Arc<str>),
+    /// Its daemon moved away while it waited, and it was sent on.
+    SentOn(NotTaken),
     /// This node may not let it take events now, or not acknowledge them: what was processed before is acknowledged when it
     /// is tried again.
     Unleased(Unleased),
+}
+
+/// What became of an event that was sent on to another node, other than that it took effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It failed too often and was passed over.
+    PassedOver,
+    /// No node has the daemon any more.
+    Nobody,
+    /// As much waits for the daemon as may.
+    Full,
+    /// Its number lies between numbers that were sent.
+    OutOfOrder,
+    /// The node was shut down; what became of it is not known.
+    Closed,
 }
 
 /// User code, as a node sees it. Every method may be called on any thread, with no lock held.
@@ -130,6 +147,8 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     }
     /// Makes the event of a draft that was given a number.
     fn numbered(draft: Self::Draft, key: EventKey) -> Self::Event;
+    /// Payload of a draft.
+    fn drafted(draft: &Self::Draft) -> &[u8];
     /// When an event came in, in nanoseconds since 1970.
     fn received_ns(event: &Self::Event) -> u64;
     /// Makes an event that came in before.

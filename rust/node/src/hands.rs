@@ -15,6 +15,7 @@ use meshos_core::ownership::OwnershipRecord;
 use meshos_core::rows::Write;
 
 use crate::image::Image;
+pub use crate::linked::Waits;
 
 /// Hears once what came of something.
 pub type Done<T> = Box<dyn FnOnce(T) + Send>;
@@ -31,12 +32,6 @@ pub struct Frost {
     pub record: Box<OwnershipRecord>,
     /// How long user code took for its snapshot.
     pub snapshot_took: Duration,
-}
-
-/// Takes the events that come while a daemon is frozen, in order. It is short and never waits.
-pub trait Waits: Send + Sync {
-    /// An event came.
-    fn event(&self, queued: Queued);
 }
 
 /// Options of a freeze.

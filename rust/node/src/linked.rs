@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use meshos_core::id::EntityId;
 use meshos_core::ingress::EventKey;
+use meshos_core::move_rows::Queued;
 use meshos_core::stream::{Flow, Frame};
 
 use crate::mesh::Delivered;
@@ -17,6 +18,12 @@ use crate::mesh::Delivered;
 pub trait Back: Send + Sync {
     /// Takes answers, on whatever thread that is: it is short, never waits, and calls no user code.
     fn answer(&self, answers: &[Answer]);
+}
+
+/// Takes the events that come while a daemon is frozen, in order. It is short and never waits.
+pub trait Waits: Send + Sync {
+    /// An event came.
+    fn event(&self, queued: Queued);
 }
 
 /// A body with events that arrived here together.
@@ -52,6 +59,50 @@ pub struct Incoming {
     pub prev: u64,
     /// Where its payload is in the body.
     pub payload: Range<usize>,
+}
+
+impl Incoming {
+    /// As it travels with its daemon.
+    pub(crate) fn queued(&self, arrived: &Arrived) -> Queued {
+        Queued {
+            from: arrived.from(),
+            origin: self.key.origin,
+            stream: self.key.stream,
+            sequence: self.key.sequence,
+            prev: self.prev,
+            payload: arrived.payload(&self.payload).to_vec(),
+        }
+    }
+}
+
+/// Events that travelled with their daemon, as if they had just arrived: those that follow on each other from one node
+/// together.
+pub(crate) fn arrive(queue: Vec<Queued>, received_ns: u64, back: &Arc<dyn Back>) -> Vec<(Arc<Arrived>, Vec<Incoming>)> {
+    let mut groups = Vec::new();
+    for together in queue.chunk_by(|a, b| a.from == b.from) {
+        let mut bytes = Vec::with_capacity(together.iter().map(|queued| queued.payload.len()).sum());
+        let mut events = Vec::with_capacity(together.len());
+        for queued in together {
+            let begin = bytes.len();
+            bytes.extend_from_slice(&queued.payload);
+            events.push(Incoming {
+                key: EventKey {
+                    origin: queued.origin,
+                    stream: queued.stream,
+                    sequence: queued.sequence,
+                },
+                prev: queued.prev,
+                payload: begin..bytes.len(),
+            });
+        }
+        let arrived = Arrived {
+            body: Delivered::of(together[0].from, bytes),
+            received_ns,
+            back: Arc::clone(back),
+        };
+        groups.push((Arc::new(arrived), events));
+    }
+    groups
 }
 
 /// The answer to an event.

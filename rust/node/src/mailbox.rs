@@ -8,6 +8,8 @@
 //! * An event that nobody waits for is tried again when it fails, later each time, and passed over in the end. What its
 //!   sender sent after it waits for that; what others sent does not.
 
+mod frozen;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -38,6 +40,7 @@ use crate::lease::{Lease, Unleased};
 use crate::letters;
 use crate::linked::{self, Answer, Arrived, Incoming, Mailed};
 use crate::slot::{Cell, EnterError, Entered, Slot};
+pub use frozen::Onward;
 
 /// Events that may wait for one daemon.
 pub const EVENTS_MAX: usize = 1_000_000;
@@ -357,6 +360,13 @@ impl<D: Daemon> Mailbox<D> {
     }
 }
 
+impl<D: Daemon> Cell<D> {
+    /// Whether nothing is mailed to it any more.
+    fn is_shut(&self) -> bool {
+        self.is_moved || gate::step(self.gate, Signal::Enter) == Err(Refusal::Stopped)
+    }
+}
+
 impl<D: Daemon> Slot<D> {
     /// Mails one event; returns its number. The reply comes when it took effect or failed.
     ///
@@ -376,7 +386,7 @@ impl<D: Daemon> Slot<D> {
             Letter::Draft(_, bytes) => *bytes,
         } as u64;
         let mut cell = self.cell.lock();
-        if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
+        if cell.is_shut() {
             return Err((PostError::Stale, reply));
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
@@ -436,9 +446,16 @@ impl<D: Daemon> Slot<D> {
         mut told: impl FnMut(&Incoming, Mailed),
     ) {
         let mut cell = self.cell.lock();
-        if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
+        if cell.is_shut() {
             drop(cell);
             return events.iter().for_each(|event| told(event, Mailed::Gone));
+        }
+        if let Some(waits) = &cell.waits {
+            // Under the lock, so that their order is that of a mailbox.
+            return events.iter().for_each(|event| {
+                waits.event(event.queued(arrived));
+                told(event, Mailed::Taken);
+            });
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
         let mut taken = 0;
@@ -488,7 +505,7 @@ impl<D: Daemon> Slot<D> {
     ) -> Mailed {
         let bytes = payload.len() as u64;
         let mut cell = self.cell.lock();
-        if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
+        if cell.is_shut() {
             return Mailed::Gone;
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
@@ -517,7 +534,7 @@ impl<D: Daemon> Slot<D> {
     /// Puts a control into the mailbox; `false` when the daemon or the lanes were stopped.
     pub(crate) fn post_control(self: &Arc<Self>, lanes: &Lanes, control: DaemonControl) -> bool {
         let mut cell = self.cell.lock();
-        if gate::step(cell.gate, Signal::Enter) == Err(Refusal::Stopped) {
+        if cell.is_shut() {
             return false;
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
@@ -542,7 +559,7 @@ impl<D: Daemon> Slot<D> {
             .mailbox
             .as_ref()
             .is_some_and(|mailbox| !mailbox.controls.is_empty());
-        waits && cell.gate == Gate::Busy
+        waits && cell.gate == Gate::Busy && cell.waits.is_none()
     }
 
     /// Gives the mailbox to a lane, if something waits in it and no lane has it.

@@ -121,10 +121,15 @@ impl Delivered {
 impl Delivered {
     /// What a node sends to itself.
     pub(crate) fn to_oneself(own: EntityId, body: &[u8]) -> Self {
+        Self::of(own, body.to_vec())
+    }
+
+    /// What came from a node in another body.
+    pub(crate) fn of(from: EntityId, body: Vec<u8>) -> Self {
         Self {
-            from: own,
-            payload: Payload::new(body.to_vec()),
+            from,
             body: 0..body.len(),
+            payload: Payload::new(body),
         }
     }
 }

@@ -316,6 +316,38 @@ impl Ownership {
         Ok(found)
     }
 
+    /// The record under which this node owns an entity, and its epoch, if it may let the entity take events now.
+    #[must_use]
+    pub fn owned(&self, entity: &EntityId) -> Option<(u64, OwnershipRecord)> {
+        let state = self.state.lock();
+        let owner = &state.owners.get(entity)?.owner;
+        let active = owner.active().filter(|_| owner.may_process(self.began.elapsed()))?;
+        Some((active.epoch(), *active))
+    }
+
+    /// Takes in a record whose signatures were checked. What this node holds under a lower one is fenced at once. It is
+    /// stopped too, unless this node gave it away itself, and so stops it itself.
+    pub fn heard(&self, record: &OwnershipRecord) {
+        let entity = record.entity();
+        let mut work = Work::default();
+        let mut state = self.state.lock();
+        if record.reason() == Reason::Move
+            && record.source == self.node
+            && let Some(entry) = state.owners.get_mut(&entity)
+        {
+            entry.fenced = None;
+        }
+        self.step(&mut state, &entity, Signal::Heard(*record), &mut work);
+        hear(&mut state.heard, *record);
+        drop(state);
+        self.carry_out_now(work);
+    }
+
+    /// Knows a record that the store has, so that who asks for its entity is told where it is.
+    pub fn learn(&self, record: &OwnershipRecord) {
+        hear(&mut self.state.lock().heard, *record);
+    }
+
     /// The lineage of a takeover that gives an entity to this node, and was not taken up yet.
     #[must_use]
     pub fn offered(&self, entity: &EntityId) -> Option<Vec<OwnershipRecord>> {

@@ -9,7 +9,7 @@
 //! * What arrives is taken, or refused and counted; who sent it tries again.
 //! * A node that sends nothing to others has no place at the reactor, and so no thread.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -60,6 +60,8 @@ const READ_PAUSE: Duration = Duration::from_secs(1);
 const PAGE: usize = 1024;
 /// When an event is tried again for which a daemon had no room, in milliseconds.
 const FULL_RETRY_MS: u32 = 50;
+/// When an event is tried again whose daemon is about to be here, in milliseconds.
+const ARRIVING_RETRY_MS: u32 = 5;
 
 /// Knows where daemons are that are not here.
 pub trait Guide: Send + Sync {
@@ -78,6 +80,18 @@ pub enum Number<'a> {
         /// The number.
         sequence: u64,
     },
+}
+
+/// An event that is sent on, with the number that it has.
+pub struct Forwarded {
+    /// Whose number it is.
+    pub origin: Origin,
+    /// The number.
+    pub sequence: u64,
+    /// What is in it.
+    pub payload: Box<[u8]>,
+    /// Who hears what becomes of it.
+    pub ticket: Option<Ticket>,
 }
 
 /// The daemons of this node, as the router sees them.
@@ -171,6 +185,8 @@ struct Inner {
     outbound: Mutex<Outbound>,
     /// Rows that may go, until the next turn.
     removals: Mutex<Vec<(WayKey, EntityId, Vec<u64>)>>,
+    /// Daemons that are about to be here.
+    arriving: RwLock<BTreeMap<Origin, EntityId>>,
     place: OnceLock<Place>,
     closed: AtomicBool,
     arrived: AtomicU64,
@@ -218,6 +234,7 @@ impl Router {
             flows: AtomicU64::new(0),
             outbound: Mutex::default(),
             removals: Mutex::default(),
+            arriving: RwLock::default(),
             place: OnceLock::new(),
             closed: AtomicBool::new(false),
             arrived: AtomicU64::new(0),
@@ -305,6 +322,74 @@ impl Router {
             .extend(closed.into_iter().map(|ticket| (ticket, Sent::Closed)));
         inner.carry_out(effects);
         inner.wake();
+    }
+
+    /// Sends events on that waited for a daemon which leaves this node. `take` gives them out, and makes sure that no more
+    /// are taken in; it is called while nothing else is sent, so that what is sent afterwards goes behind them.
+    pub fn send_on(&self, to: Origin, take: impl FnOnce() -> Vec<Forwarded>) {
+        let inner = &*self.inner;
+        let now = inner.now();
+        let mut effects = Effects::default();
+        let mut ways = inner.ways.lock();
+        let events = take();
+        let is_closed = inner.closed.load(Ordering::Acquire);
+        let mut outbound = inner.outbound.lock();
+        for event in events {
+            if is_closed {
+                effects.heard.extend(event.ticket.map(|ticket| (ticket, Sent::Closed)));
+                continue;
+            }
+            let key = WayKey {
+                to,
+                origin: event.origin,
+                stream: DIRECT,
+            };
+            let event = Parting {
+                sequence: event.sequence,
+                payload: event.payload,
+                ticket: event.ticket,
+            };
+            ways.send(now, key, event, (inner, &mut outbound, &mut effects));
+        }
+        inner.flows.store(ways.len() as u64, Ordering::Release);
+        drop(outbound);
+        drop(ways);
+        inner.carry_out(effects);
+        inner.wake();
+    }
+
+    /// Says whether a daemon is about to be here: who sends to it is asked to wait for a moment. Once it is here, those of
+    /// this node that looked for it are told.
+    pub fn arriving(&self, entity: EntityId, is_arriving: bool) {
+        let inner = &*self.inner;
+        let origin = entity.origin();
+        if is_arriving {
+            inner.arriving.write().insert(origin, entity);
+            return;
+        }
+        inner.arriving.write().remove(&origin);
+        if let Some(known) = inner.known(origin) {
+            let mut effects = Effects::default();
+            let mut ways = inner.ways.lock();
+            let place = (inner as &dyn Places, &mut *inner.outbound.lock(), &mut effects);
+            ways.search(inner.now(), origin, finder::Signal::Found(known), place);
+            drop(ways);
+            inner.carry_out(effects);
+            inner.wake();
+        }
+    }
+
+    /// Where answers go to events that came with a daemon from another node.
+    #[must_use]
+    pub fn back(&self) -> Arc<dyn Back> {
+        Arc::clone(&self.inner) as Arc<dyn Back>
+    }
+
+    /// Sends no more what the store has of the outputs of a daemon that another node has now.
+    pub fn let_go(&self, emitter: &EntityId) {
+        let mut ways = self.inner.ways.lock();
+        ways.forget_rows(emitter);
+        self.inner.flows.store(ways.len() as u64, Ordering::Release);
     }
 
     /// Gives up waiting for an event: `false` if it had not left, and never takes effect.
@@ -479,6 +564,10 @@ impl Places for Inner {
         }
         Arc::clone(&others.nodes)
     }
+
+    fn arrives(&self, origin: Origin) -> bool {
+        self.arriving.read().contains_key(&origin)
+    }
 }
 
 impl Turn for Inner {
@@ -615,6 +704,7 @@ impl Inner {
         if refused.is_empty() {
             return;
         }
+        let arrives = self.arrives(entity.origin());
         let known = self.guided(&entity);
         let mut outbound = self.outbound.lock();
         for (key, mailed) in refused {
@@ -631,6 +721,11 @@ impl Inner {
                     flow,
                     sequence,
                     retry_after_ms: FULL_RETRY_MS,
+                },
+                Mailed::Gone if arrives => Frame::Busy {
+                    flow,
+                    sequence,
+                    retry_after_ms: ARRIVING_RETRY_MS,
                 },
                 Mailed::Gone => inflow::elsewhere(known.map(|known| (known.node, known.epoch)), flow, sequence, 0),
             };
@@ -649,8 +744,10 @@ impl Inner {
             let place = (self as &dyn Places, &mut *outbound, &mut *effects);
             match frame {
                 Frame::Find { origin } => {
-                    let answer = self.found(*origin);
-                    outbound.put(from, &answer);
+                    // While it is about to be here nobody may conclude that it is nowhere.
+                    if let Some(answer) = self.found(*origin) {
+                        outbound.put(from, &answer);
+                    }
                 }
                 Frame::Found { entity, node, epoch } => {
                     let known = Known {
@@ -709,10 +806,11 @@ impl Inner {
         }
     }
 
-    fn found(&self, origin: Origin) -> Frame<'static> {
+    fn found(&self, origin: Origin) -> Option<Frame<'static>> {
         match self.known(origin) {
-            None => Frame::Nobody { origin },
-            Some(Known { entity, node, epoch }) => Frame::Found { entity, node, epoch },
+            None if self.arrives(origin) => None,
+            None => Some(Frame::Nobody { origin }),
+            Some(Known { entity, node, epoch }) => Some(Frame::Found { entity, node, epoch }),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::events::{Events, Presence};
 use crate::inside::Inside;
 use crate::lease::{Lease, Unleased};
 pub use crate::leave::Entered;
+use crate::linked::Waits;
 use crate::mailbox::Mailbox;
 use crate::outgoing::Exits;
 use crate::ownership::Hold;
@@ -50,6 +51,10 @@ pub(crate) struct Cell<D: Daemon> {
     pub(crate) failure: Option<Arc<str>>,
     pub(crate) waiters: VecDeque<Arc<Waiter>>,
     pub(crate) mailbox: Option<Box<Mailbox<D>>>,
+    /// Where linked events go while it is frozen.
+    pub(crate) waits: Option<Arc<dyn Waits>>,
+    /// It was handed to another node: nothing is mailed to it any more.
+    pub(crate) is_moved: bool,
 }
 
 /// One daemon on this node.
@@ -110,6 +115,8 @@ impl<D: Daemon> Slot<D> {
                 failure: None,
                 waiters: VecDeque::new(),
                 mailbox: None,
+                waits: None,
+                is_moved: false,
             }),
         })
     }

@@ -100,6 +100,8 @@ pub(crate) trait Places {
     fn known(&self, origin: Origin) -> Option<Known>;
     /// The other nodes that are there.
     fn others(&self) -> Arc<Vec<EntityId>>;
+    /// Whether a daemon is about to be here.
+    fn arrives(&self, origin: Origin) -> bool;
 }
 
 /// What is to be sent, packed by node.
@@ -718,7 +720,7 @@ impl Ways {
             match action {
                 finder::Action::Ask(node) => out.put(node, &Frame::Find { origin }),
                 finder::Action::Told(known) => self.found(now, origin, known, (places, &mut *out, &mut *effects)),
-                finder::Action::Absent => self.absent(now, origin, effects),
+                finder::Action::Absent => self.absent(now, origin, places.arrives(origin), effects),
             }
         }
         self.retime_target(origin);
@@ -777,8 +779,9 @@ impl Ways {
         }
     }
 
-    /// No node has the daemon: what has not left is told so, but outputs wait for it.
-    fn absent(&mut self, now: Duration, origin: Origin, effects: &mut Effects) {
+    /// No node has the daemon: what has not left is told so, but outputs wait for it, and so does everything if it is about
+    /// to be here.
+    fn absent(&mut self, now: Duration, origin: Origin, arrives: bool, effects: &mut Effects) {
         let keys = self
             .targets
             .get(&origin)
@@ -787,7 +790,7 @@ impl Ways {
         let mut waits = false;
         for key in keys {
             let Some(way) = self.ways.get_mut(&key) else { continue };
-            if way.is_output {
+            if way.is_output || arrives {
                 waits |= !way.early.is_empty();
                 continue;
             }
@@ -849,6 +852,25 @@ impl Ways {
                     };
                     self.search(now, origin, signal, (places, &mut *out, &mut *effects));
                 }
+            }
+        }
+    }
+
+    /// Forgets the outputs of a daemon of which the store has rows: they go on from where it is now.
+    pub(crate) fn forget_rows(&mut self, emitter: &EntityId) {
+        let of_it = |way: &Way| way.rows.as_ref().is_some_and(|rows| rows.emitter == *emitter);
+        let gone: Vec<_> = self
+            .ways
+            .iter()
+            .filter(|(_, way)| of_it(way))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            if let Some(timer) = self.ways.remove(&key).and_then(|way| way.timer) {
+                self.timers.remove(&(timer, Timer::Way(key)));
+            }
+            if let Some(target) = self.targets.get_mut(&key.to) {
+                target.ways.retain(|way| *way != key);
             }
         }
     }

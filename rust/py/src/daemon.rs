@@ -262,6 +262,10 @@ impl Daemon for PyDaemon {
         Python::attach(|py| PyState::whole(PyBackedBytes::from(PyBytes::new(py, &bytes))))
     }
 
+    fn drafted(draft: &PyBackedBytes) -> &[u8] {
+        draft
+    }
+
     fn numbered(draft: PyBackedBytes, key: EventKey) -> PyEvent {
         Python::attach(|py| {
             let payload = draft.into_pyobject(py).expect("the object exists already");

@@ -14,7 +14,7 @@ use meshos_core::refusal::Refused;
 use meshos_core::time::UnixMs;
 use meshos_core::token::{TokenError as CoreTokenError, TokenFault};
 use meshos_core::trail::TrailError;
-use meshos_node::daemon::DeliverError;
+use meshos_node::daemon::{DeliverError, NotTaken};
 use meshos_node::lease::Unleased;
 use meshos_node::recovery::NameTaken;
 use meshos_node::resumption::ResumeFailed;
@@ -520,6 +520,19 @@ pub fn deliver(
         }
         DeliverError::NotKept(error) => store(&error, ""),
         DeliverError::Unleased(why) => unleased(why, origin),
+        DeliverError::SentOn(NotTaken::PassedOver) => ProcessFailed::new_err((
+            "passed_over",
+            origin.get(),
+            key.origin.get(),
+            key.sequence,
+            "it failed too often on its node, and was passed over",
+        )),
+        DeliverError::SentOn(NotTaken::Nobody) => DaemonNotFound::new_err((origin.get(),)),
+        DeliverError::SentOn(NotTaken::Full) => backpressure(py),
+        DeliverError::SentOn(NotTaken::OutOfOrder) => {
+            InvalidArgument::new_err(("event", "its number lies between numbers that were sent"))
+        }
+        DeliverError::SentOn(NotTaken::Closed) => ShuttingDown::new_err(()),
     }
 }
 

@@ -193,6 +193,9 @@ impl Daemon for Sum {
     fn numbered(draft: Vec<u8>, key: EventKey) -> Event {
         Event::outside(key.origin.get(), key.sequence, &draft)
     }
+    fn drafted(draft: &Vec<u8>) -> &[u8] {
+        draft
+    }
     fn describe(error: &String) -> String {
         error.clone()
     }
