@@ -67,6 +67,10 @@ pub enum Context {
     RemoteSnapshot,
     /// What the events of a channel are to a daemon.
     ChannelStream,
+    /// The key under which an image is sealed to the node that it goes to.
+    MoveImageKey,
+    /// The key under which the key of a daemon is sealed to the node that it moves to.
+    MoveIdentityKey,
 }
 
 /// What BLAKE3 hashes at once without vectors.
@@ -77,7 +81,7 @@ const CHUNK_SIZE: usize = 1024;
 const START_SIZE: usize = 16 * CHUNK_SIZE;
 
 /// The key of each context, hashed once, in the order of [`Context`].
-static CONTEXT_KEYS: LazyLock<[ContextKey; 22]> = LazyLock::new(|| {
+static CONTEXT_KEYS: LazyLock<[ContextKey; 24]> = LazyLock::new(|| {
     [
         Context::ChainGenesis,
         Context::ChainEvent,
@@ -101,6 +105,8 @@ static CONTEXT_KEYS: LazyLock<[ContextKey; 22]> = LazyLock::new(|| {
         Context::Ownership,
         Context::RemoteSnapshot,
         Context::ChannelStream,
+        Context::MoveImageKey,
+        Context::MoveIdentityKey,
     ]
     .map(|context| hash_derive_key_context(context.text()))
 });
@@ -132,6 +138,8 @@ impl Context {
             Self::Ownership => "meshos 2026 ownership record v1",
             Self::RemoteSnapshot => "meshos 2026 remote snapshot v1",
             Self::ChannelStream => "meshos 2026 channel stream v1",
+            Self::MoveImageKey => "meshos 2026 move image key v1",
+            Self::MoveIdentityKey => "meshos 2026 move identity key v1",
         }
     }
 

@@ -209,11 +209,12 @@ impl Host {
         self
     }
 
-    /// The same host with a certificate that it signed after the snapshot that it goes on from.
+    /// The same host with a certificate that was signed after the snapshot that it goes on from, and in its epoch.
     #[must_use]
     pub fn certified(mut self, certificate: Certificate) -> Self {
         if self.lineage.last().is_none_or(|last| last.epoch < certificate.epoch) {
-            if certificate.epoch == self.epoch {
+            if certificate.epoch >= self.epoch {
+                self.epoch = certificate.epoch;
                 self.owed = None;
             }
             self.lineage.push(certificate);
@@ -368,6 +369,12 @@ impl Host {
     pub fn snapshot(&mut self, kind: String, schema: u32, at: UnixMs) -> SnapshotMeta {
         self.stats.snapshots_taken += 1;
         self.since_snapshot = 0;
+        self.meta(kind, schema, at)
+    }
+
+    /// As [`Host::snapshot`], of a snapshot that travels and is not kept here: it is not counted.
+    #[must_use]
+    pub fn meta(&self, kind: String, schema: u32, at: UnixMs) -> SnapshotMeta {
         SnapshotMeta {
             kind,
             schema,

@@ -55,6 +55,7 @@ pub mod sender;
 pub mod due;
 pub mod move_rows;
 pub mod move_frame;
+pub mod image;
 pub mod route;
 pub mod peer;
 pub mod frame;

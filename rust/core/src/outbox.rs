@@ -368,6 +368,12 @@ impl<P: AsRef<[u8]>> Outbox<P> {
         self.queue.iter().filter(|open| !open.settled).map(|open| open.sequence)
     }
 
+    /// Events that are not settled, with what is in them, ascending.
+    pub fn unsettled(&self) -> impl Iterator<Item = (u64, &P)> {
+        let open = self.queue.iter().filter(|open| !open.settled);
+        open.map(|open| (open.sequence, &open.payload))
+    }
+
     /// Whether everything is settled, and every row is gone.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -303,9 +303,7 @@ impl HandedKey {
     }
 
     fn cipher_under(&self, shared: &[u8; 32]) -> XChaCha20Poly1305 {
-        let parts: [&[u8]; 3] = [shared, &self.ephemeral, self.subscriber.as_bytes()];
-        let key = Zeroizing::new(*digest::derive(Context::SealedChannelKey, &parts).as_bytes());
-        XChaCha20Poly1305::new((&*key).into())
+        cipher_under(Context::SealedChannelKey, shared, &self.ephemeral, &self.subscriber)
     }
 
     fn transcript(&self) -> Vec<u8> {
@@ -322,6 +320,18 @@ impl HandedKey {
     fn signed_message(&self) -> Vec<u8> {
         [DOMAIN, &self.transcript(), &self.cipher].concat()
     }
+}
+
+/// The cipher under which something is sealed to a receiver, with the secret that an ephemeral key and its key make.
+pub(crate) fn cipher_under(
+    context: Context,
+    shared: &[u8; 32],
+    ephemeral: &[u8; 32],
+    receiver: &EntityId,
+) -> XChaCha20Poly1305 {
+    let parts: [&[u8]; 3] = [shared, ephemeral, receiver.as_bytes()];
+    let key = Zeroizing::new(*digest::derive(context, &parts).as_bytes());
+    XChaCha20Poly1305::new((&*key).into())
 }
 
 /// A payload was not opened.

@@ -105,7 +105,8 @@ impl SnapshotMeta {
             self.encoded_len(state.len()),
             "the caller makes room for exactly this snapshot"
         );
-        let before = self.before_state(state.len());
+        let mut before = Vec::with_capacity(self.encoded_len(0) - DIGEST_SIZE);
+        self.put_before_state(state.len(), &mut before);
         let (covered, digest) = out.split_at_mut(out.len() - DIGEST_SIZE);
         let (meta, body) = covered.split_at_mut(before.len());
         meta.copy_from_slice(&before);
@@ -124,32 +125,31 @@ impl SnapshotMeta {
         out
     }
 
-    /// Everything up to the first byte of the state.
-    fn before_state(&self, state_len: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.encoded_len(0) - DIGEST_SIZE);
+    /// Appends everything up to the first byte of a state of `state_len` bytes; behind the state comes [`digest::plain`] of
+    /// all before.
+    pub fn put_before_state(&self, state_len: usize, out: &mut Vec<u8>) {
         out.put(MAGIC);
         out.put_u16(VERSION);
-        put_section(&mut out, HEADER, |out| {
+        put_section(out, HEADER, |out| {
             out.put_str_u16(&self.kind);
             out.put_u32(self.schema);
             out.put(self.entity.as_bytes());
             out.put_u64(self.epoch);
             out.put_u64(self.taken_at.get());
         });
-        put_section(&mut out, HEAD, |out| {
+        put_section(out, HEAD, |out| {
             out.put(&self.head.to_bytes());
             out.put(self.digest.as_bytes());
         });
-        put_section(&mut out, CURSORS, |out| self.cursors.put(out));
-        put_section(&mut out, STATS, |out| out.put(&self.stats.encode()));
-        put_section(&mut out, BINDINGS, |out| self.bindings.put(out));
-        put_section(&mut out, LINEAGE, |out| {
+        put_section(out, CURSORS, |out| self.cursors.put(out));
+        put_section(out, STATS, |out| out.put(&self.stats.encode()));
+        put_section(out, BINDINGS, |out| self.bindings.put(out));
+        put_section(out, LINEAGE, |out| {
             for certificate in &self.lineage {
                 out.put(&certificate.to_bytes());
             }
         });
-        put_section_head(&mut out, STATE, state_len);
-        out
+        put_section_head(out, STATE, state_len);
     }
 }
 

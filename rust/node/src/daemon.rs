@@ -159,6 +159,10 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     }
     /// Makes a state of bytes that [`Daemon::snapshot`] gave before.
     fn state(bytes: Vec<u8>) -> Self::State;
+    /// As [`Daemon::state`], of a part of a larger buffer.
+    fn state_in(bytes: &[u8]) -> Self::State {
+        Self::state(bytes.to_vec())
+    }
     /// An error in one line.
     fn describe(error: &Self::Error) -> String;
     /// Class name of the exception behind an error, empty when there is none; and its text.

@@ -502,7 +502,7 @@ fn state<D: Daemon>(inside: &Inside<D>) -> Result<D::State, D::Error> {
 }
 
 /// As [`state`], so that it may be stopped by force. `None`: that happened, and there is nothing inside any more.
-fn state_inside<D: Daemon>(entered: &mut Entered<D>) -> Option<Result<D::State, D::Error>> {
+pub(crate) fn state_inside<D: Daemon>(entered: &mut Entered<D>) -> Option<Result<D::State, D::Error>> {
     if entered.daemon.is_stateful() {
         entered.lend(Daemon::snapshot)
     } else {

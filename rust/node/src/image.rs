@@ -1,9 +1,69 @@
-//! The image of a daemon that travels: named by its digest, and read in pieces, so that the state is not copied for it.
+//! The image of a daemon that travels: taken from one that is frozen, and restored at the node that it goes to.
+//!
+//! Invariants
+//! * Taking an image changes nothing of the daemon: if it is thawed it goes on as if nothing had been.
+//! * The state is not copied for it: an image is read in pieces.
+//! * What is restored stands exactly where the daemon was frozen, and does nothing before it is installed.
+//! * What is installed is kept in one commit, or nothing of it is. The image is its first snapshot.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use meshos_core::digest::Digest;
+use meshos_core::checkpoint::Checkpoint;
+use meshos_core::codec::DecodeError;
+use meshos_core::config::{DaemonHostConfig, Durability};
+use meshos_core::dead_letter::{DeadLetter, cut};
+use meshos_core::digest::{self, Digest};
+use meshos_core::due::Due;
+use meshos_core::host::Host;
+use meshos_core::id::EntityId;
+use meshos_core::identity::{IdentityError, Keypair};
+use meshos_core::image::seal::SealedIdentity;
+use meshos_core::image::{self, Baggage, Unpacked};
+use meshos_core::journal::{self as core_journal, Emitted, Mark, SnapshotRow};
+use meshos_core::link::CausalLink;
+use meshos_core::move_frame::{Reason, Reject};
+use meshos_core::move_rows::{Frozen, MoveOrder};
+use meshos_core::ownership::OwnershipRecord;
+use meshos_core::retention::OutputsHeld;
+use meshos_core::rows::{KeyRange, Table, Write, entity_key, of_entity_key};
+use meshos_core::source::Source;
+use meshos_core::store::StoreError;
+use meshos_core::stored::{SealedKey, StoredDaemon};
+use meshos_core::time::UnixMs;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::daemon::Daemon;
+use crate::deliver;
+use crate::inside::{Inside, Outputs, Snapshot};
+use crate::journal::{Journal, Rows, Stores};
+use crate::leave::Entered;
+use crate::letters::Letter;
+use crate::outgoing::{Emitter, Sending};
+use crate::resumption::each;
+use crate::slot::SharedKey;
+use crate::sync::Mutex;
+use crate::{clock, keys};
+
+/// Bytes of a text that says why something was refused.
+const TEXT_MAX: usize = 1024;
+/// Outputs of one row at most, and bytes after which a row ends.
+const ROW_OUTPUTS: usize = 4096;
+const ROW_BYTES: u64 = 1 << 20;
+/// What a store has of a daemon, except who may speak for it and what became of its moves.
+const OWN: [Table; 8] = [
+    Table::Daemons,
+    Table::Journal,
+    Table::Outputs,
+    Table::Snapshots,
+    Table::Checkpoints,
+    Table::DeadLetters,
+    Table::Outbox,
+    Table::Streams,
+];
 
 /// Bytes that an image is made of.
 pub type Part = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -44,4 +104,473 @@ impl Image {
     pub fn parts(&self) -> Vec<&[u8]> {
         self.parts.iter().map(|part| (**part).as_ref()).collect()
     }
+}
+
+fn refused(reason: Reason, why: impl std::fmt::Display) -> Reject {
+    let text = why.to_string();
+    Reject {
+        reason,
+        text: cut(&text, TEXT_MAX).to_owned(),
+    }
+}
+
+fn failed(why: impl std::fmt::Display) -> Reject {
+    refused(Reason::StateFailed, why)
+}
+
+/// An error of user code, as another node is told of it.
+fn raised<D: Daemon>(error: &D::Error) -> Reject {
+    let (exception, message) = D::blame(error);
+    if exception.is_empty() {
+        failed(D::describe(error))
+    } else {
+        failed(format_args!("{exception}: {message}"))
+    }
+}
+
+/// Takes the image of a daemon that is frozen: who calls is inside, and stays until it is thawed or gone. User code runs on
+/// this thread. Tells where it stands, and how long user code took.
+///
+/// # Errors
+/// [`Reject`]: the daemon is as it was, except that an error of user code was counted.
+pub fn take<D: Daemon>(
+    entered: &mut Entered<D>,
+    order: &MoveOrder,
+    key: &SharedKey,
+    transport_identity: bool,
+) -> Result<(Image, Frozen, Duration), Reject> {
+    if let Some(failure) = entered.failure() {
+        return Err(failed(failure));
+    }
+    if entered.host.entity() != order.entity {
+        return Err(failed("it is another daemon"));
+    }
+    deliver::submit(entered);
+    if let Some(journal) = &mut entered.journal {
+        let drained = D::apart(|| journal.lost().map_or_else(|| journal.drain(), Err));
+        drained.map_err(failed)?;
+    }
+    let begun = Instant::now();
+    let state = match deliver::state_inside(entered) {
+        Some(Ok(state)) => state,
+        Some(Err(error)) => {
+            entered.host.raised();
+            return Err(raised::<D>(&error));
+        }
+        None => return Err(failed("it was stopped meanwhile")),
+    };
+    let took = begun.elapsed();
+    let inside: &mut Inside<D> = entered;
+    let meta = inside.host.meta(
+        inside.daemon.kind().to_string(),
+        inside.daemon.schema(),
+        clock::unix_ms(),
+    );
+    let identity = if transport_identity { seal(key, order)? } else { None };
+    let mut baggage = Baggage {
+        stored: StoredDaemon {
+            kind: meta.kind.clone(),
+            config: *inside.host.config(),
+            runs: true,
+            key: None,
+        },
+        identity,
+        rows: rows(entered).map_err(failed)?,
+    };
+    baggage.sort();
+    let (before, behind) = baggage.around(&meta, state.as_ref());
+    let digest = digest::plain_of_parts(&[&before, state.as_ref(), &behind]);
+    let parts: Vec<Part> = vec![Arc::new(before), Arc::new(state), Arc::new(behind)];
+    let frozen = Frozen {
+        sequence: meta.head.sequence,
+        head: meta.digest,
+        image: digest,
+    };
+    Ok((Image::new(digest, parts), frozen, took))
+}
+
+/// `None`: the daemon has only a public key here.
+fn seal(key: &SharedKey, order: &MoveOrder) -> Result<Option<SealedIdentity>, Reject> {
+    let key = key.lock();
+    if key.is_read_only() {
+        return Ok(None);
+    }
+    let ephemeral = Zeroizing::new(keys::random_bytes());
+    let sealed = SealedIdentity::seal(&key, order, &ephemeral);
+    sealed
+        .map(Some)
+        .map_err(|error| refused(Reason::IdentityTransportFailed, error))
+}
+
+/// What travels of a daemon beside its snapshot.
+fn rows<D: Daemon>(entered: &mut Entered<D>) -> Result<Vec<Write>, StoreError> {
+    let exits = entered.slot().exits().cloned();
+    let inside: &mut Inside<D> = entered;
+    let entity = inside.host.entity();
+    let config = *inside.host.config();
+    inside.outputs.age(&config);
+    let journal = inside.journal.as_ref().filter(|journal| journal.keeps_steps());
+    let mut rows = match journal {
+        Some(journal) => {
+            let stores = Arc::clone(journal.stores());
+            D::apart(|| kept(&stores, &entity))?
+        }
+        None => {
+            let emitter = Emitter {
+                entity,
+                origin: inside.host.origin(),
+            };
+            let unsettled = exits.map_or_else(Vec::new, |exits| exits.unsettled(&emitter));
+            unsettled.into_iter().map(|sending| due(&entity, sending)).collect()
+        }
+    };
+    // The store lets go of whole rows, and memory begins with the process: what reaches back farther travels.
+    let is_output = |row: &&Write| row.table == Table::Outputs;
+    let first = rows.iter().find(is_output).and_then(|row| of_entity_key::<1>(&row.key));
+    if first.is_none_or(|(_, [first])| first > inside.outputs.base_sequence + 1) {
+        rows.retain(|row| row.table != Table::Outputs);
+        rows.extend(outputs_of(&inside.outputs, &entity));
+    }
+    rows.extend(inside.checkpoints.iter().map(|made| checkpoint(&entity, made)));
+    if let Some(letters) = &inside.letters {
+        rows.extend(letters.iter().map(|(number, letter)| letter.row(&entity, number)));
+    }
+    if let Some(sources) = &inside.sources {
+        rows.extend(sources.values().map(|source| source.write(&entity)));
+    }
+    Ok(rows)
+}
+
+/// The outputs of a daemon that its store has, and those that are due.
+fn kept(stores: &Stores, entity: &EntityId) -> Result<Vec<Write>, StoreError> {
+    let (store, mut rows) = (stores(), Vec::new());
+    for table in [Table::Outputs, Table::Outbox] {
+        let own = KeyRange::beginning_with(entity.as_bytes());
+        each(&*store, table, own, |key, value| {
+            rows.push(Write::put(table, key.to_vec(), value.to_vec()));
+        })?;
+    }
+    Ok(rows)
+}
+
+fn due(entity: &EntityId, sending: Sending) -> Write {
+    let Sending {
+        sequence,
+        to,
+        stream,
+        payload,
+        ..
+    } = sending;
+    Due { to, stream, payload }.write(entity, sequence)
+}
+
+fn checkpoint(entity: &EntityId, made: &Checkpoint) -> Write {
+    let key = entity_key(entity, [made.epoch, made.sequence]);
+    Write::put(Table::Checkpoints, key, made.to_bytes().to_vec())
+}
+
+/// The rows that keep the outputs which are in memory.
+fn outputs_of<D: Daemon>(outputs: &Outputs<D>, entity: &EntityId) -> Vec<Write> {
+    let (mut rows, mut before, mut bytes) = (Vec::new(), outputs.base_digest, 0);
+    let mut next: Vec<(CausalLink, &[u8])> = Vec::new();
+    for kept in &outputs.kept {
+        next.push(D::parts(&kept.event));
+        bytes += D::payload_len(&kept.event) as u64;
+        if next.len() >= ROW_OUTPUTS || bytes >= ROW_BYTES {
+            rows.extend(core_journal::outputs_row(entity, &before, &next));
+            (before, bytes) = (kept.digest, 0);
+            next.clear();
+        }
+    }
+    rows.extend(core_journal::outputs_row(entity, &before, &next));
+    rows
+}
+
+/// A daemon that was restored from an image, and is not installed.
+pub struct Standby<D: Daemon> {
+    /// Everything of it; it stands where it was frozen, and has no journal.
+    pub inside: Inside<D>,
+    /// Its key; public only if it did not travel.
+    pub key: SharedKey,
+    /// Where it stands.
+    pub frozen: Frozen,
+    /// Outputs that are due to other daemons, in their order; they leave when it is live.
+    pub due: Vec<Sending>,
+    stored: StoredDaemon,
+    rows: Vec<Write>,
+    base: SnapshotRow,
+}
+
+/// A standby cannot be installed as it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NotInstalled {
+    /// The record does not give this daemon, as it stands, to this node.
+    #[error("the record does not fit: {0}")]
+    Record(&'static str),
+    /// The key of the node cannot seal that of the daemon.
+    #[error(transparent)]
+    Key(#[from] IdentityError),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Restores a daemon from the bytes of an image. `make` is given its kind and makes a fresh instance; user code runs on this
+/// thread. Who sent the image is not checked: where it stands is compared with what the source said.
+///
+/// # Errors
+/// [`Reject`]: nothing happened, except that user code may have seen the state.
+pub fn restore<D: Daemon>(
+    bytes: Arc<Vec<u8>>,
+    order: &MoveOrder,
+    node: &Keypair,
+    make: impl FnOnce(&str) -> Result<D, Reject>,
+) -> Result<Standby<D>, Reject> {
+    let digest = digest::plain(&bytes);
+    let Unpacked { baggage, meta, state } = image::decode(&bytes).map_err(failed)?;
+    let Baggage { stored, identity, rows } = baggage;
+    if meta.entity != order.entity || meta.kind != order.kind || meta.epoch > order.epoch {
+        return Err(failed("it is not the daemon of the order"));
+    }
+    let key = match identity {
+        Some(sealed) => sealed
+            .open(order, node)
+            .map_err(|error| refused(Reason::IdentityTransportFailed, error))?,
+        None => Keypair::public_only(order.entity),
+    };
+    let host = Host::resumed(meta.entity, meta.clone(), stored.config).map_err(failed)?;
+    let daemon = make(&meta.kind)?;
+    if **daemon.kind() != *meta.kind {
+        return Err(refused(
+            Reason::NoFactory,
+            format_args!("the kind is {}", daemon.kind()),
+        ));
+    }
+    if !daemon.is_stateful() && !state.is_empty() {
+        return Err(failed("the class has no state here"));
+    }
+    let state = D::state_in(&bytes[state]);
+    if daemon.is_stateful() {
+        daemon
+            .restore(&state, meta.schema)
+            .map_err(|error| raised::<D>(&error))?;
+    }
+    let position = host.position();
+    let base = SnapshotRow {
+        name: digest,
+        size: bytes.len() as u64,
+        mark: Mark::start(&meta.entity, position.sequence, position.digest),
+        processed: position.processed,
+        epoch: meta.epoch,
+        taken_at: meta.taken_at,
+    };
+    let frozen = Frozen {
+        sequence: position.sequence,
+        head: position.digest,
+        image: digest,
+    };
+    let snapshot = Arc::new(Snapshot { meta, state });
+    let mut standby = Standby {
+        inside: Inside::new(host, Arc::new(daemon), Some(snapshot)),
+        key: Arc::new(Mutex::new(key)),
+        frozen,
+        due: Vec::new(),
+        stored,
+        rows,
+        base,
+    };
+    standby.unpack()?;
+    Ok(standby)
+}
+
+fn bad(table: Table) -> impl Fn(DecodeError) -> Reject {
+    move |error| failed(format_args!("{table:?}: {error}"))
+}
+
+impl<D: Daemon> Standby<D> {
+    /// Whether each step of it is kept.
+    #[must_use]
+    pub fn keeps_steps(&self) -> bool {
+        self.stored.config.durability == Durability::Journal
+    }
+
+    /// Whether anything of it is kept: then the image is its first snapshot once it is installed.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.stored.config.durability != Durability::None
+    }
+
+    /// Puts into memory what the rows say.
+    fn unpack(&mut self) -> Result<(), Reject> {
+        let rows = std::mem::take(&mut self.rows);
+        let (mut sources, mut checkpoints) = (BTreeMap::new(), Vec::new());
+        let of = |table: Table| {
+            let of_it = rows.iter().filter(move |row| row.table == table);
+            of_it.filter_map(|row| Some((last_number(&row.key), row.value.as_deref()?)))
+        };
+        for (stream, value) in of(Table::Streams) {
+            let source = Source::decode(value).map_err(bad(Table::Streams))?;
+            if source.stream() != stream {
+                return Err(failed("a source is another one"));
+            }
+            sources.insert(stream, Arc::new(source));
+        }
+        self.inside.sources = Some(sources).filter(|sources| !sources.is_empty());
+        for (sequence, value) in of(Table::Checkpoints) {
+            let made = Checkpoint::decode(value).map_err(bad(Table::Checkpoints))?;
+            if (made.entity, made.sequence) != (self.inside.host.entity(), sequence) {
+                return Err(failed("a checkpoint is another one"));
+            }
+            checkpoints.push(made);
+        }
+        self.inside.checkpoints = Checkpoint::in_order(checkpoints);
+        for (number, value) in of(Table::DeadLetters) {
+            let row = DeadLetter::decode(value).map_err(bad(Table::DeadLetters))?;
+            let letter = Letter::read(&row, self.inside.source(row.stream));
+            self.inside.letters.get_or_insert_default().put(number, letter);
+        }
+        let has_row = self.keeps_steps();
+        for (sequence, value) in of(Table::Outbox) {
+            let Due { to, stream, payload } = Due::decode(value).map_err(bad(Table::Outbox))?;
+            self.due.push(Sending {
+                sequence,
+                to,
+                stream,
+                payload,
+                has_row,
+            });
+        }
+        let taken_ns = self.base.taken_at.get().saturating_mul(1_000_000);
+        self.unpack_outputs(&mut of(Table::Outputs), taken_ns)?;
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// Has the outputs ready for export, which have to be the end of the chain.
+    fn unpack_outputs(&mut self, rows: &mut dyn Iterator<Item = (u64, &[u8])>, received_ns: u64) -> Result<(), Reject> {
+        let (origin, config) = (self.inside.host.origin(), self.stored.config);
+        let mut end = None;
+        for (first, value) in rows {
+            let row = Emitted::decode(origin, value).map_err(bad(Table::Outputs))?;
+            let starts = row.outputs.first().map(|(link, _)| link.sequence) == Some(first);
+            if !starts || end.is_some_and(|end| end != (first - 1, row.before)) {
+                return Err(failed("the outputs are not one chain"));
+            }
+            if end.is_none() {
+                self.inside.outputs = Outputs::after(first - 1, row.before);
+            }
+            let mut digest = row.before;
+            for (link, payload) in &row.outputs {
+                digest = digest::event(&digest, &link.to_bytes(), payload);
+                let event = D::received(*link, payload, received_ns);
+                self.inside.outputs.push(event, digest, &config);
+                end = Some((link.sequence, digest));
+            }
+        }
+        if end.is_some_and(|end| end != (self.frozen.sequence, self.frozen.head)) {
+            return Err(failed("the outputs do not end where the chain ends"));
+        }
+        Ok(())
+    }
+
+    /// Puts it under the record that gives it to this node, and returns all rows of it that are to be kept, in one commit: what
+    /// the store had of it goes. After that commit it may go live. May be called again if the commit failed.
+    ///
+    /// # Errors
+    /// [`NotInstalled`]: it is as it was.
+    pub fn install(
+        &mut self,
+        lineage: &[OwnershipRecord],
+        record: &OwnershipRecord,
+        stores: &Stores,
+        node: &Keypair,
+    ) -> Result<Vec<Write>, NotInstalled> {
+        let (entity, certificate) = (self.inside.host.entity(), record.certificate);
+        let begins = (certificate.from_sequence, certificate.digest);
+        if (record.entity(), record.node()) != (entity, node.entity_id()) {
+            return Err(NotInstalled::Record("it is of another daemon or node"));
+        }
+        if begins != (self.frozen.sequence, self.frozen.head) || record.epoch() < self.inside.host.epoch() {
+            return Err(NotInstalled::Record("it begins elsewhere"));
+        }
+        let sealed = {
+            let key = self.key.lock();
+            let whole = !key.is_read_only();
+            whole.then(|| SealedKey::seal(&key, node, keys::random_bytes()))
+        };
+        self.stored.key = sealed.transpose()?;
+        let old = D::apart(|| old(stores, &entity))?;
+        let mut host = self.inside.host.clone();
+        for before in lineage.iter().filter(|before| before.epoch() < record.epoch()) {
+            host = host.certified(before.certificate);
+        }
+        self.inside.host = host.under(certificate);
+        let mut writes: Vec<Write> = lineage.iter().map(OwnershipRecord::write).collect();
+        writes.push(record.write());
+        if self.is_kept() {
+            self.keep(stores, &mut writes);
+        }
+        let new: BTreeSet<_> = writes.iter().map(|row| (row.table, row.key.clone())).collect();
+        let gone = old.into_iter().filter(|place| !new.contains(place));
+        writes.extend(gone.map(|(table, key)| Write::remove(table, key)));
+        Ok(writes)
+    }
+
+    /// Begins its journal, and adds what the store has to have of it.
+    fn keep(&mut self, stores: &Stores, writes: &mut Vec<Write>) {
+        let entity = self.inside.host.entity();
+        writes.push(self.stored.write(&entity));
+        writes.push(self.base.write(&entity));
+        for certificate in self.inside.host.lineage() {
+            let key = entity_key(&entity, [certificate.epoch]);
+            writes.push(Write::put(Table::Certificates, key, certificate.to_bytes().to_vec()));
+        }
+        let (keeps_steps, now) = (self.keeps_steps(), clock::unix_ms());
+        let mut held = Rows {
+            snapshots: vec![self.base],
+            ..Rows::default()
+        };
+        for row in &self.rows {
+            // Of outputs and of what is due there are rows only where there are steps.
+            if !keeps_steps && matches!(row.table, Table::Outputs | Table::Outbox) {
+                continue;
+            }
+            held.outputs.extend(held_in(row, now));
+            writes.push(row.clone());
+        }
+        let (stores, stored) = (Arc::clone(stores), self.stored.clone());
+        let epoch = self.inside.host.epoch();
+        let journal = Journal::after(entity, stores, stored, self.base.mark, epoch, held);
+        self.inside.journal = Some(Box::new(journal));
+    }
+
+    /// The options that it has.
+    #[must_use]
+    pub const fn config(&self) -> &DaemonHostConfig {
+        &self.stored.config
+    }
+}
+
+fn last_number(key: &[u8]) -> u64 {
+    key.last_chunk::<8>().map_or(0, |number| u64::from_be_bytes(*number))
+}
+
+fn held_in(row: &Write, at: UnixMs) -> Option<OutputsHeld> {
+    let value = row.value.as_ref().filter(|_| row.table == Table::Outputs)?;
+    Some(OutputsHeld {
+        first: last_number(&row.key),
+        count: core_journal::outputs_in(value)?,
+        bytes: value.len() as u64,
+        at,
+    })
+}
+
+/// The rows that a store has of a daemon from an earlier time.
+fn old(stores: &Stores, entity: &EntityId) -> Result<Vec<(Table, Vec<u8>)>, StoreError> {
+    let (store, mut rows) = (stores(), Vec::new());
+    for table in OWN {
+        let own = KeyRange::beginning_with(entity.as_bytes());
+        each(&*store, table, own, |key, _| rows.push((table, key.to_vec())))?;
+    }
+    Ok(rows)
 }

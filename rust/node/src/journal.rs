@@ -163,6 +163,11 @@ impl Journal {
         self.keeping.take_error().map_or(Ok(()), Err)
     }
 
+    /// What gives handles on its store.
+    pub(crate) const fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
     /// What keeps the snapshots, to be waited for by who is not inside.
     #[must_use]
     pub fn keeping(&self) -> &Arc<Keeping> {

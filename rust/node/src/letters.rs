@@ -77,7 +77,7 @@ impl<D: Daemon> Letter<D> {
         }
     }
 
-    fn row(&self, entity: &EntityId, number: u64) -> Write {
+    pub(crate) fn row(&self, entity: &EntityId, number: u64) -> Write {
         let (link, payload) = D::parts(&self.event);
         let letter = DeadLetter {
             link,

@@ -34,6 +34,11 @@ pub trait Publish: Send + Sync {
 pub trait Outlet: Send + Sync {
     /// Takes outputs of one daemon, in their order: it is short, never waits, and calls no user code.
     fn send(&self, emitter: &Emitter, outputs: Vec<Sending>);
+
+    /// Outputs of a daemon that are not settled and have no rows, by their numbers. As short as `send`.
+    fn unsettled(&self, _emitter: &Emitter) -> Vec<Sending> {
+        Vec::new()
+    }
 }
 
 /// Is told of daemons that are gone.
@@ -152,6 +157,12 @@ impl Exits {
             }
         }
         self.send(emitter, outputs);
+    }
+
+    /// Outputs of a daemon that left, are not settled and have no rows.
+    pub(crate) fn unsettled(&self, emitter: &Emitter) -> Vec<Sending> {
+        let outlet = self.outlet.read().clone();
+        outlet.map_or_else(Vec::new, |outlet| outlet.unsettled(emitter))
     }
 
     /// Sends outputs of a daemon that may leave.

@@ -18,13 +18,13 @@ use meshos_core::dead_letter::DeadLetter;
 use meshos_core::event::{Crash, DaemonLifecycleSignal};
 use meshos_core::host::{Few, Host};
 use meshos_core::id::EntityId;
+use meshos_core::image;
 use meshos_core::ingress::EventKey;
 use meshos_core::journal::{self as core_journal, Emitted, Mark, Outcome, SnapshotRow, Step, Steps};
 use meshos_core::link::CausalLink;
 use meshos_core::resumption::{self as plan, Divergence, Place, Replay};
 use meshos_core::retention::OutputsHeld;
 use meshos_core::rows::{KeyRange, Table, Write, entity_key, of_entity_key};
-use meshos_core::snapshot;
 use meshos_core::source::{self, Source};
 use meshos_core::store::{Damage, Store, StoreError};
 use meshos_core::stored::StoredDaemon;
@@ -298,6 +298,7 @@ fn resume_with<D: Daemon>(
     let mut replay = Replay::after(entity, mark, inside.host.epoch());
     let mut diverged = None;
     let mut from = found.first;
+    let mut certificates = certificates.into_iter().peekable();
     loop {
         let mut range = KeyRange::beginning_with(entity.as_bytes());
         range.from = entity_key(&entity, [from]);
@@ -310,6 +311,10 @@ fn resume_with<D: Daemon>(
                 continue;
             };
             let steps = replay.row(first, value)?;
+            // A term begins where a row begins: what was acknowledged in it is so again.
+            while let Some(begun) = certificates.next_if(|next| next.epoch <= steps.epoch) {
+                inside.host = inside.host.certified(begun);
+            }
             let emitted = if config.on_divergence == OnDivergence::Continue {
                 first_time(&*store, &entity, &steps)?
             } else {
@@ -505,14 +510,14 @@ fn whole_snapshot<D: Daemon>(
         Err(error @ (StoreError::Io { .. } | StoreError::Closed)) => return Err(error),
         Err(_) => return Ok(None),
     };
-    let Ok((meta, state)) = snapshot::decode(&bytes, SNAPSHOT_BYTES_MAX) else {
+    let Ok((meta, state)) = image::read_snapshot(&bytes, SNAPSHOT_BYTES_MAX) else {
         return Ok(None);
     };
     let is_his = meta.entity == *entity && meta.head.sequence == row.mark.sequence && meta.digest == row.mark.digest;
     Ok(is_his.then(|| {
         Arc::new(Snapshot {
             meta,
-            state: D::state(bytes[state].to_vec()),
+            state: D::state_in(&bytes[state]),
         })
     }))
 }

@@ -529,6 +529,11 @@ impl Outlet for Door {
             inner.send_outputs(emitter, outputs);
         }
     }
+
+    fn unsettled(&self, emitter: &Emitter) -> Vec<Sending> {
+        let inner = self.0.upgrade();
+        inner.map_or_else(Vec::new, |inner| inner.ways.lock().unsettled(emitter.origin))
+    }
 }
 
 impl Back for Inner {

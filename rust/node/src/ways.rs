@@ -21,6 +21,8 @@ use meshos_core::outbox::{self, Limits, Outbox, Outcome, Owner};
 use meshos_core::parcel::Packer;
 use meshos_core::stream::{Flow, Frame};
 
+use crate::outgoing::Sending;
+
 /// Flows at once.
 pub const FLOWS_MAX: usize = 65_536;
 /// Flows that are kept though nothing of them is open.
@@ -397,6 +399,31 @@ impl Ways {
             ticket: None,
         };
         self.enter(now, key, event, (places, out, effects));
+    }
+
+    /// Outputs of a daemon that are not settled and have no rows, by their numbers.
+    pub(crate) fn unsettled(&self, emitter: Origin) -> Vec<Sending> {
+        let of_it = |(key, way): &(&WayKey, &Way)| key.origin == emitter && way.is_output && way.rows.is_none();
+        let mut outputs = Vec::new();
+        for (key, way) in self.ways.iter().filter(of_it) {
+            let mut add = |sequence, payload: &[u8]| {
+                outputs.push(Sending {
+                    sequence,
+                    to: key.to,
+                    stream: key.stream,
+                    payload: payload.to_vec(),
+                    has_row: false,
+                });
+            };
+            if let Some(outbox) = &way.outbox {
+                outbox
+                    .unsettled()
+                    .for_each(|(sequence, payload)| add(sequence, payload));
+            }
+            way.early.iter().for_each(|event| add(event.sequence, &event.payload));
+        }
+        outputs.sort_by_key(|output| output.sequence);
+        outputs
     }
 
     /// Goes on with outputs that had stayed in the store: `exhausted` if these are the last.

@@ -14,11 +14,11 @@ use crate::dead_letter::DeadLetter;
 use crate::digest::Digest;
 use crate::due::Due;
 use crate::id::EntityId;
+use crate::image;
 use crate::journal::{self, Emitted, Mark, SnapshotRow};
 use crate::resumption::Replay;
 use crate::rows::{KeyRange, Table, of_entity_key};
 use crate::sender;
-use crate::snapshot;
 use crate::store::{Damage, Store, StoreError};
 use crate::stored::StoredDaemon;
 use crate::verify;
@@ -158,7 +158,7 @@ impl Daemon<'_> {
             }
             let damaged = StoreError::Damaged(Damage::Snapshot { name: row.name });
             let bytes = self.store.fetch(&row.name, row.size)?;
-            let (meta, _) = snapshot::decode(&bytes, row.size).map_err(|_| damaged)?;
+            let (meta, _) = image::read_snapshot(&bytes, row.size).map_err(|_| damaged)?;
             let of_row = (row.mark.sequence, row.mark.digest, row.processed, row.epoch);
             let of_file = (meta.head.sequence, meta.digest, meta.stats.events_processed, meta.epoch);
             if meta.entity != self.entity || of_row != of_file {
