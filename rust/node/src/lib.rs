@@ -22,6 +22,8 @@ pub mod events;
 pub mod commit;
 pub mod keeping;
 pub mod journal;
+pub mod move_desk;
+pub mod moves;
 pub mod outgoing;
 pub mod inside;
 pub mod dormant;

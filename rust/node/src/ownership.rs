@@ -123,6 +123,9 @@ pub struct OwnershipStats {
 /// Hears that another node owns in a later term. It is short and never waits.
 pub type Fenced = Arc<dyn Fn(EntityId, u64) + Send + Sync>;
 
+/// Hears of each record of another node that was kept here. It is short and never waits.
+pub type Recorded = Arc<dyn Fn(&OwnershipRecord) + Send + Sync>;
+
 enum Item {
     Body(Delivered),
     /// Of the directory.
@@ -202,6 +205,7 @@ pub struct Ownership {
     malformed: AtomicU64,
     stranger: AtomicU64,
     forged: AtomicU64,
+    recorded: OnceLock<Recorded>,
     me: Weak<Self>,
 }
 
@@ -240,6 +244,7 @@ impl Ownership {
             malformed: AtomicU64::new(0),
             stranger: AtomicU64::new(0),
             forged: AtomicU64::new(0),
+            recorded: OnceLock::new(),
             me: me.clone(),
         });
         if let Some(central) = &made.central {
@@ -341,6 +346,11 @@ impl Ownership {
         hear(&mut state.heard, *record);
         drop(state);
         self.carry_out_now(work);
+    }
+
+    /// Has this told of records of other nodes that are kept here; the first counts.
+    pub fn tell_of_records(&self, recorded: Recorded) {
+        let _ = self.recorded.set(recorded);
     }
 
     /// Knows a record that the store has, so that who asks for its entity is told where it is.
@@ -757,9 +767,14 @@ impl Ownership {
             return;
         }
         self.step(&mut state, &entity, signal, work);
+        let record = state.owners.get(&entity).and_then(|entry| entry.owner.fence().copied());
         if is_kept {
             // There is nothing more to do for it.
             self.forget(&mut state, &entity);
+        }
+        drop(state);
+        if let (true, Some(record), Some(recorded)) = (is_kept, record, self.recorded.get()) {
+            recorded(&record);
         }
     }
 

@@ -1,0 +1,151 @@
+//! Chunks of images: sealed where they are, opened where they go, on threads of their own.
+//!
+//! Invariants
+//! * A chunk is sealed when it is asked for, and opened when it came: only as many are in memory as the window has.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use meshos_core::digest::Digest;
+use meshos_core::frame::Kind;
+use meshos_core::id::EntityId;
+use meshos_core::image::seal::{Opener, Sealer, plain_range};
+use meshos_core::move_frame::{Body, MoveFrame};
+use meshos_core::move_rows::MoveOrder;
+use meshos_core::ownership::MigrationId;
+
+use super::{Item, Moves};
+use crate::image::Image;
+use crate::lane::{Job, Lanes};
+use crate::sync::Mutex;
+
+/// A chunk that is to be sent.
+pub(super) struct Seal {
+    pub(super) to: EntityId,
+    pub(super) order: Arc<MoveOrder>,
+    pub(super) image: Arc<Image>,
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) index: u32,
+    /// Not before.
+    pub(super) at: Option<Instant>,
+}
+
+/// A chunk that came.
+pub(super) struct Open {
+    pub(super) entity: EntityId,
+    pub(super) mid: MigrationId,
+    pub(super) image: Digest,
+    pub(super) index: u32,
+    pub(super) sealed: Vec<u8>,
+    pub(super) opener: Arc<Opener>,
+    pub(super) spool: Arc<Spool>,
+}
+
+/// What became of it.
+pub(super) struct Opened {
+    pub(super) mid: MigrationId,
+    pub(super) image: Digest,
+    pub(super) index: u32,
+    /// How long it was when it came.
+    pub(super) length: usize,
+    pub(super) is_whole: bool,
+}
+
+/// Where the bytes of an image are put together.
+pub(super) struct Spool(pub(super) Mutex<Vec<u8>>);
+
+pub(super) struct Chunks {
+    lanes: Lanes,
+    moves: Weak<Moves>,
+}
+
+impl Chunks {
+    pub(super) fn new(moves: Weak<Moves>) -> Self {
+        Self {
+            lanes: Lanes::new("meshos-chunks", 2, |body| body()),
+            moves,
+        }
+    }
+
+    pub(super) fn seal(&self, seal: Seal) {
+        let at = seal.at;
+        let job: Arc<dyn Job> = Arc::new(Sealing {
+            moves: Weak::clone(&self.moves),
+            seal,
+        });
+        match at {
+            Some(at) => self.lanes.submit_at(at, job),
+            None => self.lanes.submit(job),
+        };
+    }
+
+    pub(super) fn open(&self, open: Open) {
+        let moves = Weak::clone(&self.moves);
+        self.lanes.submit(Arc::new(Opening { moves, open }));
+    }
+
+    pub(super) fn stop(&self) {
+        self.lanes.stop(Duration::ZERO);
+    }
+}
+
+struct Sealing {
+    moves: Weak<Moves>,
+    seal: Seal,
+}
+
+impl Job for Sealing {
+    fn run(self: Arc<Self>) {
+        let Some(moves) = self.moves.upgrade() else { return };
+        let seal = &self.seal;
+        let Some(range) = plain_range(seal.image.len, seal.index) else {
+            return;
+        };
+        let mut plain = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
+        seal.image.slice(range, &mut plain);
+        let sealed = seal.sealer.seal(seal.index, &plain);
+        let order = &seal.order;
+        let frame = MoveFrame {
+            mid: order.mid,
+            entity: order.entity,
+            epoch: order.epoch,
+            step: 1,
+            body: Body::Chunk {
+                image: seal.image.digest,
+                index: seal.index,
+                bytes: &sealed,
+            },
+        };
+        // What does not arrive is asked for again.
+        if moves.carrier.post(&seal.to, Kind::MOVE, &frame.to_bytes()).is_ok() {
+            moves.put(Item::Sent(order.entity, order.mid, sealed.len() as u64), 0);
+        }
+    }
+}
+
+struct Opening {
+    moves: Weak<Moves>,
+    open: Open,
+}
+
+impl Job for Opening {
+    fn run(self: Arc<Self>) {
+        let Some(moves) = self.moves.upgrade() else { return };
+        let open = &self.open;
+        let mut spool = open.spool.0.lock();
+        let range = plain_range(spool.len() as u64, open.index).unwrap_or(0..0);
+        let bounds = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+        let is_whole = spool
+            .get_mut(bounds[0]..bounds[1])
+            .is_some_and(|place| open.opener.open(open.index, &open.sealed, place).is_ok());
+        drop(spool);
+        let opened = Opened {
+            mid: open.mid,
+            image: open.image,
+            index: open.index,
+            length: open.sealed.len(),
+            is_whole,
+        };
+        moves.put(Item::Opened(open.entity, opened), 0);
+    }
+}

@@ -1,0 +1,698 @@
+//! The moves of one entity at one node: its source and its target, and what is under way for them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use meshos_core::digest::Digest;
+use meshos_core::id::EntityId;
+use meshos_core::image::seal::{self, Opener, Sealer, Transcript};
+use meshos_core::move_chunks::{self, ChunkReceiver};
+use meshos_core::move_frame::{Aside, Body, MoveFrame, Reason, Reject, Report, Stage};
+use meshos_core::move_known::{Known, Recovered};
+use meshos_core::move_rows::{Frozen, MoveOrder, Outcome, Queued};
+use meshos_core::move_source::{self, Gate, MoveSource, SourceConfig, Waiting};
+use meshos_core::move_target::{self, MoveTarget, TargetConfig};
+use meshos_core::ownership::{MigrationId, OwnershipRecord};
+use meshos_core::stream::{Flow, Frame};
+use zeroize::Zeroizing;
+
+use super::chunks::{Open, Opened, Seal, Spool};
+use super::{Item, MoveStats, Moves, Role, Work};
+use crate::clock;
+use crate::hands::{FreezeOpts, Frost, Waits};
+use crate::image::Image;
+use crate::keys;
+use crate::sync::Mutex;
+
+/// Time between two reports of bytes that were sent.
+const REPORT_EVERY: Duration = Duration::from_millis(20);
+/// When an event is tried again for which there was no room, in milliseconds.
+const FULL_RETRY_MS: u32 = 20;
+/// The largest image that is taken on.
+const IMAGE_MAX: u64 = 1 << 34;
+
+/// What an entry works with.
+pub(super) struct Scene<'a> {
+    pub(super) moves: &'a Moves,
+    pub(super) now: Duration,
+    pub(super) work: &'a mut Work,
+    pub(super) stats: &'a mut MoveStats,
+}
+
+/// An image that is being sent.
+struct Sending {
+    image: Arc<Image>,
+    sealer: Arc<Sealer>,
+    order: Arc<MoveOrder>,
+    /// When the next chunk may leave.
+    next_at: Option<Instant>,
+}
+
+/// An image that is being pulled.
+struct Pulling {
+    receiver: ChunkReceiver,
+    order: Arc<MoveOrder>,
+    image: Digest,
+    opener: Arc<Opener>,
+    spool: Arc<Spool>,
+}
+
+/// What a source tells of a move.
+#[derive(Default)]
+struct Told {
+    frozen_at: Option<Instant>,
+    snapshot_took: Duration,
+    image_bytes: u64,
+    moved: u64,
+    last: Option<Instant>,
+    stage: Option<Stage>,
+}
+
+pub(super) struct Entry {
+    entity: EntityId,
+    known: Known,
+    source: MoveSource,
+    target: MoveTarget,
+    sending: Option<Sending>,
+    pulling: Option<Pulling>,
+    told: Told,
+    /// Who saw to the move that was under way last.
+    last_order: Option<(EntityId, MigrationId, u64)>,
+    due: Option<Duration>,
+}
+
+impl Entry {
+    pub(super) fn new(node: EntityId, entity: EntityId, directory: EntityId, recovered: Recovered) -> Self {
+        let source = SourceConfig {
+            seed: keys::random_u64(),
+            ..SourceConfig::default()
+        };
+        let target = TargetConfig {
+            image_max: IMAGE_MAX,
+            authorities: vec![directory],
+            seed: keys::random_u64(),
+            ..TargetConfig::default()
+        };
+        Self {
+            entity,
+            known: recovered.known,
+            source: MoveSource::new(node, entity, source, recovered.unretired),
+            target: MoveTarget::new(node, entity, target, recovered.prepared),
+            sending: None,
+            pulling: None,
+            told: Told::default(),
+            last_order: None,
+            due: None,
+        }
+    }
+
+    /// The same, of which a turn is noted.
+    pub(super) fn due_at(mut self, at: Duration) -> Self {
+        self.due = Some(at);
+        self
+    }
+
+    /// Notes when it has its next turn; returns when it would have had.
+    pub(super) fn set_due(&mut self, due: Option<Duration>) -> Option<Duration> {
+        std::mem::replace(&mut self.due, due)
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        let pulling = self.pulling.as_ref().and_then(|pulling| pulling.receiver.wake_at());
+        let machines = [self.source.wake_at(), self.target.wake_at()];
+        machines.into_iter().flatten().chain(pulling).min()
+    }
+
+    /// Whether nothing is under way: what is known can be read again.
+    pub(super) fn is_idle(&self) -> bool {
+        self.source.phase() == move_source::Phase::Idle && self.target.phase() == move_target::Phase::Idle
+    }
+
+    /// Whether a move of it away from here is under way.
+    pub(super) fn is_engaged(&self) -> bool {
+        self.source.phase() != move_source::Phase::Idle
+    }
+
+    /// Takes the counters of another one over.
+    pub(super) fn after(mut self, before: &Self, stats: &mut MoveStats) -> Self {
+        before.count(stats);
+        self.due = before.due;
+        self
+    }
+
+    pub(super) fn count(&self, stats: &mut MoveStats) {
+        let (source, target) = (self.source.counters(), self.target.counters());
+        stats.queued += source.queued;
+        stats.shipped += source.shipped;
+        stats.thawed += source.thawed;
+        stats.redirected += source.redirected + target.redirected;
+        stats.waiting += self.source.waits() as u64;
+        stats.refused += source.refused;
+        stats.taken_in += target.taken_in;
+    }
+
+    pub(super) fn hear_source(
+        &mut self,
+        from: EntityId,
+        frame: MoveFrame<'_>,
+        refusal: Option<Reject>,
+        scene: &mut Scene<'_>,
+    ) {
+        let says_committed = matches!(frame.body, Body::Committed);
+        let before = self.source.phase();
+        let orchestrator = self.orchestrator();
+        let signal = move_source::Signal::Heard {
+            from,
+            frame: Box::new(frame),
+            wall: clock::unix_ms(),
+            owned: self.owned(scene),
+            refusal,
+        };
+        self.step_source(signal, scene);
+        self.last_order = self.orchestrator().or(self.last_order);
+        if says_committed && before == move_source::Phase::Committed && self.source.phase() != before {
+            self.report(Stage::Complete, None, orchestrator, scene);
+        } else if before == move_source::Phase::Frozen && self.source.phase() == move_source::Phase::Committing {
+            self.report(Stage::Cutover, None, orchestrator, scene);
+        }
+    }
+
+    pub(super) fn hear_target(
+        &mut self,
+        from: EntityId,
+        frame: MoveFrame<'_>,
+        refusal: Option<Reject>,
+        scene: &mut Scene<'_>,
+    ) {
+        let signal = move_target::Signal::Heard {
+            from,
+            frame: Box::new(frame),
+            wall: clock::unix_ms(),
+            owned: self.owned(scene),
+            refusal,
+        };
+        self.step_target(signal, scene);
+    }
+
+    /// A chunk that is being waited for.
+    pub(super) fn chunk(
+        &mut self,
+        (mid, image, index): (MigrationId, Digest, u32),
+        sealed: &[u8],
+        scene: &mut Scene<'_>,
+    ) {
+        let Some(pulling) = self.pulling.as_ref().filter(|pulling| pulling.order.mid == mid) else {
+            return;
+        };
+        if pulling.image == image {
+            scene.work.opens.push(Open {
+                entity: self.entity,
+                mid,
+                image,
+                index,
+                sealed: sealed.to_vec(),
+                opener: Arc::clone(&pulling.opener),
+                spool: Arc::clone(&pulling.spool),
+            });
+        }
+    }
+
+    pub(super) fn opened(&mut self, opened: Opened, scene: &mut Scene<'_>) {
+        let Some(pulling) = self.pulling.as_mut() else { return };
+        if pulling.order.mid != opened.mid || pulling.image != opened.image {
+            return;
+        }
+        if !opened.is_whole {
+            let text = format!("chunk {} of the image cannot be opened", opened.index);
+            self.pulling = None;
+            let why = Reject::new(Reason::IdentityTransportFailed, &text);
+            return self.step_target(move_target::Signal::RestoreFailed(why), scene);
+        }
+        let mut actions = Vec::new();
+        let signal = move_chunks::Signal::Chunk {
+            image: opened.image,
+            index: opened.index,
+            length: opened.length,
+        };
+        pulling.receiver.step(scene.now, signal, &mut actions);
+        self.do_chunks(actions, scene);
+    }
+
+    pub(super) fn frozen(&mut self, mid: MigrationId, frost: Result<Box<Frost>, Reject>, scene: &mut Scene<'_>) {
+        let order = self.source.order().filter(|order| order.mid == mid).cloned();
+        let is_awaited = self.source.phase() == move_source::Phase::Freezing;
+        let (Some(order), true) = (order, is_awaited) else {
+            return;
+        };
+        let frost = match frost {
+            Ok(frost) => frost,
+            Err(why) => return self.step_source(move_source::Signal::FreezeFailed(why), scene),
+        };
+        let Frost {
+            frozen,
+            image,
+            lineage,
+            record,
+            snapshot_took,
+        } = *frost;
+        let sealer = Sealer::new(
+            &Transcript::of(&order, image.digest, image.len),
+            &Zeroizing::new(keys::random_bytes()),
+        );
+        let Ok(sealer) = sealer else {
+            let why = Reject::new(Reason::IdentityTransportFailed, "the target's key is none");
+            return self.step_source(move_source::Signal::FreezeFailed(why), scene);
+        };
+        let image_bytes = seal::sealed_len(image.len);
+        self.told.snapshot_took = snapshot_took;
+        self.told.image_bytes = image_bytes;
+        self.sending = Some(Sending {
+            image,
+            sealer: Arc::new(sealer),
+            order: Arc::new(order),
+            next_at: None,
+        });
+        let signal = move_source::Signal::Frozen {
+            frozen,
+            image_bytes,
+            lineage,
+            record,
+        };
+        self.step_source(signal, scene);
+        let orchestrator = self.orchestrator();
+        self.report(Stage::Transfer, None, orchestrator, scene);
+    }
+
+    /// An event that came while the daemon stood still, as its mailbox saw it.
+    pub(super) fn event(&mut self, queued: Queued, scene: &mut Scene<'_>) {
+        match self.source.gate() {
+            Gate::Wait => self.step_source(move_source::Signal::Event(queued), scene),
+            // It was thawed meanwhile, or handed over.
+            Gate::Open => {
+                let entity = self.entity;
+                let thaw = move |hands: &dyn crate::hands::Hands| hands.thaw(&entity, vec![queued]);
+                scene.work.calls.push(Box::new(thaw));
+            }
+            Gate::Elsewhere => self.redirect(vec![queued], scene),
+        }
+    }
+
+    pub(super) fn sent(&mut self, mid: MigrationId, bytes: u64, scene: &mut Scene<'_>) {
+        if self.source.order().is_none_or(|order| order.mid != mid) {
+            return;
+        }
+        self.told.moved += bytes;
+        let is_whole = self.told.moved >= self.told.image_bytes;
+        let is_due = self.told.last.is_none_or(|last| last.elapsed() >= REPORT_EVERY);
+        if is_whole || is_due {
+            let stage = if is_whole { Stage::Restore } else { Stage::Transfer };
+            let orchestrator = self.orchestrator();
+            self.report(stage, None, orchestrator, scene);
+        }
+    }
+
+    pub(super) fn restored(&mut self, mid: MigrationId, restored: Result<Frozen, Reject>, scene: &mut Scene<'_>) {
+        if self.target.order().is_none_or(|order| order.mid != mid) {
+            return;
+        }
+        let signal = match restored {
+            Ok(frozen) => move_target::Signal::Restored(frozen),
+            Err(why) => move_target::Signal::RestoreFailed(why),
+        };
+        self.step_target(signal, scene);
+    }
+
+    pub(super) fn installed(&mut self, mid: MigrationId, installed: &Result<u64, String>, scene: &mut Scene<'_>) {
+        if self.target.order().is_none_or(|order| order.mid != mid) {
+            return;
+        }
+        let signal = match installed {
+            Ok(epoch) => move_target::Signal::Activated { epoch: *epoch },
+            Err(_) => move_target::Signal::InstallRefused,
+        };
+        self.step_target(signal, scene);
+    }
+
+    /// A record became durable here that no machine of this entry wrote.
+    pub(super) fn fenced(&mut self, record: &OwnershipRecord, scene: &mut Scene<'_>) {
+        self.step_source(move_source::Signal::Fenced(Box::new(*record)), scene);
+        self.step_target(move_target::Signal::Fenced(Box::new(*record)), scene);
+    }
+
+    pub(super) fn written(&mut self, is_source: bool, ticket: u64, is_kept: bool, scene: &mut Scene<'_>) {
+        match (is_source, is_kept) {
+            _ if ticket == 0 => {}
+            (true, true) => self.step_source(move_source::Signal::Kept(ticket), scene),
+            (true, false) => self.step_source(move_source::Signal::Failed(ticket), scene),
+            (false, true) => self.step_target(move_target::Signal::Kept(ticket), scene),
+            (false, false) => self.step_target(move_target::Signal::Failed(ticket), scene),
+        }
+    }
+
+    pub(super) fn timer(&mut self, scene: &mut Scene<'_>) {
+        self.step_source(move_source::Signal::Timer, scene);
+        self.step_target(move_target::Signal::Timer, scene);
+        if let Some(pulling) = &mut self.pulling
+            && pulling.receiver.wake_at().is_some_and(|at| at <= scene.now)
+        {
+            let mut actions = Vec::new();
+            pulling
+                .receiver
+                .step(scene.now, move_chunks::Signal::Timer, &mut actions);
+            self.do_chunks(actions, scene);
+        }
+    }
+
+    /// Epoch in which this node may act for it now.
+    fn owned(&self, scene: &Scene<'_>) -> Option<u64> {
+        let owned = scene.moves.ownership.owned(&self.entity);
+        owned.map(|(epoch, _)| epoch)
+    }
+
+    fn orchestrator(&self) -> Option<(EntityId, MigrationId, u64)> {
+        let order = self.source.order()?;
+        Some((order.orchestrator, order.mid, order.epoch))
+    }
+
+    fn step_source(&mut self, signal: move_source::Signal<'_>, scene: &mut Scene<'_>) {
+        let mut actions = Vec::new();
+        self.source.step(scene.now, &mut self.known, signal, &mut actions);
+        for action in actions {
+            self.do_source(action, scene);
+        }
+    }
+
+    fn do_source(&mut self, action: move_source::Action, scene: &mut Scene<'_>) {
+        let entity = self.entity;
+        match action {
+            move_source::Action::Send { to, frame } => scene.work.posts.push((to, frame)),
+            move_source::Action::SendChunk { to, image, index } => self.send_chunk(to, image, index, scene),
+            move_source::Action::Keep { ticket, writes } => {
+                scene.work.keeps.push((entity, Role::Source, ticket, writes));
+            }
+            move_source::Action::Freeze { order } => self.freeze(*order, scene),
+            move_source::Action::Waits(waiting) => {
+                let frame = Frame::Queued {
+                    flow: self.flow(&waiting),
+                    sequence: waiting.sequence,
+                };
+                scene.work.streams.push((waiting.from, frame));
+            }
+            move_source::Action::Busy(waiting) => {
+                let frame = Frame::Busy {
+                    flow: self.flow(&waiting),
+                    sequence: waiting.sequence,
+                    retry_after_ms: FULL_RETRY_MS,
+                };
+                scene.work.streams.push((waiting.from, frame));
+            }
+            move_source::Action::Thaw { queue } => {
+                self.sending = None;
+                let thaw = move |hands: &dyn crate::hands::Hands| hands.thaw(&entity, queue);
+                scene.work.calls.push(Box::new(thaw));
+            }
+            move_source::Action::Redirect { queue } => self.redirect(queue, scene),
+            move_source::Action::Fence(record) => {
+                self.sending = None;
+                let hand_over = move |hands: &dyn crate::hands::Hands| hands.hand_over(&record);
+                scene.work.calls.push(Box::new(hand_over));
+            }
+            move_source::Action::Retire { mid } => {
+                if let Some(record) = self.known.committed(&mid).copied() {
+                    // What stays is dropped when the node begins anew, if this is not kept.
+                    let retire = move |hands: &dyn crate::hands::Hands| hands.retire(&record, Box::new(drop));
+                    scene.work.calls.push(Box::new(retire));
+                }
+            }
+            move_source::Action::Ended { mid, outcome, why } => match outcome {
+                Outcome::Committed => scene.stats.committed += 1,
+                Outcome::Aborted => {
+                    scene.stats.aborted += 1;
+                    let about = self.order_of(&mid);
+                    self.report(self.told.stage.unwrap_or(Stage::Snapshot), why, about, scene);
+                }
+            },
+        }
+    }
+
+    fn freeze(&mut self, order: MoveOrder, scene: &mut Scene<'_>) {
+        let asked = Duration::from_millis(u64::from(order.freeze_ms));
+        let default = SourceConfig::default();
+        let within = if asked.is_zero() {
+            default.freeze
+        } else {
+            asked.min(default.freeze_max)
+        };
+        let opts = FreezeOpts {
+            transport_identity: !order.terms.key_stays,
+            within,
+        };
+        self.told = Told {
+            frozen_at: Some(Instant::now()),
+            ..Told::default()
+        };
+        let me = scene.moves.me.clone();
+        let (entity, mid) = (self.entity, order.mid);
+        let waits = Arc::new(Queue {
+            moves: me.clone(),
+            entity,
+        });
+        let done = Box::new(move |frost: Result<Frost, Reject>| {
+            if let Some(moves) = me.upgrade() {
+                moves.put(Item::Frozen(entity, mid, frost.map(Box::new)), 0);
+            }
+        });
+        let freeze = move |hands: &dyn crate::hands::Hands| hands.freeze(&order, opts, waits, done);
+        scene.work.calls.push(Box::new(freeze));
+    }
+
+    fn send_chunk(&mut self, to: EntityId, image: Digest, index: u32, scene: &mut Scene<'_>) {
+        let Some(sending) = self.sending.as_mut().filter(|sending| sending.image.digest == image) else {
+            return;
+        };
+        let rate = sending.order.terms.rate_max;
+        let mut at = None;
+        if rate > 0 {
+            let now = Instant::now();
+            let begin = sending.next_at.map_or(now, |next| next.max(now));
+            let takes = Duration::from_secs_f64(seal::CHUNK_PLAIN as f64 / rate as f64);
+            sending.next_at = begin.checked_add(takes);
+            at = Some(begin);
+        }
+        scene.work.seals.push(Seal {
+            to,
+            order: Arc::clone(&sending.order),
+            image: Arc::clone(&sending.image),
+            sealer: Arc::clone(&sending.sealer),
+            index,
+            at,
+        });
+    }
+
+    fn redirect(&self, queue: Vec<Queued>, scene: &mut Scene<'_>) {
+        let Some(owner) = self.known.highest() else { return };
+        for queued in queue {
+            let flow = Flow {
+                entity: self.entity,
+                origin: queued.origin,
+                stream: queued.stream,
+            };
+            let frame = Frame::Moved {
+                flow,
+                sequence: queued.sequence,
+                node: owner.node(),
+                epoch: owner.epoch(),
+            };
+            scene.work.streams.push((queued.from, frame));
+        }
+    }
+
+    fn flow(&self, waiting: &Waiting) -> Flow {
+        Flow {
+            entity: self.entity,
+            origin: waiting.origin,
+            stream: waiting.stream,
+        }
+    }
+
+    /// To whom a move is reported: also after it ended here.
+    fn order_of(&self, mid: &MigrationId) -> Option<(EntityId, MigrationId, u64)> {
+        self.orchestrator().or(self.last_order).filter(|(_, of, _)| of == mid)
+    }
+
+    fn report(
+        &mut self,
+        stage: Stage,
+        refused: Option<Reject>,
+        to: Option<(EntityId, MigrationId, u64)>,
+        scene: &mut Scene<'_>,
+    ) {
+        let Some((orchestrator, mid, epoch)) = to else { return };
+        let told = &mut self.told;
+        told.last = Some(Instant::now());
+        told.stage = Some(stage);
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let blackout = match stage {
+            Stage::Complete => told.frozen_at.map_or(0, |at| micros(at.elapsed())),
+            _ => 0,
+        };
+        let report = Report {
+            stage,
+            image_bytes: told.image_bytes,
+            moved: told.moved,
+            blackout_us: blackout,
+            snapshot_us: micros(told.snapshot_took),
+            waiting: self.source.waits() as u64,
+            rounds: 1,
+            refused,
+        };
+        let frame = MoveFrame {
+            mid,
+            entity: self.entity,
+            epoch,
+            step: 1,
+            body: Body::Aside(Box::new(Aside::Report(report))),
+        };
+        scene.work.posts.push((orchestrator, frame));
+    }
+
+    fn step_target(&mut self, signal: move_target::Signal<'_>, scene: &mut Scene<'_>) {
+        let mut actions = Vec::new();
+        self.target.step(scene.now, &mut self.known, signal, &mut actions);
+        for action in actions {
+            self.do_target(action, scene);
+        }
+    }
+
+    fn do_target(&mut self, action: move_target::Action, scene: &mut Scene<'_>) {
+        let entity = self.entity;
+        match action {
+            move_target::Action::Send { to, frame } => scene.work.posts.push((to, frame)),
+            move_target::Action::Keep { ticket, writes } => {
+                scene.work.keeps.push((entity, Role::Target, ticket, writes));
+            }
+            move_target::Action::Restore {
+                order,
+                image,
+                image_bytes,
+            } => self.pull(*order, image, image_bytes, scene),
+            move_target::Action::Discard { image } => {
+                self.pulling = None;
+                let discard = move |hands: &dyn crate::hands::Hands| hands.discard(&entity, &image);
+                scene.work.calls.push(Box::new(discard));
+            }
+            move_target::Action::Install {
+                record,
+                prepared,
+                writes,
+            } => {
+                let me = scene.moves.me.clone();
+                let mid = prepared.order.mid;
+                let done = Box::new(move |installed: Result<u64, String>| {
+                    if let Some(moves) = me.upgrade() {
+                        moves.put(Item::Installed(entity, mid, installed), 0);
+                    }
+                });
+                let install = move |hands: &dyn crate::hands::Hands| hands.install(&record, &prepared, writes, done);
+                scene.work.calls.push(Box::new(install));
+            }
+            move_target::Action::GoLive { queue } => {
+                scene.stats.arrived += 1;
+                let go_live = move |hands: &dyn crate::hands::Hands| hands.go_live(&entity, queue, Box::new(drop));
+                scene.work.calls.push(Box::new(go_live));
+            }
+            move_target::Action::Redirect { queue } => self.redirect(queue, scene),
+            move_target::Action::Show { to, record } => {
+                let frame = MoveFrame {
+                    mid: keys::random_bytes(),
+                    entity,
+                    epoch: record.epoch(),
+                    step: 1,
+                    body: Body::Aside(Box::new(Aside::Show(record))),
+                };
+                scene.work.posts.push((to, frame));
+            }
+            move_target::Action::Alarm(_) => scene.stats.alarms += 1,
+        }
+    }
+
+    fn pull(&mut self, order: MoveOrder, digest: Digest, image_bytes: u64, scene: &mut Scene<'_>) {
+        let plain = seal::plain_len(image_bytes).and_then(|plain| Some((plain, usize::try_from(plain).ok()?)));
+        let opener = plain.and_then(|(plain, size)| {
+            let opener = Opener::new(&Transcript::of(&order, digest, plain), &scene.moves.key).ok()?;
+            Some((opener, size))
+        });
+        let Some((opener, size)) = opener else {
+            let why = Reject::new(Reason::IdentityTransportFailed, "the image is of no size that there is");
+            return self.step_target(move_target::Signal::RestoreFailed(why), scene);
+        };
+        let mut actions = Vec::new();
+        let seed = keys::random_u64();
+        let begun = ChunkReceiver::begin(scene.now, (digest, image_bytes), IMAGE_MAX, [], seed, &mut actions);
+        let Ok(receiver) = begun else {
+            return self.step_target(move_target::Signal::RestoreFailed(Reason::TooLarge.into()), scene);
+        };
+        self.pulling = Some(Pulling {
+            receiver,
+            order: Arc::new(order),
+            image: digest,
+            opener: Arc::new(opener),
+            spool: Arc::new(Spool(Mutex::new(vec![0; size]))),
+        });
+        self.do_chunks(actions, scene);
+    }
+
+    fn do_chunks(&mut self, actions: Vec<move_chunks::Action>, scene: &mut Scene<'_>) {
+        for action in actions {
+            let Some(pulling) = &self.pulling else { return };
+            match action {
+                move_chunks::Action::Pull { index } => {
+                    let body = Body::Pull {
+                        image: pulling.image,
+                        index,
+                    };
+                    let order = &pulling.order;
+                    let frame = MoveFrame {
+                        mid: order.mid,
+                        entity: self.entity,
+                        epoch: order.epoch,
+                        step: 1,
+                        body,
+                    };
+                    scene.work.posts.push((order.source, frame));
+                }
+                move_chunks::Action::Take { .. } => {}
+                move_chunks::Action::Whole => self.restore(scene),
+            }
+        }
+    }
+
+    fn restore(&mut self, scene: &mut Scene<'_>) {
+        let Some(pulling) = self.pulling.take() else { return };
+        let me = scene.moves.me.clone();
+        let (entity, order) = (self.entity, pulling.order);
+        let mid = order.mid;
+        let image = Arc::new(std::mem::take(&mut *pulling.spool.0.lock()));
+        let done = Box::new(move |restored: Result<Frozen, Reject>| {
+            if let Some(moves) = me.upgrade() {
+                moves.put(Item::Restored(entity, mid, restored), 0);
+            }
+        });
+        let restore = move |hands: &dyn crate::hands::Hands| hands.restore(&order, image, done);
+        scene.work.calls.push(Box::new(restore));
+    }
+}
+
+/// Takes the events of a daemon that stands still.
+struct Queue {
+    moves: std::sync::Weak<Moves>,
+    entity: EntityId,
+}
+
+impl Waits for Queue {
+    fn event(&self, queued: Queued) {
+        if let Some(moves) = self.moves.upgrade() {
+            moves.put(Item::Event(self.entity, queued), 0);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Moves that this node sees to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshos_core::id::EntityId;
+use meshos_core::move_frame::{Body, MoveFrame, Reason, Reject, Report, Stage};
+use meshos_core::move_order::{self, MoveOrchestrator, OrderConfig};
+use meshos_core::move_rows::{MoveOrder, Outcome, Terms};
+use meshos_core::ownership::MigrationId;
+
+use super::aside::Described;
+use super::{Item, Moves, NOT_AFTER, Role, Work};
+use crate::clock;
+use crate::keys;
+use crate::move_desk::{Cause, Move, MoveOpts};
+
+/// How long the word of the source about a move that is complete is waited for.
+const LAST_WORD: Duration = Duration::from_millis(250);
+/// The first wait before a target that was not ready is tried again; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// The longest.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// After so long without a word of a source that is not there any more, whoever waits is told so.
+const LOST_AFTER: Duration = Duration::from_secs(10);
+
+/// Where a move stands here.
+enum Stand {
+    /// It has not begun, or begins again then.
+    Waits(Option<Duration>),
+    /// The machine sees to it.
+    Runs(Box<MoveOrchestrator>),
+    /// The target owns, and the source has not said what it saw: until then.
+    Done(Duration),
+    Over,
+}
+
+pub(super) struct Ordered {
+    desk: Arc<Move>,
+    found: Option<Described>,
+    stand: Stand,
+    /// Whether a side froze, as far as is known here.
+    has_begun: bool,
+    /// When it was begun to ask the source what became of it.
+    asking_since: Option<Duration>,
+    pause: Duration,
+    epoch: u64,
+}
+
+impl Ordered {
+    /// One that begins when its turn comes.
+    pub(super) fn reserved(desk: Arc<Move>, found: Described) -> Self {
+        Self {
+            desk,
+            epoch: found.epoch,
+            found: Some(found),
+            stand: Stand::Waits(None),
+            has_begun: false,
+            asking_since: None,
+            pause: RETRY_FIRST,
+        }
+    }
+
+    /// One that was ordered before the process began: it is asked what became of it.
+    pub(super) fn recovered(order: MoveOrder) -> Self {
+        let opts = MoveOpts {
+            retry_not_ready: None,
+            ..MoveOpts::default()
+        };
+        let desk = Move::new((order.entity, order.source, order.target), order.mid, opts);
+        let (epoch, config) = (order.epoch, config(&opts));
+        Self {
+            desk,
+            found: None,
+            stand: Stand::Runs(Box::new(MoveOrchestrator::recovered(order, config))),
+            has_begun: true,
+            asking_since: None,
+            pause: RETRY_FIRST,
+            epoch,
+        }
+    }
+
+    pub(super) fn is_of(&self, entity: &EntityId) -> bool {
+        self.desk.entity == *entity
+    }
+
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.stand, Stand::Over)
+    }
+
+    pub(super) const fn desk(&self) -> &Arc<Move> {
+        &self.desk
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        match &self.stand {
+            Stand::Waits(at) => *at,
+            Stand::Runs(machine) => {
+                let lost = self.asking_since.map(|since| since + LOST_AFTER);
+                machine.wake_at().into_iter().chain(lost).min()
+            }
+            Stand::Done(until) => Some(*until),
+            Stand::Over => None,
+        }
+    }
+}
+
+fn config(opts: &MoveOpts) -> OrderConfig {
+    OrderConfig {
+        drive: opts.deadline,
+        freeze: opts.freeze_max,
+        seed: keys::random_u64(),
+        ..OrderConfig::default()
+    }
+}
+
+impl Moves {
+    /// A move begins, or begins again.
+    pub(super) fn begun(&self, desk: &Arc<Move>, found: Described, work: &mut Work) {
+        let opts = desk.opts;
+        let terms = Terms {
+            key_stays: !opts.transport_identity,
+            live: opts.live,
+            rate_max: opts.bytes_per_second_max.unwrap_or(0),
+        };
+        let freeze = opts.freeze_max.as_millis().clamp(1, u128::from(u32::MAX));
+        let order = MoveOrder {
+            mid: desk.attempt(),
+            entity: desk.entity,
+            epoch: found.epoch,
+            source: desk.source,
+            target: desk.target,
+            orchestrator: self.node,
+            not_after: clock::unix_ms().plus(NOT_AFTER),
+            freeze_ms: u32::try_from(freeze).unwrap_or(u32::MAX),
+            size: found.size,
+            kind: found.kind,
+            terms,
+            signer: self.node,
+            signature: [0; 64],
+        };
+        let Ok(order) = order.signed(&self.key) else { return };
+        let mid = order.mid;
+        let (machine, action) = MoveOrchestrator::begin(order, config(&opts));
+        let mut state = self.state.lock();
+        let Some(ordered) = state.orders.get_mut(&mid) else {
+            return;
+        };
+        ordered.stand = Stand::Runs(Box::new(machine));
+        drop(state);
+        self.do_order(mid, action, work);
+        if desk.is_unwanted() {
+            self.order_step(mid, move_order::Signal::Abort, work);
+        }
+    }
+
+    /// What a side says of a move.
+    pub(super) fn hear_order(&self, from: EntityId, frame: &MoveFrame<'_>, work: &mut Work) {
+        let signal = move_order::Signal::Heard {
+            from,
+            body: frame.body.clone(),
+        };
+        self.order_step(frame.mid, signal, work);
+    }
+
+    /// What the source tells of a move.
+    pub(super) fn reported(&self, from: EntityId, mid: MigrationId, report: Report, work: &mut Work) {
+        let mut state = self.state.lock();
+        let Some(ordered) = state.orders.get_mut(&mid).filter(|ordered| ordered.desk.source == from) else {
+            return;
+        };
+        ordered.has_begun |= report.stage > Stage::Snapshot || report.image_bytes > 0;
+        let is_last = report.stage == Stage::Complete;
+        let desk = Arc::clone(&ordered.desk);
+        let is_over = is_last && matches!(ordered.stand, Stand::Done(_));
+        let epoch = ordered.epoch + 1;
+        if is_over {
+            ordered.stand = Stand::Over;
+            state.orders.remove(&mid);
+        }
+        drop(state);
+        work.tells.push(Box::new(move || {
+            desk.heard(report);
+            if is_over {
+                desk.completed(epoch);
+            }
+        }));
+    }
+
+    pub(super) fn order_step(&self, mid: MigrationId, signal: move_order::Signal<'_>, work: &mut Work) {
+        let now = self.now();
+        let mut actions = Vec::new();
+        let mut state = self.state.lock();
+        let Some(ordered) = state.orders.get_mut(&mid) else {
+            return;
+        };
+        let Stand::Runs(machine) = &mut ordered.stand else {
+            return;
+        };
+        machine.step(now, signal, &mut actions);
+        match machine.phase() {
+            move_order::Phase::Asking => {
+                ordered.asking_since.get_or_insert(now);
+            }
+            _ => ordered.asking_since = None,
+        }
+        drop(state);
+        for action in actions {
+            self.do_order(mid, action, work);
+        }
+    }
+
+    fn do_order(&self, mid: MigrationId, action: move_order::Action, work: &mut Work) {
+        match action {
+            move_order::Action::Send { to, frame } => {
+                if matches!(frame.body, Body::Freeze)
+                    && let Some(ordered) = self.state.lock().orders.get_mut(&mid)
+                {
+                    ordered.has_begun = true;
+                }
+                work.posts.push((to, frame));
+            }
+            move_order::Action::Keep { ticket, writes } => {
+                let entity = self.state.lock().orders.get(&mid).map(|ordered| ordered.desk.entity);
+                if let Some(entity) = entity {
+                    work.keeps.push((entity, Role::Order(mid), ticket, writes));
+                }
+            }
+            move_order::Action::Ended { outcome, why } => self.order_ended(mid, outcome, why, work),
+        }
+    }
+
+    fn order_ended(&self, mid: MigrationId, outcome: Outcome, why: Option<Reject>, work: &mut Work) {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let Some(ordered) = state.orders.get_mut(&mid) else {
+            return;
+        };
+        let desk = Arc::clone(&ordered.desk);
+        if outcome == Outcome::Committed {
+            let epoch = ordered.epoch + 1;
+            let has_last = desk.report().is_some_and(|report| report.stage == Stage::Complete);
+            if has_last {
+                ordered.stand = Stand::Over;
+                state.orders.remove(&mid);
+                work.tells.push(Box::new(move || desk.completed(epoch)));
+            } else {
+                ordered.stand = Stand::Done(now + LAST_WORD);
+            }
+            return;
+        }
+        let is_unready = why.as_ref().is_some_and(|why| why.reason == Reason::NotReady);
+        let patience = desk.opts.retry_not_ready.filter(|_| is_unready && !desk.is_unwanted());
+        let is_tried_again = patience.is_some_and(|patience| desk.elapsed() + ordered.pause <= patience);
+        if is_tried_again && ordered.found.is_some() {
+            let Some(mut again) = state.orders.remove(&mid) else {
+                return;
+            };
+            let attempt: MigrationId = keys::random_bytes();
+            again.stand = Stand::Waits(Some(now + again.pause));
+            again.pause = (again.pause * 2).min(RETRY_MAX);
+            again.asking_since = None;
+            again.has_begun = false;
+            state.orders.insert(attempt, again);
+            drop(state);
+            desk.again(attempt);
+            return;
+        }
+        let has_begun = ordered.has_begun;
+        let otherwise = if is_unready && patience.is_some() {
+            Cause::NotReady
+        } else if desk.elapsed() >= desk.opts.deadline {
+            Cause::Deadline
+        } else {
+            Cause::FreezeDeadline
+        };
+        state.orders.remove(&mid);
+        drop(state);
+        work.tells
+            .push(Box::new(move || desk.failed(why, otherwise, has_begun)));
+    }
+
+    /// What fell due; when the next is.
+    pub(super) fn order_timers(&self, now: Duration, work: &mut Work) -> Option<Duration> {
+        let due: Vec<MigrationId> = {
+            let state = self.state.lock();
+            let due = state.orders.iter();
+            due.filter(|(_, ordered)| ordered.wake_at().is_some_and(|at| at <= now))
+                .map(|(mid, _)| *mid)
+                .collect()
+        };
+        for mid in due {
+            self.order_due(mid, now, work);
+        }
+        let state = self.state.lock();
+        state.orders.values().filter_map(Ordered::wake_at).min()
+    }
+
+    fn order_due(&self, mid: MigrationId, now: Duration, work: &mut Work) {
+        let mut state = self.state.lock();
+        let Some(ordered) = state.orders.get_mut(&mid) else {
+            return;
+        };
+        let desk = Arc::clone(&ordered.desk);
+        match &ordered.stand {
+            Stand::Waits(_) => {
+                let Some(found) = ordered.found.clone() else { return };
+                ordered.stand = Stand::Waits(None);
+                drop(state);
+                if desk.is_unwanted() {
+                    self.state.lock().orders.remove(&mid);
+                    work.tells
+                        .push(Box::new(move || desk.failed(None, Cause::Cancelled, false)));
+                } else {
+                    self.put(Item::Begin(desk, Box::new(found)), 0);
+                }
+            }
+            Stand::Runs(_) => {
+                let is_lost = ordered.asking_since.is_some_and(|since| now >= since + LOST_AFTER);
+                if is_lost {
+                    ordered.asking_since = Some(now);
+                }
+                let (source, has_begun) = (desk.source, ordered.has_begun);
+                drop(state);
+                if is_lost && !self.is_there(&source) {
+                    // The machine goes on asking.
+                    let told = Arc::clone(&desk);
+                    work.tells
+                        .push(Box::new(move || told.failed(None, Cause::Lost, has_begun)));
+                }
+                self.order_step(mid, move_order::Signal::Timer, work);
+            }
+            Stand::Done(_) => {
+                let epoch = ordered.epoch + 1;
+                state.orders.remove(&mid);
+                drop(state);
+                work.tells.push(Box::new(move || desk.completed(epoch)));
+            }
+            Stand::Over => {
+                state.orders.remove(&mid);
+            }
+        }
+    }
+}
