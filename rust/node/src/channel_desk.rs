@@ -174,19 +174,19 @@ impl<D: Daemon> Desk<D> {
         }
     }
 
-    /// Has a daemon that was just placed go on with what its ledger says.
-    pub fn placed(&self, slot: &Arc<Slot<D>>) {
-        for binding in slot.bindings().iter() {
-            let resuming = Resuming {
+    /// What the ledger of a daemon says that is about to be placed, and how far it had read. Nobody is inside.
+    #[must_use]
+    pub fn of(&self, slot: &Arc<Slot<D>>) -> Subscriptions<D> {
+        let resuming = |binding: &SubscriptionBinding| {
+            let after = slot.peek(|inside| inside.read_up_to(binding.publisher, &binding.channel));
+            Arc::new(Resuming {
                 desk: Arc::clone(&self.inner),
                 slot: Arc::downgrade(slot),
                 binding: binding.clone(),
-                after: slot
-                    .peek(|inside| inside.read_up_to(binding.publisher, &binding.channel))
-                    .flatten(),
-            };
-            Arc::new(resuming).begin();
-        }
+                after: after.flatten(),
+            })
+        };
+        Subscriptions(slot.bindings().iter().map(resuming).collect())
     }
 
     /// How many subscriptions there are.
@@ -277,6 +277,16 @@ impl Publish for Channels {
         if self.publish_emitted(channel, *emitter, Arc::from(payload)).is_err() {
             self.count_unpublished();
         }
+    }
+}
+
+/// What a daemon goes on reading once it is placed.
+pub struct Subscriptions<D: Daemon>(Vec<Arc<Resuming<D>>>);
+
+impl<D: Daemon> Subscriptions<D> {
+    /// Has it go on with each, from where it had read.
+    pub fn resume(self) {
+        self.0.into_iter().for_each(Resuming::begin);
     }
 }
 

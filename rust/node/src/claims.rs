@@ -35,7 +35,7 @@ use crate::slot::{SharedKey, Slot};
 
 /// What a daemon that is being brought to be was promised.
 pub(crate) struct Claimed {
-    claim: Claim,
+    pub(crate) claim: Claim,
     /// The records that are to be kept with it.
     records: Vec<OwnershipRecord>,
 }
@@ -154,13 +154,7 @@ impl<D: Daemon> Runtime<D> {
             (Denied::NotOwner { node, epoch }, None) => SpawnError::NotOwner { node, epoch },
             (denied, None) => SpawnError::Unavailable {
                 directory: ownership.directory(),
-                why: match denied {
-                    Denied::Full => "the directory looks after as many daemons as it may",
-                    Denied::Closed => "the mesh is closed",
-                    Denied::NotOwner { .. } | Denied::Silent | Denied::Interrupted => {
-                        "the directory did not answer within 5 s"
-                    }
-                },
+                why: why(denied),
             },
         })
     }
@@ -193,7 +187,7 @@ impl<D: Daemon> Runtime<D> {
     }
 
     /// Has a daemon that runs stopped when another node is heard to own it.
-    pub(crate) fn hold(&self, slot: &Arc<Slot<D>>, claimed: Claimed) {
+    pub(crate) fn hold(&self, slot: &Arc<Slot<D>>, claim: Claim) {
         let (lanes, registry) = (self.lanes().clone(), Arc::downgrade(self.registry()));
         let ousted = Arc::downgrade(slot);
         let oust = move |node: EntityId, epoch: u64| {
@@ -206,7 +200,7 @@ impl<D: Daemon> Runtime<D> {
             lanes.submit(Arc::new(ousted));
         };
         let oust = Arc::new(oust);
-        let (hold, known) = claimed.claim.hold(oust.clone());
+        let (hold, known) = claim.hold(oust.clone());
         slot.held_by(hold);
         if let Some((node, epoch)) = known {
             oust(node, epoch);
@@ -258,6 +252,22 @@ impl<D: Daemon> Job for Ousted<D> {
             }
             slot.stop();
         });
+    }
+}
+
+const fn why(denied: Denied) -> &'static str {
+    match denied {
+        Denied::Full => "the directory looks after as many daemons as it may",
+        Denied::Closed => "the mesh is closed",
+        Denied::NotOwner { .. } | Denied::Silent | Denied::Interrupted => "the directory did not answer within 5 s",
+    }
+}
+
+/// Why a node does not get what it claimed, in one line.
+pub(crate) fn denied(denied: Denied, directory: EntityId) -> String {
+    match denied {
+        Denied::NotOwner { node, epoch } => format!("node {} owns it, in epoch {epoch}", node.node_id()),
+        denied => format!("{} (node {})", why(denied), directory.node_id()),
     }
 }
 

@@ -159,6 +159,9 @@ impl<D: Daemon> ActionDispatcher for ComputeDispatcher<D> {
                     Err(StopError::Interrupted) => Outcome::Drop {
                         reason: Arc::from("interrupted"),
                     },
+                    Err(StopError::Moving) => Outcome::Drop {
+                        reason: Arc::from("it is being moved"),
+                    },
                 }
             }
             // The loop holds the backoff, the avoid list and the state of maintenance itself.

@@ -544,6 +544,14 @@ impl<D: Daemon> Standby<D> {
         self.inside.journal = Some(Box::new(journal));
     }
 
+    /// Gives it other options.
+    pub fn configure(&mut self, config: DaemonHostConfig) {
+        self.inside.host = self.inside.host.clone().with_config(config);
+        self.stored.config = config;
+        let has_row = self.keeps_steps();
+        self.due.iter_mut().for_each(|due| due.has_row = has_row);
+    }
+
     /// The options that it has.
     #[must_use]
     pub const fn config(&self) -> &DaemonHostConfig {

@@ -219,6 +219,11 @@ impl<D: Daemon> Entered<D> {
         self.unpark().then_some(result)
     }
 
+    /// Takes what is inside out for good: nothing is left behind when it is left.
+    pub(crate) fn take_away(&mut self) -> Option<Box<Inside<D>>> {
+        self.inside.take()
+    }
+
     /// Puts what is inside where a forced stop can take it. Until [`Entered::unpark`] nothing of it may be used.
     /// `false`: it was stopped by force before, and nothing was put away.
     pub(crate) fn park(&mut self) -> bool {

@@ -84,3 +84,6 @@ pub mod page;
 pub mod follow;
 pub mod image;
 pub mod hands;
+pub mod mover;
+mod mover_source;
+mod mover_target;

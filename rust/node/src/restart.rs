@@ -83,6 +83,8 @@ pub enum StopError {
     Lifecycle(LifecycleError),
     /// The caller was interrupted.
     Interrupted,
+    /// It stood still at the deadline, since it is being moved.
+    Moving,
 }
 
 impl<D: Daemon> Runtime<D> {
@@ -213,6 +215,7 @@ impl<D: Daemon> Runtime<D> {
             Ok(entered) => entered,
             Err(EnterError::Interrupted) => return Err(StopError::Interrupted),
             Err(EnterError::Stale) => return Ok(Stopped::NotThere),
+            Err(_) if slot.is_frozen() => return Err(StopError::Moving),
             Err(_) => return Ok(D::batch(|| self.stop_now(&slot))),
         };
         self.seal(&slot, &mut entered);

@@ -385,10 +385,10 @@ impl Router {
         Arc::clone(&self.inner) as Arc<dyn Back>
     }
 
-    /// Sends no more what the store has of the outputs of a daemon that another node has now.
-    pub fn let_go(&self, emitter: &EntityId) {
+    /// Sends no more what a daemon emitted that another node has now: that goes on from there.
+    pub fn let_go(&self, emitter: Origin) {
         let mut ways = self.inner.ways.lock();
-        ways.forget_rows(emitter);
+        ways.forget_outputs(emitter);
         self.inner.flows.store(ways.len() as u64, Ordering::Release);
     }
 

@@ -40,6 +40,7 @@ use crate::clock::{self, Deadline};
 use crate::controls;
 use crate::daemon::Daemon;
 use crate::deliver::{self, Taken};
+use crate::hands::Hands;
 use crate::inside::{Inside, Snapshot};
 use crate::journal::{Content, Journal, Rows, SharedStore, Stores};
 use crate::keys;
@@ -180,6 +181,8 @@ pub struct Runtime<D: Daemon> {
     router: Router,
     ownership: Option<Arc<Ownership>>,
     desk: OnceLock<Desk<D>>,
+    /// What moves its daemons.
+    hands: OnceLock<Arc<dyn Hands>>,
 }
 
 impl<D: Daemon> Runtime<D> {
@@ -216,6 +219,7 @@ impl<D: Daemon> Runtime<D> {
             router,
             ownership: None,
             desk: OnceLock::new(),
+            hands: OnceLock::new(),
         }
     }
 
@@ -631,7 +635,7 @@ impl<D: Daemon> Runtime<D> {
     ) -> Result<Arc<Slot<D>>, SpawnError<D>> {
         let slot = Slot::new(Arc::clone(key), Some(self.node.entity_id()), inside);
         if let Some(claimed) = claimed {
-            self.hold(&slot, claimed);
+            self.hold(&slot, claimed.claim);
         }
         self.place(Arc::clone(&slot)).map(|()| slot)
     }
@@ -639,6 +643,8 @@ impl<D: Daemon> Runtime<D> {
     /// Puts a daemon into the registry. What was kept to start it again is dropped.
     pub(crate) fn place(&self, slot: Arc<Slot<D>>) -> Result<(), SpawnError<D>> {
         let rest = self.archive.lock().dormant.get(slot.origin());
+        // While nobody is inside, since nobody finds it yet.
+        let subscriptions = self.desk.get().map(|desk| desk.of(&slot));
         if let Err(occupied) = self.registry.register(Arc::clone(&slot)) {
             if let Ok(mut entered) = slot.try_enter() {
                 self.remember(&mut entered);
@@ -652,10 +658,46 @@ impl<D: Daemon> Runtime<D> {
         }
         let dropped = rest.map(|rest| self.archive.lock().dormant.remove_exactly(&rest));
         drop(dropped);
-        if let Some(desk) = self.desk.get() {
-            desk.placed(&slot);
+        if let Some(subscriptions) = subscriptions {
+            subscriptions.resume();
         }
         Ok(())
+    }
+
+    /// Has its daemons moved by this, which is closed when the runtime is shut down; only the first call counts.
+    pub(crate) fn moved_by(&self, hands: Arc<dyn Hands>) {
+        let _ = self.hands.set(hands);
+    }
+
+    /// What moves its daemons; `None`: nothing does.
+    #[must_use]
+    pub fn hands(&self) -> Option<&Arc<dyn Hands>> {
+        self.hands.get()
+    }
+
+    /// What gives handles on its store.
+    #[must_use]
+    pub const fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// Whether a daemon is here, is being spawned, or somebody is still inside of it.
+    pub(crate) fn is_taken(&self, entity: &EntityId) -> bool {
+        self.registry.get(entity.origin()).is_some()
+            || self.starting.lock().contains(entity)
+            || self.archive.lock().is_leaving(entity)
+    }
+
+    /// Reserves an identity for a daemon that is installed; `false`: it is here, or is being spawned.
+    pub(crate) fn reserve(&self, entity: &EntityId) -> bool {
+        if self.registry.get(entity.origin()).is_some() || self.archive.lock().is_leaving(entity) {
+            return false;
+        }
+        self.starting.lock().insert(*entity)
+    }
+
+    pub(crate) fn unreserve(&self, entity: &EntityId) {
+        self.starting.lock().remove(entity);
     }
 
     /// Lets its daemons use the channels of the node; only the first call counts.
@@ -790,6 +832,9 @@ impl<D: Daemon> Runtime<D> {
     pub fn shutdown(&self, timeout: Duration, interrupted: &mut dyn FnMut() -> bool) -> Shutdown {
         if self.advance(Call::Shutdown) == Ok(Lifecycle::ShuttingDown) {
             return Shutdown::default();
+        }
+        if let Some(hands) = self.hands.get() {
+            hands.close();
         }
         let deadline = Deadline::after(timeout);
         let grace = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);

@@ -883,15 +883,10 @@ impl Ways {
         }
     }
 
-    /// Forgets the outputs of a daemon of which the store has rows: they go on from where it is now.
-    pub(crate) fn forget_rows(&mut self, emitter: &EntityId) {
-        let of_it = |way: &Way| way.rows.as_ref().is_some_and(|rows| rows.emitter == *emitter);
-        let gone: Vec<_> = self
-            .ways
-            .iter()
-            .filter(|(_, way)| of_it(way))
-            .map(|(key, _)| *key)
-            .collect();
+    /// Forgets the outputs of a daemon: they go on from where it is now.
+    pub(crate) fn forget_outputs(&mut self, emitter: Origin) {
+        let of_it = |(key, way): &(&WayKey, &Way)| key.origin == emitter && way.is_output;
+        let gone: Vec<_> = self.ways.iter().filter(of_it).map(|(key, _)| *key).collect();
         for key in gone {
             if let Some(timer) = self.ways.remove(&key).and_then(|way| way.timer) {
                 self.timers.remove(&(timer, Timer::Way(key)));

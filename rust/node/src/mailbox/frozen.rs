@@ -127,14 +127,26 @@ impl<D: Daemon> Slot<D> {
     /// Has linked events go into the mailbox again, and these before all others. Nothing is refused: they were promised a
     /// place.
     pub(crate) fn put_first(&self, lanes: &Lanes, queue: Vec<Queued>, back: &Arc<dyn Back>) {
+        let waits = self.put(lanes, queue, back, true);
+        // It may be the last that holds who waited.
+        drop(waits);
+    }
+
+    /// Puts events behind all others that came late back from where they waited.
+    pub(crate) fn put_last(&self, lanes: &Lanes, queue: Vec<Queued>, back: &Arc<dyn Back>) {
+        self.put(lanes, queue, back, false);
+    }
+
+    fn put(&self, lanes: &Lanes, queue: Vec<Queued>, back: &Arc<dyn Back>, is_first: bool) -> Option<Arc<dyn Waits>> {
         let groups = linked::arrive(queue, clock::unix_us() * 1_000, back);
         let mut cell = self.cell.lock();
-        let waits = cell.waits.take();
+        let waits = if is_first { cell.waits.take() } else { None };
         if cell.is_shut() {
-            return drop(cell);
+            drop(cell);
+            return waits;
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
-        let mut first = VecDeque::new();
+        let mut mails = VecDeque::new();
         for (arrived, events) in groups {
             for event in events {
                 if !mailbox.note(&event.key) {
@@ -154,13 +166,17 @@ impl<D: Daemon> Slot<D> {
                 mailbox.events += 1;
                 mailbox.bytes += sent.bytes;
                 let letter = Written::Linked(event.payload);
-                first.push_back(Mail { letter, sent });
+                mails.push_back(Mail { letter, sent });
             }
         }
-        first.append(&mut mailbox.queue);
-        mailbox.queue = first;
+        if is_first {
+            mails.append(&mut mailbox.queue);
+            mailbox.queue = mails;
+        } else {
+            mailbox.queue.append(&mut mails);
+        }
         drop(cell);
-        drop(waits);
+        waits
     }
 
     /// Gives the mailbox to a lane, if something waits in it that may be worked on.

@@ -1,0 +1,293 @@
+//! Moves the daemons of a runtime: what the machines of moves have done with them.
+//!
+//! What waits, for user code, the store or the directory, does so on threads of its own, so that it takes no lane from daemons
+//! that go on.
+//!
+//! Invariants
+//! * A daemon is frozen by being inside of it: its gate is busy, and everybody else waits or is told so.
+//! * Nothing is held locked while user code runs, the store works, or somebody is told.
+//! * What is taken on is known to nobody before [`Hands::go_live`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use meshos_core::config::DaemonHostConfig;
+use meshos_core::digest::Digest;
+use meshos_core::id::{EntityId, Origin};
+use meshos_core::lifecycle::Lifecycle;
+use meshos_core::move_frame::{Reason, Reject, TEXT_BYTES_MAX};
+use meshos_core::move_rows::{Frozen, MoveOrder, Prepared, Queued};
+use meshos_core::ownership::OwnershipRecord;
+use meshos_core::rows::Write;
+
+use crate::daemon::Daemon;
+use crate::hands::{Done, FreezeOpts, Frost, Hands, Waits};
+use crate::lane::{Job, Lanes};
+use crate::mover_source::Freeze;
+use crate::mover_target::Arrival;
+use crate::runtime::Runtime;
+use crate::slot::SharedKey;
+use crate::sync::Mutex;
+
+/// Threads that wait for what moves need.
+const THREADS_MAX: usize = 16;
+
+/// Makes daemons of kinds that are taken on.
+pub trait Factories<D>: Send + Sync {
+    /// Whether daemons of a kind can be made; no user code, no waiting.
+    fn has(&self, kind: &str) -> bool;
+
+    /// Makes a daemon, fresh and without state. User code.
+    ///
+    /// # Errors
+    /// [`Reject`]: there is no such kind, or user code raised.
+    fn make(&self, kind: &str) -> Result<D, Reject>;
+
+    /// Options of daemons of a kind here; `None`: they keep theirs.
+    fn config(&self, _kind: &str) -> Option<DaemonHostConfig> {
+        None
+    }
+}
+
+/// Which daemons are taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accept {
+    /// Those whose kind can be made.
+    #[default]
+    Kinds,
+    /// Of those only the ones that were named before.
+    Expected,
+}
+
+/// A daemon that was named before it came.
+#[derive(Clone)]
+pub(crate) struct Expected {
+    pub(crate) kind: String,
+    pub(crate) config: Option<DaemonHostConfig>,
+    pub(crate) key: Option<SharedKey>,
+}
+
+#[derive(Default)]
+struct Policy {
+    accept: Accept,
+    is_not_ready: bool,
+    expected: BTreeMap<Origin, Expected>,
+}
+
+/// Moves the daemons of one runtime.
+pub struct Mover<D: Daemon> {
+    pub(crate) runtime: Weak<Runtime<D>>,
+    pub(crate) factories: Arc<dyn Factories<D>>,
+    pub(crate) frozen: Mutex<BTreeMap<EntityId, Arc<Freeze<D>>>>,
+    pub(crate) arrivals: Mutex<BTreeMap<EntityId, Arc<Arrival<D>>>>,
+    pub(crate) is_closed: AtomicBool,
+    policy: Mutex<Policy>,
+    lanes: Lanes,
+    me: Weak<Self>,
+}
+
+impl<D: Daemon> Mover<D> {
+    /// Moves the daemons of a runtime, and takes on those whose kind is made by `factories`. Its shutdown closes this.
+    #[must_use]
+    pub fn new(runtime: &Arc<Runtime<D>>, factories: Arc<dyn Factories<D>>) -> Arc<Self> {
+        let made = Arc::new_cyclic(|me| Self {
+            runtime: Arc::downgrade(runtime),
+            factories,
+            frozen: Mutex::default(),
+            arrivals: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+            policy: Mutex::default(),
+            lanes: Lanes::new("meshos-move", THREADS_MAX, |body| body()),
+            me: Weak::clone(me),
+        });
+        runtime.moved_by(Arc::clone(&made) as Arc<dyn Hands>);
+        made
+    }
+
+    /// Says which daemons are taken on.
+    pub fn accept(&self, accept: Accept) {
+        self.policy.lock().accept = accept;
+    }
+
+    /// Takes on this daemon, with these options in place of its own.
+    pub fn expect(&self, kind: &str, origin: Origin, config: Option<DaemonHostConfig>) {
+        self.name(origin, kind, config, None);
+    }
+
+    /// Takes on the daemon of this key, which need not come with it.
+    pub fn provide(&self, kind: &str, key: SharedKey, config: Option<DaemonHostConfig>) {
+        let origin = key.lock().origin();
+        self.name(origin, kind, config, Some(key));
+    }
+
+    fn name(&self, origin: Origin, kind: &str, config: Option<DaemonHostConfig>, key: Option<SharedKey>) {
+        let expected = Expected {
+            kind: kind.to_owned(),
+            config,
+            key,
+        };
+        let before = self.policy.lock().expected.insert(origin, expected);
+        drop(before);
+    }
+
+    /// Forgets a daemon that was named; `false`: it was not.
+    pub fn forget(&self, origin: Origin) -> bool {
+        let before = self.policy.lock().expected.remove(&origin);
+        before.is_some()
+    }
+
+    /// Has every daemon that comes refused as by a node that is not ready, or not any more.
+    pub fn simulate_not_ready(&self, is_not_ready: bool) {
+        self.policy.lock().is_not_ready = is_not_ready;
+    }
+
+    /// What was said of a daemon before it came.
+    pub(crate) fn expected(&self, origin: Origin, kind: &str) -> Option<Expected> {
+        let policy = self.policy.lock();
+        let expected = policy.expected.get(&origin);
+        expected.filter(|expected| expected.kind == kind).cloned()
+    }
+
+    /// Has something done on a thread that may wait; on this one where none is left.
+    pub(crate) fn later(&self, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let Some(me) = self.me.upgrade() else { return };
+        let run: Box<dyn FnOnce() + Send> = Box::new(move || run(&me));
+        let job = Arc::new(Once(Mutex::new(Some(run))));
+        if !self.lanes.submit(Arc::clone(&job) as Arc<dyn Job>) {
+            job.run();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    fn refused(&self, order: &MoveOrder) -> Option<Reject> {
+        let Some(runtime) = self.runtime.upgrade() else {
+            return Some(Reason::ComputeNotSupported.into());
+        };
+        if self.is_closed() || runtime.lifecycle() == Lifecycle::ShuttingDown || runtime.ownership().is_none() {
+            return Some(Reason::ComputeNotSupported.into());
+        }
+        let (origin, policy) = (order.entity.origin(), self.policy.lock());
+        if policy.is_not_ready || runtime.lifecycle() != Lifecycle::Ready {
+            return Some(Reason::NotReady.into());
+        }
+        let is_named = policy
+            .expected
+            .get(&origin)
+            .is_some_and(|expected| expected.kind == order.kind);
+        if policy.accept == Accept::Expected && !is_named {
+            return Some(Reason::NotPermitted.into());
+        }
+        drop(policy);
+        if !self.factories.has(&order.kind) {
+            let text = format!("there is no kind {:?} here", order.kind);
+            return Some(reject(Reason::NoFactory, text));
+        }
+        if runtime.is_taken(&order.entity) && !self.arrivals.lock().contains_key(&order.entity) {
+            return Some(reject(Reason::Busy, "it is here, or is being spawned"));
+        }
+        None
+    }
+}
+
+/// A refusal with a text that is cut to fit.
+pub(crate) fn reject(reason: Reason, text: impl Into<String>) -> Reject {
+    let mut text: String = text.into();
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    Reject { reason, text }
+}
+
+struct Once(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Job for Once {
+    fn run(self: Arc<Self>) {
+        let run = self.0.lock().take();
+        if let Some(run) = run {
+            run();
+        }
+    }
+}
+
+impl<D: Daemon> Hands for Mover<D> {
+    fn refusal(&self, order: &MoveOrder) -> Option<Reject> {
+        self.refused(order)
+    }
+
+    fn kind(&self, entity: &EntityId) -> Option<(String, u64)> {
+        let slot = self.runtime.upgrade()?.registry().get(entity.origin())?;
+        let size = slot.peek(|inside| {
+            let newest = inside.newest.as_ref();
+            newest.map_or(0, |newest| newest.state.as_ref().len() as u64)
+        });
+        (slot.entity() == *entity).then(|| (slot.kind().to_string(), size.unwrap_or(0)))
+    }
+
+    fn entity(&self, origin: Origin) -> Option<EntityId> {
+        Some(self.runtime.upgrade()?.registry().get(origin)?.entity())
+    }
+
+    fn freeze(&self, order: &MoveOrder, opts: FreezeOpts, waits: Arc<dyn Waits>, done: Done<Result<Frost, Reject>>) {
+        self.begin_freeze(order, opts, waits, done);
+    }
+
+    fn thaw(&self, entity: &EntityId, queue: Vec<Queued>) {
+        self.end_freeze(entity, queue);
+    }
+
+    fn hand_over(&self, record: &OwnershipRecord) {
+        self.give_away(record);
+    }
+
+    fn retire(&self, record: &OwnershipRecord, done: Done<bool>) {
+        let record = *record;
+        self.later(move |mover| done(mover.drop_rows(&record)));
+    }
+
+    fn restore(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<Frozen, Reject>>) {
+        let order = order.clone();
+        self.later(move |mover| done(mover.stand_by(&order, image)));
+    }
+
+    fn discard(&self, entity: &EntityId, image: &Digest) {
+        let (entity, image) = (*entity, *image);
+        self.later(move |mover| mover.let_go(&entity, &image));
+    }
+
+    fn install(
+        &self,
+        record: &OwnershipRecord,
+        prepared: &Prepared,
+        writes: Vec<Write>,
+        done: Done<Result<u64, String>>,
+    ) {
+        let (record, prepared) = (*record, prepared.clone());
+        self.later(move |mover| done(mover.take_on(&record, &prepared, writes)));
+    }
+
+    fn go_live(&self, entity: &EntityId, queue: Vec<Queued>, done: Done<()>) {
+        let entity = *entity;
+        self.later(move |mover| {
+            mover.place(&entity, queue);
+            done(());
+        });
+    }
+
+    fn close(&self) {
+        if self.is_closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let frozen: Vec<_> = self.frozen.lock().keys().copied().collect();
+        for entity in frozen {
+            self.end_freeze(&entity, Vec::new());
+        }
+        let arrivals = std::mem::take(&mut *self.arrivals.lock());
+        D::batch(|| drop(arrivals));
+    }
+}

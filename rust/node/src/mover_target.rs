@@ -1,0 +1,276 @@
+//! Taking a daemon on: restoring it in standby, installing it, letting others have it.
+//!
+//! | call | what there is of it here afterwards |
+//! |---|---|
+//! | restore | its image, kept, and a standby in memory; who sends to it is asked to wait |
+//! | install, refused | the same, to be tried again |
+//! | install | all of it, kept in one commit, and a lease; nobody finds it yet |
+//! | go live | a daemon as any other, with the events that came with it before all others |
+//! | discard | nothing |
+//!
+//! Invariants
+//! * A standby processes nothing, and nothing of it but the image is kept.
+//! * What was here of an earlier term goes in the commit that installs the later one.
+
+use std::sync::Arc;
+
+use meshos_core::digest::Digest;
+use meshos_core::id::EntityId;
+use meshos_core::journal::SnapshotRow;
+use meshos_core::lifecycle::Call;
+use meshos_core::move_frame::{Reason, Reject};
+use meshos_core::move_rows::{Frozen, MoveOrder, Prepared, Queued};
+use meshos_core::ownership::OwnershipRecord;
+use meshos_core::rows::{KeyRange, Table, Write};
+
+use crate::claims::denied;
+use crate::clock::Deadline;
+use crate::daemon::Daemon;
+use crate::image::{self, Standby};
+use crate::keeping::Stores;
+use crate::mover::{Mover, reject};
+use crate::mover_source::{discard, leftovers};
+use crate::outgoing::{Emitter, Sending};
+use crate::ownership::{self, CLAIM_WAIT, Ownership, Wish};
+use crate::ownership_central as central;
+use crate::resumption;
+use crate::runtime::Runtime;
+use crate::slot::Slot;
+use crate::sync::Mutex;
+
+enum Stage<D: Daemon> {
+    Standby(Box<Standby<D>>),
+    /// It is installed, and nobody finds it yet.
+    Installed(Arc<Slot<D>>, Vec<Sending>),
+    /// Somebody works on it, or it is live.
+    Taken,
+}
+
+/// A daemon that is about to be here.
+pub(crate) struct Arrival<D: Daemon> {
+    image: Digest,
+    stage: Mutex<Stage<D>>,
+}
+
+impl<D: Daemon> Arrival<D> {
+    fn take(&self) -> Stage<D> {
+        std::mem::replace(&mut *self.stage.lock(), Stage::Taken)
+    }
+}
+
+impl<D: Daemon> Mover<D> {
+    /// Keeps an image, and restores the daemon in standby.
+    pub(crate) fn stand_by(&self, order: &MoveOrder, bytes: Arc<Vec<u8>>) -> Result<Frozen, Reject> {
+        let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
+        if self.is_closed() {
+            return Err(Reason::NotReady.into());
+        }
+        let kept = runtime.stores()().keep(&[&bytes]);
+        let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
+        let standby = self.restored(&runtime, order, bytes)?;
+        let frozen = standby.frozen;
+        debug_assert_eq!(frozen.image, name, "an image is named as a store names it");
+        self.put(order.entity, standby);
+        runtime.router().arriving(order.entity, true);
+        Ok(frozen)
+    }
+
+    fn restored(&self, runtime: &Runtime<D>, order: &MoveOrder, bytes: Arc<Vec<u8>>) -> Result<Standby<D>, Reject> {
+        let make = |kind: &str| self.factories.make(kind);
+        let mut standby = D::batch(|| image::restore(bytes, order, runtime.node(), make))?;
+        let expected = self.expected(order.entity.origin(), &order.kind);
+        let config = expected.as_ref().and_then(|expected| expected.config);
+        if let Some(config) = config.or_else(|| self.factories.config(&order.kind)) {
+            standby.configure(config);
+        }
+        if let Some(key) = expected.and_then(|expected| expected.key)
+            && standby.key.lock().is_read_only()
+            && key.lock().entity_id() == order.entity
+        {
+            standby.key = key;
+        }
+        Ok(standby)
+    }
+
+    fn put(&self, entity: EntityId, standby: Standby<D>) -> Arc<Arrival<D>> {
+        let arrival = Arc::new(Arrival {
+            image: standby.frozen.image,
+            stage: Mutex::new(Stage::Standby(Box::new(standby))),
+        });
+        let before = self.arrivals.lock().insert(entity, Arc::clone(&arrival));
+        D::batch(|| drop(before));
+        arrival
+    }
+
+    /// Lets go of a standby, and of its image unless something is kept that needs it.
+    pub(crate) fn let_go(&self, entity: &EntityId, image: &Digest) {
+        let Some(runtime) = self.runtime.upgrade() else { return };
+        let mut arrivals = self.arrivals.lock();
+        let arrival = match arrivals.get(entity) {
+            Some(arrival) if arrival.image == *image => arrivals.remove(entity),
+            _ => None,
+        };
+        drop(arrivals);
+        if arrival.is_some() {
+            runtime.router().arriving(*entity, false);
+            runtime.unreserve(entity);
+        }
+        D::batch(|| drop(arrival));
+        if !is_named(runtime.stores(), entity, image) {
+            discard(runtime.stores(), &[*image]);
+        }
+    }
+
+    /// Claims a daemon, keeps all of it and has a lease.
+    pub(crate) fn take_on(
+        &self,
+        record: &OwnershipRecord,
+        prepared: &Prepared,
+        writes: Vec<Write>,
+    ) -> Result<u64, String> {
+        let runtime = self.runtime.upgrade().ok_or("there is no runtime any more")?;
+        let ownership = runtime.ownership().ok_or("the node is in no mesh")?;
+        let entity = record.entity();
+        if self.is_closed() {
+            return Err("the node closes".to_owned());
+        }
+        runtime.allow(Call::Work).map_err(|error| error.to_string())?;
+        let here = runtime.registry().get(entity.origin());
+        if let Some(slot) = here.filter(|slot| slot.entity() == entity) {
+            let epoch = slot.view().epoch;
+            // It was installed before, and came back by itself.
+            return if epoch >= record.epoch() {
+                Ok(epoch)
+            } else {
+                Err("it runs here in an earlier term".to_owned())
+            };
+        }
+        let known = self.arrivals.lock().get(&entity).map(Arc::clone);
+        let known = known.filter(|arrival| arrival.image == prepared.frozen.image);
+        let arrival = match known {
+            Some(arrival) => arrival,
+            None => self.fetched(&runtime, prepared)?,
+        };
+        let mut standby = match arrival.take() {
+            Stage::Standby(standby) => standby,
+            Stage::Installed(slot, due) => {
+                let epoch = slot.view().epoch;
+                *arrival.stage.lock() = Stage::Installed(slot, due);
+                return Ok(epoch);
+            }
+            Stage::Taken => return Err("it is being installed".to_owned()),
+        };
+        runtime.router().arriving(entity, true);
+        let installed = D::batch(|| install(&runtime, ownership, &mut standby, record, prepared, writes));
+        let claim = match installed {
+            Ok(claim) => claim,
+            Err(why) => {
+                *arrival.stage.lock() = Stage::Standby(standby);
+                return Err(why);
+            }
+        };
+        let Standby { inside, key, due, .. } = *standby;
+        let slot = Slot::new(key, Some(runtime.node().entity_id()), inside);
+        runtime.hold(&slot, claim);
+        *arrival.stage.lock() = Stage::Installed(slot, due);
+        Ok(record.epoch())
+    }
+
+    /// Restores a daemon again from its image, after a restart.
+    fn fetched(&self, runtime: &Runtime<D>, prepared: &Prepared) -> Result<Arc<Arrival<D>>, String> {
+        let image = prepared.frozen.image;
+        let bytes = runtime.stores()().fetch(&image, prepared.image_bytes);
+        let bytes = bytes.map_err(|error| format!("its image is not to be had: {error}"))?;
+        let order = &prepared.order;
+        let standby = self.restored(runtime, order, Arc::new(bytes));
+        let standby = standby.map_err(|reject| format!("it is not restored: {}", reject.text))?;
+        if standby.frozen != prepared.frozen {
+            return Err("it stands elsewhere than it was frozen".to_owned());
+        }
+        Ok(self.put(order.entity, standby))
+    }
+
+    /// Lets others have a daemon that is installed, with the events that came with it.
+    pub(crate) fn place(&self, entity: &EntityId, queue: Vec<Queued>) {
+        let Some(runtime) = self.runtime.upgrade() else { return };
+        let arrival = self.arrivals.lock().remove(entity);
+        let stage = arrival.map(|arrival| arrival.take());
+        D::batch(|| match stage {
+            Some(Stage::Installed(slot, due)) => {
+                let left = runtime.archive.lock().forget(entity);
+                drop(left);
+                slot.put_first(runtime.lanes(), queue, &runtime.router().back());
+                let (entity, origin) = (*entity, entity.origin());
+                // What it emitted before leaves before what it emits now.
+                runtime.exits().send(&Emitter { entity, origin }, due);
+                runtime.unreserve(&entity);
+                if runtime.place(Arc::clone(&slot)).is_ok() {
+                    self.forget(origin);
+                    slot.retry_marked(runtime.lanes());
+                    slot.work();
+                }
+            }
+            stage => {
+                // It came back by itself after a restart.
+                drop(stage);
+                let slot = runtime.registry().get(entity.origin());
+                if let Some(slot) = slot.filter(|slot| slot.entity() == *entity) {
+                    slot.put_last(runtime.lanes(), queue, &runtime.router().back());
+                    slot.work();
+                }
+            }
+        });
+        runtime.router().arriving(*entity, false);
+    }
+}
+
+/// Claims, keeps everything in one commit, and waits for a lease.
+fn install<D: Daemon>(
+    runtime: &Arc<Runtime<D>>,
+    ownership: &Arc<Ownership>,
+    standby: &mut Standby<D>,
+    record: &OwnershipRecord,
+    prepared: &Prepared,
+    mut writes: Vec<Write>,
+) -> Result<ownership::Claim, String> {
+    let (stores, entity) = (runtime.stores(), record.entity());
+    if !runtime.reserve(&entity) {
+        return Err("it is being spawned here".to_owned());
+    }
+    let claimed = (|| {
+        let lineage: Vec<_> = prepared.lineage.iter().copied().chain([*record]).collect();
+        let directory = ownership.directory();
+        let wish = Wish::Install(lineage.clone());
+        let claim = D::apart(|| ownership.claim(wish, Deadline::after(CLAIM_WAIT), &mut || false));
+        let claim = claim.map_err(|why| denied(why, directory))?;
+        let (_, files) = D::apart(|| leftovers(stores, &entity)).map_err(|error| error.to_string())?;
+        let rows = standby.install(&prepared.lineage, record, stores, runtime.node());
+        let mut rows = rows.map_err(|error| error.to_string())?;
+        // Who spoke is kept at every durability: a record without its certificate counts as not adopted.
+        rows.extend(lineage.iter().flat_map(ownership::rows));
+        rows.append(&mut writes);
+        D::apart(|| central::written(stores, rows)).map_err(|error| format!("it is not kept: {error}"))?;
+        claim.kept();
+        let waited = D::apart(|| claim.active(Deadline::after(CLAIM_WAIT), &mut || false));
+        waited.map_err(|why| denied(why, directory))?;
+        let files: Vec<_> = files.into_iter().filter(|file| *file != standby.frozen.image).collect();
+        discard(stores, &files);
+        Ok(claim)
+    })();
+    if claimed.is_err() {
+        runtime.unreserve(&entity);
+    }
+    claimed
+}
+
+/// Whether the store has a snapshot of a daemon in this file.
+fn is_named(stores: &Stores, entity: &EntityId, file: &Digest) -> bool {
+    let store = stores();
+    let mut is_named = false;
+    let range = KeyRange::beginning_with(entity.as_bytes());
+    let read = resumption::each(&*store, Table::Snapshots, range, |_, value| {
+        is_named |= SnapshotRow::decode(value).is_ok_and(|row| row.name == *file);
+    });
+    // A file that is not known to be free stays.
+    is_named || read.is_err()
+}
