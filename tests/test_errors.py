@@ -16,6 +16,7 @@ from meshos.chain import CausalEvent
 from meshos.channel import ChannelName
 from meshos.errors import MeshOsError
 from meshos.identity import Identity
+from meshos.migration import MigrationFailureReason, MigrationPhase
 from meshos.operator import Role
 
 ORIGIN = 0xAB
@@ -49,6 +50,12 @@ EXAMPLES: list[MeshOsError] = [
     errors.InvalidDaemon("factory_failed", "make_counter", "it raised KeyError"),
     errors.DaemonNotFound(ORIGIN),
     errors.NotOwner(ORIGIN, 7, 2),
+    errors.Migrating(ORIGIN, timedelta(milliseconds=50)),
+    errors.MigrationError("rejected", ORIGIN, None, MigrationFailureReason.NOT_EXPECTED, "nobody expects it"),
+    errors.MigrationError("aborted", ORIGIN, MigrationPhase.TRANSFER, MigrationFailureReason.CANCELLED, ""),
+    errors.MigrationError("no_target", ORIGIN, None, None, "node 00000000000000cd was not heard of"),
+    errors.MigrationError("already_migrating", ORIGIN, None, MigrationFailureReason.ALREADY_MIGRATING, ""),
+    errors.MigrationError("source_lost", ORIGIN, MigrationPhase.CUTOVER, None, "it was silent for 30 s"),
     errors.StaleDaemon(ORIGIN),
     errors.AlreadyRegistered(ORIGIN),
     errors.AlreadyStored(ORIGIN),
@@ -174,6 +181,7 @@ RETRYABLE = {
     errors.Backpressure,
     errors.Unavailable,
     errors.StaleDaemon,
+    errors.Migrating,
     errors.Overloaded,
 }
 TREE = {
@@ -192,6 +200,8 @@ TREE = {
     errors.DaemonNotFound: (errors.DaemonError, LookupError),
     errors.NotOwner: (errors.DaemonError,),
     errors.RemoteRefused: (errors.DaemonError,),
+    errors.Migrating: (errors.DaemonError,),
+    errors.MigrationError: (errors.DaemonError,),
     errors.StaleDaemon: (errors.DaemonError,),
     errors.AlreadyRegistered: (errors.DaemonError,),
     errors.AlreadyStored: (errors.DaemonError,),

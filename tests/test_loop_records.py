@@ -381,6 +381,18 @@ BY_KEYWORD: dict[Class, Fields] = {
         "retries": COUNT,
         "buffered_events": INT.optional,
     },
+    migration.MigrationOutcome: {
+        "origin_hash": INT,
+        "source_node": INT,
+        "target_node": INT,
+        "epoch": INT,
+        "took": SPANNED,
+        "blackout": SPANNED,
+        "snapshot_took": SPANNED,
+        "bytes_moved": INT,
+        "rounds": COUNT,
+        "mode": literal("live", "stop"),
+    },
     scheduler.MigrationCost: {
         "state_transfer": SPANNED.by_default(timedelta()),
         "disruption": SPANNED.by_default(timedelta()),
@@ -537,6 +549,7 @@ ENUMS = (
     LocalReplicaIntent,
     LogLevel,
     MaintenancePhase,
+    migration.MigrationFailureReason,
     MigrationPhase,
     NodeHealth,
     ReplicaChange,
@@ -628,7 +641,15 @@ def test_it_cannot_be_subclassed(cls: Class) -> None:
         type("Mine", (cast("type", cls),), {})
 
 
-ELSEWHERE = {runtime.MetadataView, operator.BlastWarning, events.SignedAdminCommit, events.SignedIceCommit}
+ELSEWHERE = {
+    runtime.MetadataView,
+    operator.BlastWarning,
+    events.SignedAdminCommit,
+    events.SignedIceCommit,
+    migration.MigrationOpts,
+    migration.MigrationMessage,
+    migration.SnapshotChunk,
+}
 """What depends on more than each field alone, or shows itself in short."""
 
 

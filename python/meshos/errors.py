@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from meshos.chain import CausalEvent
     from meshos.channel import ChannelName
     from meshos.identity import EntityId, NodeId, OriginHash
+    from meshos.migration import MigrationFailureReason, MigrationPhase
     from meshos.operator import OperatorId, Role
 
 __all__ = [
@@ -64,6 +65,9 @@ __all__ = [
     "KeyFileErrorKind",
     "LoopClosed",
     "MeshOsError",
+    "Migrating",
+    "MigrationError",
+    "MigrationErrorKind",
     "NoVerifier",
     "NotAuthorized",
     "NotOwner",
@@ -439,6 +443,81 @@ class RemoteRefused(DaemonError):
     @property
     def kind(self) -> RemoteRefusedKind:
         return self._kind
+
+
+class Migrating(DaemonError):
+    """The daemon stands still since it is being moved; nothing was changed. `send` waits for it by itself. Retryable.
+
+    Attributes:
+        origin_hash: The daemon.
+        retry_after: When to call again.
+    """
+
+    def __init__(self, origin_hash: OriginHash, retry_after: timedelta) -> None:
+        text = f"daemon {origin_hash:016x} is being moved; call again in {_seconds(retry_after)}"
+        super().__init__(origin_hash, retry_after, text=text)
+        self.origin_hash: OriginHash = origin_hash
+        self.retry_after: timedelta = retry_after
+
+    @property
+    def kind(self) -> Literal["migrating"]:
+        return "migrating"
+
+    @property
+    def retryable(self) -> Literal[True]:
+        return True
+
+
+MigrationErrorKind: TypeAlias = (
+    Literal["rejected"]
+    | Literal["aborted"]
+    | Literal["no_target"]
+    | Literal["already_migrating"]
+    | Literal["source_lost"]
+)
+
+
+class MigrationError(DaemonError):
+    """A move ended, and the target does not own the daemon. After "source_lost" nobody can tell yet who owns it.
+
+    After any other kind it is where it was, and goes on.
+
+    Attributes:
+        origin_hash: The daemon.
+        phase: Phase in which the move ended; `None`: it never began.
+        reason: What the node that ended it gave as its reason.
+    """
+
+    def __init__(
+        self,
+        kind: MigrationErrorKind,
+        origin_hash: OriginHash,
+        phase: MigrationPhase | None,
+        reason: MigrationFailureReason | None,
+        message: str,
+    ) -> None:
+        said = f"the move of daemon {origin_hash:016x} {_MIGRATION[kind]}"
+        where = "" if phase is None else f" in phase {phase.value}"
+        why = "" if reason is None else f": {reason.value}"
+        more = f": {message}" if message else ""
+        super().__init__(kind, origin_hash, phase, reason, message, text=f"{said}{where}{why}{more}")
+        self._kind: MigrationErrorKind = kind
+        self.origin_hash: OriginHash = origin_hash
+        self.phase: MigrationPhase | None = phase
+        self.reason: MigrationFailureReason | None = reason
+
+    @property
+    def kind(self) -> MigrationErrorKind:
+        return self._kind
+
+
+_MIGRATION = {
+    "rejected": "was refused",
+    "aborted": "was aborted",
+    "no_target": "found no target",
+    "already_migrating": "was refused, since another one is under way",
+    "source_lost": "lost its source, and nobody can tell yet what became of it",
+}
 
 
 class StaleDaemon(DaemonError):

@@ -33,7 +33,7 @@ from meshos.events import (
     ReplicaChange,
 )
 from meshos.identity import EntityId, NodeId, OriginHash
-from meshos.migration import MigrationAborter, MigrationPhase, MigrationSnapshotSource
+from meshos.migration import MigrationAborter, MigrationMessageKind, MigrationPhase, MigrationSnapshotSource
 from meshos.operator import AvoidScope, BlastWarningKind, IceAction, OperatorId, Role, Verdict
 from meshos.probes import HealthProbe, InventoryProbe, LocalityProbe, NodeHealth
 from meshos.recovery import RecoveryHandler
@@ -4354,6 +4354,259 @@ class MigrationSnapshot:
         """Events held back for the target; `None` where this node cannot know."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class MigrationOpts:
+    """How to move a daemon."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        mode: Literal["stop", "live"] = "stop",
+        transport_identity: bool = True,
+        retry_not_ready: timedelta | None = ...,
+        freeze_max: timedelta = ...,
+        deadline: timedelta = ...,
+        bytes_per_second_max: int | None = None,
+    ) -> Self:
+        """Raise `ConfigError` for an option out of range."""
+    @property
+    def mode(self) -> Literal["stop", "live"]:
+        """ "stop": freeze, copy, go on there; "live": copy while it works, and freeze only for the last events."""
+    @property
+    def transport_identity(self) -> bool:
+        """Seal the key to the target; without it the daemon works there, and cannot sign."""
+    @property
+    def retry_not_ready(self) -> timedelta | None:
+        """How long to retry a target that is not ready, 30 s; `None`: not at all. At most 30 days."""
+    @property
+    def freeze_max(self) -> timedelta:
+        """Longest time that it stands still, 2 s; a move that would take longer is aborted. 1 ms to 2 min."""
+    @property
+    def deadline(self) -> timedelta:
+        """Longest whole move before its commit point, 10 min. 1 ms to 30 days."""
+    @property
+    def bytes_per_second_max(self) -> int | None:
+        """Bytes of it that travel in a second at most; `None`: as many as can."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MigrationOutcome:
+    """A move that reached its target."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        origin_hash: _OriginHash,
+        source_node: _NodeId,
+        target_node: _NodeId,
+        epoch: int,
+        took: timedelta,
+        blackout: timedelta,
+        snapshot_took: timedelta,
+        bytes_moved: int,
+        rounds: int,
+        mode: Literal["stop", "live"],
+    ) -> Self: ...
+    @property
+    def origin_hash(self) -> _OriginHash:
+        """The daemon."""
+    @property
+    def source_node(self) -> _NodeId:
+        """From which node."""
+    @property
+    def target_node(self) -> _NodeId:
+        """To which node."""
+    @property
+    def epoch(self) -> int:
+        """The target's term of ownership."""
+    @property
+    def took(self) -> timedelta:
+        """From the order to the confirmation of the target."""
+    @property
+    def blackout(self) -> timedelta:
+        """From the freeze to the confirmation of the target that it owns."""
+    @property
+    def snapshot_took(self) -> timedelta:
+        """How long the daemon's own `snapshot` took."""
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that travelled."""
+    @property
+    def rounds(self) -> int:
+        """Times that it was copied."""
+    @property
+    def mode(self) -> Literal["stop", "live"]:
+        """How it was carried out: a live move whose replay differed ends as "stop"."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# ---------------------------------------------------------------- the protocol of moves, for tools and tests
+
+@final
+class SnapshotChunk:
+    """A part of an encoded snapshot."""
+
+    __match_args__: Final = ("index", "total", "digest", "data")
+    def __new__(cls, index: int, total: int, digest: _BytesLike, data: _BytesLike) -> Self: ...
+    @property
+    def index(self) -> int:
+        """Which part, from 0."""
+    @property
+    def total(self) -> int:
+        """How many there are."""
+    @property
+    def digest(self) -> bytes:
+        """BLAKE3 of `data`."""
+    @property
+    def data(self) -> bytes:
+        """The bytes. All parts but the last have as many."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+def chunk_snapshot(snapshot: StateSnapshot, *, chunk_bytes_max: int = 1048576) -> Iterator[SnapshotChunk]:
+    """Cut an encoded snapshot into chunks of at most `MAX_SNAPSHOT_CHUNK_SIZE` bytes; raises `InvalidArgument`."""
+
+@final
+class _Chunks:
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> SnapshotChunk: ...
+
+@final
+class SnapshotReassembler:
+    """Puts chunks together again, in any order, twice too."""
+
+    def __new__(cls, total: int, snapshot_bytes: int, *, bytes_max: int = 17179869184) -> Self:
+        """Expect that many chunks and bytes; raises `InvalidArgument` above `bytes_max`, `MAX_SNAPSHOT_SIZE`."""
+    def add(self, chunk: SnapshotChunk) -> StateSnapshot | None:
+        """Take one chunk, and return the snapshot with the last.
+
+        Raises `SnapshotDecodeError` for a chunk that was altered or does not fit, and it changed nothing. A chunk that
+        came before changes nothing either.
+        """
+    def missing(self) -> tuple[int, ...]:
+        """Return the indexes of the chunks that did not come yet."""
+
+@final
+class MigrationMessage:
+    """One message of a move; `body` is as documented for its `kind`.
+
+    Who sent it and who gets it is not in its bytes: what carries it says so.
+    """
+
+    __match_args__: Final = ("kind", "attempt", "entity_id", "epoch", "step", "body")
+    def __new__(
+        cls,
+        kind: MigrationMessageKind,
+        attempt: _BytesLike,
+        entity_id: EntityId,
+        epoch: int,
+        step: int,
+        body: _BytesLike,
+        *,
+        sender: EntityId | None = None,
+        receiver: EntityId | None = None,
+    ) -> Self:
+        """Raise `InvalidArgument` unless this is a message that can be read."""
+    @classmethod
+    def prepare(
+        cls,
+        signer: Identity,
+        entity_id: EntityId,
+        epoch: int,
+        source: EntityId,
+        target: EntityId,
+        *,
+        kind: str,
+        not_after: datetime,
+        orchestrator: EntityId | None = None,
+        freeze_max: timedelta | None = None,
+        state_bytes: int = 0,
+    ) -> Self:
+        """Order a move, signed by `signer`, who sees to it where no `orchestrator` is named; a fresh attempt each time."""
+    @property
+    def kind(self) -> MigrationMessageKind:
+        """What it is."""
+    @property
+    def attempt(self) -> bytes:
+        """16 bytes that name the attempt."""
+    @property
+    def entity_id(self) -> EntityId:
+        """The daemon."""
+    @property
+    def epoch(self) -> int:
+        """The owner's term when the order was written."""
+    @property
+    def step(self) -> int:
+        """Which message of its sender about the move it is, from 1."""
+    @property
+    def body(self) -> bytes:
+        """What it says."""
+    @property
+    def sender(self) -> EntityId | None:
+        """The node that sent it, as what carried it says."""
+    @property
+    def receiver(self) -> EntityId | None:
+        """The node that gets it."""
+    def to_bytes(self) -> bytes:
+        """Return its form on the wire."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike, *, sender: EntityId | None = None, receiver: EntityId | None = None) -> Self:
+        """Read exactly one; raises `InvalidArgument`. Signatures are not checked."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class MigrationSourceHandler:
+    """The source's table of the protocol as a function: no clock, no socket.
+
+    What travels is the snapshot as it is, not sealed. `rows` of a handler, given to another one, are what a node knows
+    after a crash.
+    """
+
+    def __new__(
+        cls,
+        node: EntityId,
+        identity: Identity,
+        snapshot: StateSnapshot,
+        lineage: Iterable[OwnershipRecord],
+        *,
+        rows: Iterable[tuple[int, bytes, bytes]] = (),
+    ) -> Self:
+        """Stand at `snapshot`, owned as `lineage` says; `identity` signs the record that gives the daemon away."""
+    def step(self, now: datetime, message: MigrationMessage | None = None) -> tuple[MigrationMessage, ...]:
+        """Take a message, or only the time, and return what to send; what has to be durable first is in `rows`."""
+    def phase(self) -> MigrationPhase | None:
+        """Return where it is; `COMPLETE` once the target has confirmed."""
+    def rows(self) -> tuple[tuple[int, bytes, bytes], ...]:
+        """Return what is durable: table, key and value of each row."""
+
+@final
+class MigrationTargetHandler:
+    """The target's table of the protocol as a function: no clock, no socket.
+
+    `rows` of a handler, given to another one, are what a node knows after a crash.
+    """
+
+    def __new__(
+        cls,
+        node: EntityId,
+        entity_id: EntityId,
+        *,
+        bytes_max: int = 1073741824,
+        rows: Iterable[tuple[int, bytes, bytes]] = (),
+    ) -> Self: ...
+    def step(self, now: datetime, message: MigrationMessage | None = None) -> tuple[MigrationMessage, ...]:
+        """Take a message, or only the time, and return what to send; what has to be durable first is in `rows`."""
+    def phase(self) -> MigrationPhase | None:
+        """Return where it is; `COMPLETE` once it owns."""
+    def snapshot(self) -> StateSnapshot | None:
+        """Return the snapshot that it went live with."""
+    def rows(self) -> tuple[tuple[int, bytes, bytes], ...]:
+        """Return what is durable: table, key and value of each row."""
 
 # ---------------------------------------------------------------- the behaviour loop: records
 

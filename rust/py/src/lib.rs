@@ -45,6 +45,9 @@ mod maintenance_state;
 mod mesh;
 mod mesh_event;
 mod migration;
+mod move_chunks;
+mod move_frame;
+mod move_handlers;
 mod name;
 mod operator;
 mod output;
@@ -126,6 +129,9 @@ mod _core {
             channels::register,
             mesh::register,
             ownership::register,
+            move_chunks::register,
+            move_frame::register,
+            move_handlers::register,
             factory::register,
             host::register,
             registry::register,
