@@ -6,6 +6,9 @@
 //! orchestrator. At every effect, every acknowledgement and every durable row the rules of `facts` are checked; when
 //! everything is quiet again, exactly one node owns, and everything is settled.
 //!
+//! The daemon is a number, or whatever a [`Kind`] makes: then what it emits and what its snapshots are is compared with an
+//! instance that never moved and never crashed. A [`Plan`] says how many events and moves there are, and what goes wrong.
+//!
 //! [`run`] says which rule broke. A [`Mistake`] is planted around the machines, to show that the simulation would find it.
 //! A [`Crash`] stops a node exactly at one of its messages or writes.
 
@@ -14,29 +17,38 @@ mod disk;
 mod ends;
 mod facts;
 mod node;
+mod plan;
+mod reference;
+mod subject;
+mod timeline;
+mod world;
+
+pub use plan::{Plan, Share};
+pub use subject::{Emitted, Fault, Given, Kind, Number, Numbers, Subject};
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::network::{self, Network};
 use super::random::SplitMix64;
 use super::samples::keypair;
+use crate::config::Durability;
 use crate::digest::Digest;
 use crate::id::EntityId;
 use crate::identity::Keypair;
-use crate::mix;
 use crate::move_frame::MoveFrame;
-use crate::move_rows::{Frozen, MoveOrder, Terms};
+use crate::move_rows::Frozen;
 use crate::ownership::{MigrationId, OwnershipRecord};
 use crate::ownership_frame::OwnershipFrame;
-use crate::stream::Frame;
 use crate::time::UnixMs;
-use centre::Centre;
-use ends::{Reader, Sender};
+use disk::Input;
 use facts::Facts;
-use node::Node;
+use reference::Reference;
+use timeline::{Note, Timeline};
+use world::World;
 
 /// A mistake that a node could make around the machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +139,10 @@ pub struct Crash {
 /// What is simulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
+    /// Nodes that may own the daemon, 2 to 8.
+    pub nodes: usize,
+    /// What is done and what goes wrong; `None`: what is most likely to find something.
+    pub plan: Option<Plan>,
     /// Whether events are durable before they are acknowledged. Without, a crash loses them.
     pub journal: bool,
     /// Whether nodes crash.
@@ -150,6 +166,8 @@ impl Options {
     #[must_use]
     pub fn journal() -> Self {
         Self {
+            nodes: 3,
+            plan: None,
             journal: true,
             crashes: true,
             two_orders: false,
@@ -177,6 +195,25 @@ impl Options {
             crashes: false,
             network: network::Faults::CALM,
             scripted: Some((orchestrator, crash)),
+            ..Self::journal()
+        }
+    }
+
+    /// What a plan says, with so many nodes, and messages that take from `delay.0` to `delay.1`.
+    #[must_use]
+    pub fn planned(nodes: usize, plan: Plan, delay: (Duration, Duration)) -> Self {
+        Self {
+            nodes: nodes.clamp(2, NODES_MAX),
+            plan: Some(plan),
+            journal: plan.config.durability == Durability::Journal,
+            crashes: plan.crash != Share::default(),
+            network: network::Faults {
+                delay_min: delay.0,
+                delay_max: delay.1,
+                late_max: delay.1,
+                queue_max: usize::MAX,
+                ..network::Faults::CALM
+            },
             ..Self::journal()
         }
     }
@@ -257,6 +294,26 @@ pub struct Report {
     pub thawed: u64,
     /// Losses that were told.
     pub lost: u64,
+    /// Events that were sent.
+    pub written: u64,
+    /// Moves whose orchestrator reported that they were committed.
+    pub moves_completed: u64,
+    /// Moves whose orchestrator reported that they were aborted.
+    pub moves_aborted: u64,
+    /// Times at which nodes were cut off.
+    pub partitions: u64,
+    /// Messages that were lost or cut off.
+    pub messages_lost: u64,
+    /// Messages that arrived twice.
+    pub messages_repeated: u64,
+    /// Messages that arrived before one that was sent earlier to the same node.
+    pub messages_overtook: u64,
+    /// Writes that failed, and crashes after which something that was not synced was there.
+    pub writes_failed: u64,
+    /// Events that kept user code busy.
+    pub slow: u64,
+    /// Jumps of wall clocks.
+    pub jumps: u64,
     /// Places of each node at which a scripted crash can be.
     pub places: [u64; 4],
     /// A number of everything that happened: the same seed gives the same.
@@ -278,29 +335,74 @@ impl fmt::Display for Broken {
     }
 }
 
-type Held<T = ()> = Result<T, Broken>;
-
-fn broken<T>(rule: &'static str, what: impl Into<String>) -> Held<T> {
-    Err(Broken {
-        rule,
-        what: what.into(),
-    })
+/// Why a run did not come to its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// A rule broke.
+    Broken(Broken),
+    /// User code failed, or whoever runs it wants no more.
+    Fault(Fault),
 }
 
-/// Nodes that may own the daemon.
-const CANDIDATES: usize = 3;
-/// Nodes with machines: one more, for orders.
-const NODES: usize = 4;
-const SENDERS: [usize; 2] = [4, 5];
-const READERS: [usize; 2] = [6, 7];
-/// The directory.
-const CENTRE: usize = 8;
-const ALL: usize = 9;
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+type Held<T = ()> = Result<T, Stop>;
+
+fn broken<T>(rule: &'static str, what: impl Into<String>) -> Held<T> {
+    Err(Stop::Broken(Broken {
+        rule,
+        what: what.into(),
+    }))
+}
+
+/// The most nodes that may own the daemon.
+pub const NODES_MAX: usize = 8;
+
+/// Which number is whose.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    /// Nodes that may own the daemon.
+    candidates: usize,
+}
+
+impl Layout {
+    /// Nodes with machines: one more, for orders.
+    const fn nodes(self) -> usize {
+        self.candidates + 1
+    }
+
+    const fn senders(self) -> [usize; 2] {
+        [self.candidates + 1, self.candidates + 2]
+    }
+
+    const fn readers(self) -> [usize; 2] {
+        [self.candidates + 3, self.candidates + 4]
+    }
+
+    /// The directory.
+    const fn centre(self) -> usize {
+        self.candidates + 5
+    }
+
+    const fn all(self) -> usize {
+        self.candidates + 6
+    }
+}
+
+/// Whose key signs takeovers.
+const AUTHORITY: usize = NODES_MAX;
+/// When a run begins.
+const START: Duration = Duration::from_secs(1);
 const FULL: &str = "every pair has its secret half";
 
-static NODE_KEYS: LazyLock<[Keypair; NODES]> = LazyLock::new(|| [0x71, 0x72, 0x73, 0x74].map(keypair));
-static NODE_IDS: LazyLock<[EntityId; NODES]> =
-    LazyLock::new(|| [0, 1, 2, 3].map(|node: usize| NODE_KEYS[node].entity_id()));
+static NODE_KEYS: LazyLock<[Keypair; NODES_MAX + 1]> =
+    LazyLock::new(|| [0x71, 0x72, 0x73, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79].map(keypair));
+static NODE_IDS: LazyLock<[EntityId; NODES_MAX + 1]> =
+    LazyLock::new(|| [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|node: usize| NODE_KEYS[node].entity_id()));
 static DAEMON: LazyLock<Keypair> = LazyLock::new(|| keypair(0x81));
 static ENTITY: LazyLock<EntityId> = LazyLock::new(|| DAEMON.entity_id());
 /// The record of the spawn on the first node.
@@ -322,11 +424,13 @@ fn node_of(id: EntityId) -> usize {
     known.unwrap_or_else(|| usize::from(id.as_bytes()[0] - 100))
 }
 
-/// Faults begin no more after so many of them.
-const CHAOS: usize = 60;
-/// Everything has to be settled so long after the last one.
-const QUIET: Duration = Duration::from_secs(120);
+/// The number of a move, from 1.
+fn number_of(mid: &MigrationId) -> u64 {
+    mid.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
 
+/// The time of day when a run begins, if nothing jumped: 2026.
+const WALL_START: u64 = 1_767_225_600_000;
 /// What travels.
 #[derive(Debug, Clone)]
 enum Message {
@@ -351,6 +455,16 @@ enum Message {
 struct Scene {
     now: Duration,
     options: Options,
+    layout: Layout,
+    kind: Box<dyn Kind>,
+    /// Every event that was sent, by its content.
+    given: BTreeMap<u64, Rc<Given>>,
+    reference: Reference,
+    /// Whether the daemon is compared with one that never moves.
+    compares: bool,
+    timeline: Timeline,
+    /// By how many milliseconds the wall clock of each is off.
+    walls: Vec<i64>,
     random: SplitMix64,
     network: Network<Message>,
     facts: Facts,
@@ -363,17 +477,75 @@ struct Scene {
     frozen: BTreeMap<Digest, Frozen>,
     next_mid: u64,
     /// In which run each node is.
-    runs: [u64; NODES],
+    runs: Vec<u64>,
     /// What was copied for each takeover, and the records before it.
     takeovers: BTreeMap<u64, (disk::Image, Vec<OwnershipRecord>)>,
 }
 
 impl Scene {
+    fn new(seed: u64, options: &Options, kind: Box<dyn Kind>) -> Self {
+        let mut random = SplitMix64::new(seed);
+        let layout = Layout {
+            candidates: options.nodes,
+        };
+        Self {
+            now: START,
+            options: *options,
+            layout,
+            kind,
+            given: BTreeMap::new(),
+            reference: Reference::default(),
+            compares: options.mistake.is_none() && !options.takeovers,
+            timeline: Timeline::new(options.plan.is_some()),
+            walls: vec![0; layout.all()],
+            network: Network::new(layout.all(), random.next_u64(), options.network),
+            facts: Facts::new(options),
+            report: Report::default(),
+            is_calm: false,
+            is_counting: false,
+            images: BTreeMap::new(),
+            frozen: BTreeMap::new(),
+            next_mid: 0,
+            runs: vec![0; layout.nodes()],
+            takeovers: BTreeMap::new(),
+            random,
+        }
+    }
+
     fn makes(&self, mistake: Mistake) -> bool {
         self.options.mistake == Some(mistake)
     }
 
+    fn note(&mut self, note: Note) {
+        self.timeline.note(self.now, self.report.steps, note);
+    }
+
+    /// A node took an event in.
+    fn took(&mut self, node: usize, input: &Input, processed: u64) {
+        if self.options.plan.is_some() {
+            let given = self.given(&input.uid);
+            self.note(Note::Applied(node, given.number, processed));
+            self.timeline.commit(&[
+                &self.now.as_nanos().to_le_bytes(),
+                &(node as u64).to_le_bytes(),
+                &given.number.to_le_bytes(),
+                &given.payload,
+                input.digest.as_bytes(),
+            ]);
+        }
+    }
+
     fn send(&mut self, from: usize, to: usize, message: Message) {
+        if let Some(plan) = self.options.plan.filter(|_| !self.is_calm) {
+            if plan.loss.happens(&mut self.random) {
+                self.report.messages_lost += 1;
+                return;
+            }
+            if plan.duplicate.happens(&mut self.random) {
+                self.report.messages_repeated += 1;
+                self.network.send(self.now, from, to, message.clone());
+            }
+        }
         self.network.send(self.now, from, to, message);
     }
 
@@ -382,24 +554,38 @@ impl Scene {
         self.now + Duration::from_micros(self.random.below(micros_max) as u64 + 1)
     }
 
-    fn wall(&self) -> UnixMs {
-        UnixMs::new(1_000_000).plus(self.now)
+    /// The time of day, as a node sees it.
+    fn wall(&self, node: usize) -> UnixMs {
+        let off = self.walls.get(node).copied().unwrap_or(0);
+        UnixMs::new(WALL_START.saturating_add_signed(off)).plus(self.now)
     }
 
     fn one_in(&mut self, many: usize) -> bool {
-        !self.is_calm && self.options.scripted.is_none() && self.random.below(many) == 0
+        let is_random = !self.is_calm && self.options.scripted.is_none() && self.options.plan.is_none();
+        is_random && self.random.below(many) == 0
     }
 }
 
-struct World {
-    scene: Scene,
-    nodes: [Node; NODES],
-    senders: [Sender; 2],
-    readers: [Reader; 2],
-    centre: Centre,
-    /// Until when a node does nothing at all.
-    stopped: [Duration; ALL],
-    heal_at: Option<Duration>,
+/// A run that came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// What happened.
+    pub report: Report,
+    /// Of everything that happened.
+    pub digest: Digest,
+    /// How long it took there.
+    pub simulated: Duration,
+}
+
+/// A run that did not.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub why: Stop,
+    /// At which step.
+    pub step: u64,
+    /// What led to it, newest last.
+    pub timeline: Vec<String>,
 }
 
 /// Simulates one seed.
@@ -410,290 +596,44 @@ struct World {
 /// # Panics
 /// Where a machine found a bug of its own.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Broken> {
-    let mut random = SplitMix64::new(seed);
-    let mut scene = Scene {
-        now: Duration::from_secs(1),
-        options: *options,
-        network: Network::new(ALL, random.next_u64(), options.network),
-        facts: Facts::new(options),
-        report: Report::default(),
-        is_calm: false,
-        is_counting: false,
-        images: BTreeMap::new(),
-        frozen: BTreeMap::new(),
-        next_mid: 0,
-        runs: [0; NODES],
-        takeovers: BTreeMap::new(),
-        random,
-    };
-    let mut nodes = [0, 1, 2, 3].map(Node::new);
-    for node in &mut nodes {
-        node.begin(&mut scene)?;
-    }
-    let senders = SENDERS.map(|node| Sender::new(node, &mut scene));
-    let readers = [
-        Reader::new(READERS[0], &mut scene)?,
-        Reader::new(READERS[1], &mut scene)?,
-    ];
-    let world = World {
-        nodes,
-        senders,
-        readers,
-        centre: Centre::new(scene.now),
-        stopped: [Duration::ZERO; ALL],
-        heal_at: None,
-        scene,
-    };
-    world.run()
+    let run = simulate(seed, options, Box::new(Numbers));
+    run.map(|run| run.report).map_err(|failure| match failure.why {
+        Stop::Broken(broken) => broken,
+        Stop::Fault(fault) => Broken {
+            rule: "Machines",
+            what: fault.to_string(),
+        },
+    })
 }
 
-impl World {
-    fn run(mut self) -> Held<Report> {
-        let mut chaos_left = CHAOS;
-        let mut chaos_at = self.scene.soon(20_000);
-        let mut end = Duration::MAX;
-        let mut look_at = Duration::ZERO;
-        loop {
-            let wake_at = self.wake_at();
-            let mut next = wake_at.min(self.scene.network.next_at().unwrap_or(Duration::MAX));
-            if chaos_left > 0 {
-                next = next.min(chaos_at);
-            }
-            if self.scene.is_calm && next > look_at {
-                if next > end || self.is_done() {
-                    return self.finish();
-                }
-                look_at = next + Duration::from_millis(20);
-                self.show();
-            }
-            self.scene.now = self.scene.now.max(next);
-            self.scene.report.steps += 1;
-            let now = self.scene.now.as_nanos() as u64;
-            self.scene.report.trace = mix::pair(self.scene.report.trace, now);
-            if self.scene.network.next_at().is_some_and(|at| at <= self.scene.now) {
-                self.arrive()?;
-            } else if chaos_left > 0 && chaos_at <= self.scene.now {
-                chaos_left -= 1;
-                chaos_at = self.scene.soon(160_000);
-                match self.scene.options.scripted {
-                    Some((orchestrator, _)) => self.script(orchestrator, CHAOS - chaos_left)?,
-                    None => self.chaos()?,
-                }
-                if chaos_left == 0 {
-                    self.calm();
-                    end = self.scene.now + QUIET;
-                }
-            }
-            if wake_at <= self.scene.now {
-                self.wake()?;
-            }
+/// Simulates one seed with daemons of a kind.
+///
+/// # Errors
+/// The rule that broke first, or how user code failed.
+///
+/// # Panics
+/// Where a machine found a bug of its own.
+pub fn simulate(seed: u64, options: &Options, kind: Box<dyn Kind>) -> Result<Run, Failure> {
+    let mut world = World::new(seed, options, kind);
+    let outcome = world.begin().and_then(|()| world.run());
+    let scene = &mut world.scene;
+    let counters = *scene.network.counters();
+    scene.report.messages_lost += counters.cut + counters.refused;
+    scene.report.messages_overtook = counters.overtook;
+    match outcome {
+        Ok(()) => {
+            let ended = format!("{:?}", scene.report);
+            scene.timeline.commit(&[ended.as_bytes()]);
+            Ok(Run {
+                report: scene.report,
+                digest: scene.timeline.digest(),
+                simulated: scene.now - START,
+            })
         }
-    }
-
-    /// When something of the nodes themselves is due.
-    fn wake_at(&self) -> Duration {
-        let mut next = self.heal_at.unwrap_or(Duration::MAX);
-        for (index, node) in self.nodes.iter().enumerate() {
-            next = next.min(node.wake_at().max(self.stopped[index]));
-        }
-        for sender in &self.senders {
-            next = next.min(sender.wake_at().max(self.stopped[sender.node]));
-        }
-        next.min(self.centre.wake_at().max(self.stopped[CENTRE]))
-    }
-
-    fn wake(&mut self) -> Held {
-        let now = self.scene.now;
-        if self.heal_at.is_some_and(|at| at <= now) {
-            self.heal_at = None;
-            self.scene.network.heal();
-        }
-        for index in 0..NODES {
-            if now >= self.stopped[index] && self.nodes[index].wake_at() <= now {
-                self.nodes[index].wake(&mut self.scene)?;
-            }
-        }
-        if now >= self.stopped[CENTRE] && self.centre.wake_at() <= now {
-            self.centre.wake(&self.nodes, &mut self.scene)?;
-        }
-        for sender in &mut self.senders {
-            if now >= self.stopped[sender.node] && sender.wake_at() <= now {
-                sender.step(crate::outbox::Signal::Timer, &mut self.scene)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn arrive(&mut self) -> Held {
-        let Some(arrival) = self.scene.network.take_next() else {
-            return Ok(());
-        };
-        let (from, to) = (arrival.from, arrival.to);
-        if self.scene.now < self.stopped[to] {
-            let until = self.stopped[to];
-            self.scene.network.postpone(arrival, until);
-            return Ok(());
-        }
-        if to < NODES {
-            return self.nodes[to].hear(from, arrival.message, &mut self.scene);
-        }
-        if let Message::Own(frame) = arrival.message {
-            return self.centre.hear(from, *frame, &self.nodes, &mut self.scene);
-        }
-        let Message::Stream(bytes) = arrival.message else {
-            return Ok(());
-        };
-        let Ok(frame) = Frame::decode(&bytes) else {
-            return broken("Frames", "a frame cannot be read");
-        };
-        match SENDERS.iter().position(|sender| *sender == to) {
-            Some(sender) => self.senders[sender].hear(&frame, &mut self.scene),
-            None => self.readers[to - READERS[0]].hear(&frame, &mut self.scene),
-        }
-    }
-
-    fn chaos(&mut self) -> Held {
-        let scene = &mut self.scene;
-        let node = scene.random.below(NODES);
-        match scene.random.below(40) {
-            0..=17 => {
-                let (sender, count) = (scene.random.below(2), scene.random.below(5) + 1);
-                self.senders[sender].write(count, scene)
-            }
-            18..=29 if !scene.options.two_orders || node == 0 => self.order(),
-            18..=29 => Ok(()),
-            30..=32 if scene.options.crashes => self.nodes[node].crash(scene),
-            33 if scene.options.pauses => {
-                let stopped = scene.random.below(ALL);
-                self.stopped[stopped] = scene.soon([50_000, 700_000][node % 2]);
-                Ok(())
-            }
-            34 if scene.options.takeovers => {
-                let to = scene.random.below(CANDIDATES);
-                self.centre.take_over(to, &self.nodes, scene)
-            }
-            35..=36 => {
-                let group = [node, scene.random.below(ALL)];
-                let both = scene.random.below(2) == 0;
-                scene.network.cut(&group, both);
-                self.heal_at = Some(scene.soon(500_000));
-                Ok(())
-            }
-            _ => {
-                let (from, to) = (scene.random.below(CANDIDATES), scene.random.below(CANDIDATES));
-                if let Some(record) = self.nodes[from].disk.highest() {
-                    scene.send(from, to, Message::Show(Box::new(record)));
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Orders a move, most often of the node that owns.
-    fn order(&mut self) -> Held {
-        let scene = &mut self.scene;
-        let is_under_way = self.nodes.iter().any(Node::has_orders);
-        if is_under_way && !scene.options.two_orders {
-            return Ok(());
-        }
-        let Some(highest) = scene.facts.highest().copied() else {
-            return Ok(());
-        };
-        let many = if scene.options.two_orders { 2 } else { 1 };
-        for _ in 0..many {
-            let owner = node_of(highest.node());
-            let source = if scene.random.below(12) == 0 {
-                scene.random.below(CANDIDATES)
-            } else {
-                owner
-            };
-            let target = (source + 1 + scene.random.below(CANDIDATES - 1)) % CANDIDATES;
-            let orchestrator = scene.random.below(NODES);
-            let order = new_order(highest.epoch(), (source, target, orchestrator), scene);
-            self.nodes[orchestrator].order(order, scene)?;
-        }
-        Ok(())
-    }
-
-    /// Events all the time, and one move.
-    fn script(&mut self, orchestrator: usize, at: usize) -> Held {
-        let scene = &mut self.scene;
-        if at == 5 {
-            scene.is_counting = true;
-            let order = new_order(1, (0, 1, orchestrator), scene);
-            self.nodes[orchestrator].order(order, scene)?;
-        }
-        let count = scene.random.below(4) + 1;
-        self.senders[at % 2].write(count, scene)
-    }
-
-    /// From now on nothing goes wrong any more.
-    fn calm(&mut self) {
-        self.scene.is_calm = true;
-        self.scene.network.calm();
-        self.heal_at = None;
-        self.stopped = [Duration::ZERO; ALL];
-    }
-
-    /// Nodes that run without faults hear who owns, sooner or later.
-    fn show(&mut self) {
-        let owner = (0..CANDIDATES).find(|node| self.nodes[*node].announced(self.scene.now).is_some());
-        let record = owner.and_then(|owner| self.nodes[owner].disk.highest());
-        let is_due = self.scene.options.takeovers && self.scene.random.below(20) == 0;
-        if let (Some(owner), Some(record), true) = (owner, record, is_due) {
-            for node in (0..CANDIDATES).filter(|node| *node != owner) {
-                self.scene.send(owner, node, Message::Show(Box::new(record)));
-            }
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        let mut owners = self.nodes.iter().filter_map(|node| node.announced(self.scene.now));
-        let (Some((epoch, n)), None) = (owners.next(), owners.next()) else {
-            return false;
-        };
-        self.senders.iter().all(Sender::is_done)
-            && self.scene.facts.highest().map(OwnershipRecord::epoch) == Some(epoch)
-            && self.readers.iter().all(|reader| reader.is_at(epoch, n))
-            && self.nodes.iter().all(Node::is_quiet)
-            && self.centre.is_quiet()
-    }
-
-    fn finish(self) -> Held<Report> {
-        if !self.is_done() {
-            let waits = [
-                self.nodes.iter().map(Node::waits).collect::<Vec<_>>(),
-                self.senders.iter().map(Sender::waits).collect(),
-                self.readers.iter().map(Reader::waits).collect(),
-            ];
-            return broken("Ends", format!("{waits:#?}"));
-        }
-        for node in &self.nodes {
-            node.check(&self.scene)?;
-        }
-        Ok(self.scene.report)
-    }
-}
-
-fn new_order(epoch: u64, (source, target, orchestrator): (usize, usize, usize), scene: &mut Scene) -> MoveOrder {
-    scene.next_mid += 1;
-    scene.report.orders += 1;
-    let mut mid = MigrationId::default();
-    mid[..8].copy_from_slice(&scene.next_mid.to_le_bytes());
-    MoveOrder {
-        mid,
-        entity: *ENTITY,
-        epoch,
-        source: NODE_IDS[source],
-        target: NODE_IDS[target],
-        orchestrator: NODE_IDS[orchestrator],
-        not_after: scene.wall().plus(Duration::from_secs(3)),
-        freeze_ms: 0,
-        size: 0,
-        kind: "counter".to_owned(),
-        terms: Terms::default(),
-        signer: NODE_IDS[orchestrator],
-        // Who takes an order in checks its signature before; here nobody does.
-        signature: [0; 64],
+        Err(why) => Err(Failure {
+            why,
+            step: scene.report.steps,
+            timeline: scene.timeline.lines(),
+        }),
     }
 }

@@ -175,6 +175,11 @@ impl<M: Clone> Network<M> {
         self.put(until, arrival.from, arrival.to, arrival.message);
     }
 
+    /// Has a node hear a message again, which arrived already.
+    pub fn put_off(&mut self, until: Duration, from: usize, to: usize, message: M) {
+        self.put(until, from, to, message);
+    }
+
     /// When the next message arrives.
     #[must_use]
     pub fn next_at(&self) -> Option<Duration> {

@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use super::node::Node;
-use super::{CANDIDATES, CENTRE, ENTITY, FULL, Held, Message, NODE_IDS, NODE_KEYS, SPAWN, Scene, node_of};
+use super::{AUTHORITY, ENTITY, FULL, Held, Message, NODE_IDS, NODE_KEYS, SPAWN, Scene, node_of};
 use crate::certificate::Reason;
 use crate::digest::Digest;
 use crate::directory::{Action, Directory, DirectoryConfig, Phase, Signal};
 use crate::ownership::{Lineage, OwnershipRecord};
 use crate::ownership_frame::{Ask, Body, OwnershipFrame};
-
-/// Whose key signs takeovers: that of the fourth node.
-const AUTHORITY: usize = CANDIDATES;
 
 pub struct Centre {
     directory: Directory,
@@ -38,7 +35,7 @@ impl Centre {
         self.directory.wake_at().unwrap_or(Duration::MAX)
     }
 
-    pub fn wake(&mut self, nodes: &[Node; 4], scene: &mut Scene) -> Held {
+    pub fn wake(&mut self, nodes: &[Node], scene: &mut Scene) -> Held {
         self.step(Signal::Timer, nodes, scene)
     }
 
@@ -46,12 +43,12 @@ impl Centre {
         self.directory.phase(&ENTITY) == Phase::Held
     }
 
-    pub fn take_over(&mut self, to: usize, nodes: &[Node; 4], scene: &mut Scene) -> Held {
+    pub fn take_over(&mut self, to: usize, nodes: &[Node], scene: &mut Scene) -> Held {
         let (entity, to) = (*ENTITY, NODE_IDS[to]);
         self.step(Signal::TakeOver { entity, to }, nodes, scene)
     }
 
-    pub fn hear(&mut self, from: usize, frame: OwnershipFrame, nodes: &[Node; 4], scene: &mut Scene) -> Held {
+    pub fn hear(&mut self, from: usize, frame: OwnershipFrame, nodes: &[Node], scene: &mut Scene) -> Held {
         let (ask, from) = (frame.ask, NODE_IDS[from]);
         match frame.body {
             Body::Register(records) => {
@@ -71,12 +68,14 @@ impl Centre {
         }
     }
 
-    fn step(&mut self, signal: Signal, nodes: &[Node; 4], scene: &mut Scene) -> Held {
+    fn step(&mut self, signal: Signal, nodes: &[Node], scene: &mut Scene) -> Held {
         let mut actions = Vec::new();
         self.directory.step(scene.now, signal, &mut actions);
         for action in actions {
             match action {
-                Action::Send { to, frame } => scene.send(CENTRE, node_of(to), Message::Own(Box::new(frame))),
+                Action::Send { to, frame } => {
+                    scene.send(scene.layout.centre(), node_of(to), Message::Own(Box::new(frame)))
+                }
                 Action::Keep { ticket, writes } => {
                     for write in writes {
                         let value = write.value.expect("records are put");
@@ -100,7 +99,11 @@ impl Centre {
                             lineage: self.lineage.clone(),
                         },
                     };
-                    scene.send(CENTRE, node_of(record.node()), Message::Own(Box::new(frame)));
+                    scene.send(
+                        scene.layout.centre(),
+                        node_of(record.node()),
+                        Message::Own(Box::new(frame)),
+                    );
                 }
                 Action::TakenOver(_) => scene.report.takeovers += 1,
                 Action::Refused { .. } => {}
@@ -110,11 +113,14 @@ impl Centre {
     }
 
     /// Copies the store of the last holder, and records who owns next.
-    fn take(&mut self, record: OwnershipRecord, to: usize, nodes: &[Node; 4], scene: &mut Scene) -> Held {
+    fn take(&mut self, record: OwnershipRecord, to: usize, nodes: &[Node], scene: &mut Scene) -> Held {
         let holder = &nodes[node_of(record.node())];
         let has_it = holder.disk.records.get(&record.epoch()) == Some(&record);
         let image = if has_it {
-            holder.rebuilt(scene)?.map(|image| *image)
+            match holder.rebuilt(scene)? {
+                Some(mut daemon) => Some(daemon.rest()?),
+                None => None,
+            }
         } else if record.reason() == Reason::Takeover {
             // It was never installed.
             scene.takeovers.get(&record.epoch()).map(|(image, _)| image.clone())

@@ -1,9 +1,11 @@
 //! A disk: what was written becomes durable in its order, after a while. A crash keeps a random beginning of the rest.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::facts::Uid;
+use super::subject::{Emitted, Subject};
 use super::{Held, Scene};
 use crate::digest::{self, Digest};
 use crate::host::Host;
@@ -19,28 +21,70 @@ use crate::stream::Frame;
 #[derive(Debug, Clone)]
 pub struct Image {
     pub host: Host,
-    pub state: u64,
+    /// What user code gave; `None`: a fresh instance continues.
+    pub state: Option<Rc<[u8]>>,
     pub history: Vec<Uid>,
-    pub outputs: Vec<(CausalLink, Digest, Vec<u8>)>,
+    pub outputs: Vec<(CausalLink, Digest, Rc<[u8]>)>,
+}
+
+/// A daemon that runs.
+pub struct Daemon {
+    pub host: Host,
+    pub subject: Box<dyn Subject>,
+    pub history: Vec<Uid>,
+    pub outputs: Vec<(CausalLink, Digest, Rc<[u8]>)>,
 }
 
 impl Image {
     pub fn frozen(&self) -> Frozen {
         let position = self.host.position();
-        let numbers = [position.processed, self.state, self.outputs.len() as u64].map(u64::to_le_bytes);
+        let numbers = [position.processed, self.outputs.len() as u64].map(u64::to_le_bytes);
+        let state = self.state.as_deref().unwrap_or_default();
         Frozen {
             sequence: position.sequence,
             head: position.digest,
-            image: digest::plain(&[position.digest.as_bytes().as_slice(), &numbers.concat()].concat()),
+            image: digest::plain_of_parts(&[position.digest.as_bytes(), &numbers.concat(), state]),
         }
+    }
+
+    /// Its size: always more than one chunk.
+    pub fn size(&self) -> u64 {
+        (1 << 20) + 7 + self.state.as_ref().map_or(0, |state| state.len() as u64)
+    }
+
+    /// A fresh instance that continues after it.
+    pub fn wake(&self, scene: &mut Scene) -> Held<Box<Daemon>> {
+        let mut subject = scene.kind.make()?;
+        if let Some(state) = &self.state {
+            subject.restore(state)?;
+        }
+        Ok(Box::new(Daemon {
+            host: self.host.clone(),
+            subject,
+            history: self.history.clone(),
+            outputs: self.outputs.clone(),
+        }))
     }
 }
 
-/// An event that took effect.
-#[derive(Debug, Clone, Copy)]
+impl Daemon {
+    /// It as it is.
+    pub fn rest(&mut self) -> Held<Image> {
+        Ok(Image {
+            host: self.host.clone(),
+            state: self.subject.snapshot()?,
+            history: self.history.clone(),
+            outputs: self.outputs.clone(),
+        })
+    }
+}
+
+/// An event that took effect, and what it emitted.
+#[derive(Debug, Clone)]
 pub struct Input {
     pub uid: Uid,
     pub digest: Digest,
+    pub outputs: Rc<[Emitted]>,
 }
 
 /// What becomes of the daemon.
@@ -84,15 +128,18 @@ pub struct Disk {
 
 impl Disk {
     pub fn submit(&mut self, writes: Vec<Write>, change: Option<Change>, tag: Tag, scene: &mut Scene) {
-        let slow = if scene.random.below(20) == 0 && !scene.is_calm {
-            60_000
-        } else {
-            4_000
-        };
-        let last = self.queue.back().map_or(Duration::ZERO, |pending| pending.at);
-        let at = scene.soon(slow).max(last);
         let is_step = matches!(tag, Tag::Source(_) | Tag::Target(_) | Tag::Order(..));
-        let fails = is_step && !scene.is_calm && scene.random.below(60) == 0;
+        let plan = scene.options.plan;
+        let is_slow = plan.is_none() && scene.random.below(20) == 0 && !scene.is_calm;
+        let last = self.queue.back().map_or(Duration::ZERO, |pending| pending.at);
+        let at = scene.soon(if is_slow { 60_000 } else { 4_000 }).max(last);
+        let fails = is_step
+            && !scene.is_calm
+            && match plan {
+                Some(plan) => plan.torn_write.happens(&mut scene.random),
+                None => scene.random.below(60) == 0,
+            };
+        scene.report.writes_failed += u64::from(fails);
         self.queue.push_back(Pending {
             writes,
             change,
@@ -144,7 +191,10 @@ impl Disk {
                 self.base = Some(image);
                 self.inputs.clear();
             }
-            Some(Change::Input(input)) => self.inputs.push(input),
+            Some(Change::Input(input)) => {
+                scene.took_effect(None, &input)?;
+                self.inputs.push(input);
+            }
             // What was installed since stays.
             Some(Change::Drop(node)) if self.highest().is_none_or(|record| record.node() != node) => {
                 self.base = None;
@@ -155,12 +205,22 @@ impl Disk {
         Ok(())
     }
 
-    pub fn crash(&mut self, scene: &mut Scene) -> Held {
-        let kept = scene.random.below(self.queue.len() + 1);
-        for pending in std::mem::take(&mut self.queue).into_iter().take(kept) {
+    /// Forgets what is not durable, but for a random beginning. Returns how much of it survived.
+    pub fn crash(&mut self, scene: &mut Scene) -> Held<usize> {
+        let survives = match scene.options.plan {
+            Some(plan) => plan.torn_write.happens(&mut scene.random),
+            None => true,
+        };
+        let kept = if survives {
+            scene.random.below(self.queue.len() + 1)
+        } else {
+            0
+        };
+        self.queue.truncate(kept);
+        for pending in std::mem::take(&mut self.queue) {
             self.apply(pending.writes, pending.change, scene)?;
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// The records that the highest one follows on: one that lost to a takeover is not among them.

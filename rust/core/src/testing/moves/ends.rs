@@ -1,11 +1,13 @@
 //! Senders and consumers.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::disk::answer_of;
 use super::facts::Uid;
-use super::{CANDIDATES, ENTITY, Held, Message, Scene, broken, node_of};
+use super::subject::Given;
+use super::{ENTITY, Held, Message, Scene, broken, node_of};
 use crate::consumer::{self, Consumer, Position};
 use crate::id::Origin;
 use crate::ingress::DIRECT;
@@ -40,9 +42,22 @@ impl Sender {
             self.next += 1;
             let content = (self.node as u64) << 32 | self.next;
             self.contents.insert(self.next, content);
+            scene.report.written += 1;
+            let number = scene.report.written;
+            let payload = scene.kind.payload(number)?;
+            let sent = [content.to_le_bytes().as_slice(), &payload].concat();
+            let given = Given {
+                number,
+                origin: Origin::new(self.node as u64),
+                sequence: self.next,
+                content,
+                payload,
+                at: scene.wall(self.node),
+            };
+            scene.given.insert(content, Rc::new(given));
             let signal = Signal::Send {
                 sequence: self.next,
-                payload: content.to_le_bytes().to_vec(),
+                payload: sent,
                 deadline: None,
             };
             self.step(signal, scene)?;
@@ -84,7 +99,7 @@ impl Sender {
                     let bytes = Frame::Locate {
                         flow: self.outbox.flow(),
                     };
-                    for node in 0..CANDIDATES {
+                    for node in 0..scene.layout.candidates {
                         scene.send(self.node, node, Message::Stream(bytes.to_bytes()));
                     }
                 }
@@ -111,6 +126,11 @@ impl Sender {
 
     pub fn is_done(&self) -> bool {
         self.outbox.is_empty()
+    }
+
+    /// Events that are not settled.
+    pub fn open(&self) -> usize {
+        self.outbox.open().count()
     }
 
     pub fn waits(&self) -> String {
@@ -175,7 +195,7 @@ impl Reader {
                 },
                 _ => continue,
             };
-            for node in 0..CANDIDATES {
+            for node in 0..scene.layout.candidates {
                 scene.send(self.node, node, Message::Stream(frame.to_bytes()));
             }
         }

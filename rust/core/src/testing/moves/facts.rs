@@ -12,6 +12,8 @@
 //! | OneChain | all consumers take the same outputs |
 //! | Outcome | a move is reported as committed exactly if a record carries it, and never both ended |
 //! | Conserved | what was shipped is taken in |
+//! | SameOutputs | an event emits what it emits at a daemon that never moved, also when it is taken in again |
+//! | SameState | so does a snapshot: when it is taken, after it was restored, and in the end |
 //! | Ends, OneLive, Progress | when nothing goes wrong any more, everything is settled, and one node owns |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +77,7 @@ impl Facts {
                 self.aborted.insert(mid);
                 self.once(&mid)
             }
+            Item::Ended(outcome, _) => self.outcome(mid, *outcome),
             _ => Ok(()),
         }
     }

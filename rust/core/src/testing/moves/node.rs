@@ -8,8 +8,9 @@ mod owning;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::disk::{Change, Disk, Image, Tag};
-use super::{ENTITY, FULL, Held, Message, Mistake, NODE_IDS, NODE_KEYS, READERS, SPAWN, Scene, broken};
+use super::disk::{Change, Daemon, Disk, Image, Tag};
+use super::timeline::Note;
+use super::{ENTITY, FULL, Held, Message, Mistake, NODE_IDS, NODE_KEYS, SPAWN, Scene, broken};
 use crate::config::{DaemonHostConfig, Durability};
 use crate::feed::{self, Feed};
 use crate::host::Host;
@@ -26,9 +27,6 @@ use crate::rows::Write;
 use crate::stream::{Flow, Frame};
 use crate::time::UnixMs;
 
-/// An image in two chunks.
-const IMAGE_BYTES: u64 = (1 << 20) + 7;
-
 /// What is gone after a crash.
 struct Live {
     known: Known,
@@ -36,7 +34,7 @@ struct Live {
     source: MoveSource,
     target: MoveTarget,
     orders: BTreeMap<MigrationId, MoveOrchestrator>,
-    daemon: Option<Box<Image>>,
+    daemon: Option<Box<Daemon>>,
     /// Writes of events that are not durable yet.
     pending: usize,
     /// Outputs that are durable, and those that were published.
@@ -46,6 +44,8 @@ struct Live {
     chunks: Option<(ChunkReceiver, Box<MoveOrder>)>,
     installing: Option<(Box<Prepared>, Vec<Write>)>,
     freezing: Option<Box<MoveOrder>>,
+    /// An event that user code is busy with, until then.
+    slow: Option<(Duration, usize, Vec<u8>)>,
 }
 
 pub struct Node {
@@ -66,6 +66,9 @@ impl Live {
 }
 
 fn config(scene: &Scene) -> DaemonHostConfig {
+    if let Some(plan) = scene.options.plan {
+        return plan.config;
+    }
     DaemonHostConfig {
         durability: if scene.options.journal {
             Durability::Journal
@@ -101,7 +104,7 @@ impl Node {
         if self.index == 0 {
             let image = Image {
                 host: Host::new(*ENTITY, config(scene)),
-                state: 1,
+                state: None,
                 history: Vec::new(),
                 outputs: Vec::new(),
             };
@@ -121,31 +124,11 @@ impl Node {
         let records: Vec<_> = self.disk.records.values().copied().collect();
         let recovered = move_known::recover(me, *ENTITY, &records, &items);
         self.disk.apply(recovered.writes, None, scene)?;
-        let owner = OwnerConfig {
-            directory: scene.options.takeovers,
-            margin: Duration::from_millis(100),
-            renew_every: Duration::from_millis(300),
-            resend: Duration::from_millis(100),
-            seed,
-        };
         scene.runs[self.index] = seed;
-        let source = SourceConfig {
-            reserved: Duration::from_millis(500),
-            freeze: Duration::from_millis(300),
-            queue_max: 40,
-            seed,
-            ..SourceConfig::default()
-        };
-        let target = TargetConfig {
-            reserved: Duration::from_secs(3),
-            ask_first: Duration::from_millis(100),
-            ask_max: Duration::from_secs(2),
-            alarm: Duration::from_secs(1),
-            seed,
-            ..TargetConfig::default()
-        };
+        let (owner, source, target) = configs(seed, scene);
+        let is_planned = scene.options.plan.is_some();
         let orders = recovered.ordered.into_iter().map(|order| {
-            let config = order_config(seed);
+            let config = order_config(seed, is_planned);
             (order.mid, MoveOrchestrator::recovered(order, config))
         });
         self.live = Some(Box::new(Live {
@@ -162,6 +145,7 @@ impl Node {
             chunks: None,
             installing: None,
             freezing: None,
+            slow: None,
         }));
         let Some(record) = self.disk.highest() else {
             return Ok(());
@@ -181,8 +165,12 @@ impl Node {
     pub fn crash(&mut self, scene: &mut Scene) -> Held {
         if self.live.take().is_some() {
             scene.report.crashes += 1;
+            scene.note(Note::Crashed(self.index));
             scene.facts.source_crashed(self.index);
-            self.disk.crash(scene)?;
+            let survived = self.disk.crash(scene)?;
+            if survived > 0 {
+                scene.note(Note::Torn(self.index, survived));
+            }
             self.up_at = scene.soon(400_000);
         }
         Ok(())
@@ -192,12 +180,17 @@ impl Node {
     fn place(&mut self, scene: &mut Scene) -> Held<bool> {
         if scene.is_counting {
             self.places += 1;
-            scene.report.places[self.index] = self.places;
+            if let Some(places) = scene.report.places.get_mut(self.index) {
+                *places = self.places;
+            }
         }
         let here = match scene.options.scripted {
             Some((_, Some(crash))) => scene.is_counting && (crash.node, crash.place) == (self.index, self.places),
             Some(_) => false,
-            None => scene.options.crashes && scene.one_in(500),
+            None => match scene.options.plan {
+                Some(plan) => !scene.is_calm && plan.crash.happens(&mut scene.random),
+                None => scene.options.crashes && scene.one_in(500),
+            },
         };
         if here {
             self.crash(scene)?;
@@ -212,6 +205,7 @@ impl Node {
             live.source.wake_at(),
             live.target.wake_at(),
             live.chunks.as_ref().and_then(|(chunks, _)| chunks.wake_at()),
+            live.slow.as_ref().map(|(until, ..)| *until),
         ];
         let orders = live.orders.values().filter_map(MoveOrchestrator::wake_at);
         let feeds = live.feeds.values().filter_map(Feed::wake_at);
@@ -222,12 +216,16 @@ impl Node {
     pub fn wake(&mut self, scene: &mut Scene) -> Held {
         if self.live.is_none() {
             return if self.up_at <= scene.now {
+                scene.note(Note::Began(self.index));
                 self.restart(false, scene)
             } else {
                 Ok(())
             };
         }
         while let Some((tag, is_kept)) = self.disk.done(scene)? {
+            if !is_kept {
+                scene.note(Note::WriteFailed(self.index));
+            }
             let is_step = matches!(tag, Tag::Source(_) | Tag::Target(_) | Tag::Order(..) | Tag::Owner(..));
             if is_step && self.place(scene)? {
                 return Ok(());
@@ -238,6 +236,7 @@ impl Node {
             }
         }
         let now = scene.now;
+        self.slow_ends(scene)?;
         self.owner(owner::Signal::Timer, scene)?;
         self.source(move_source::Signal::Timer, scene)?;
         self.target(move_target::Signal::Timer, scene)?;
@@ -314,7 +313,7 @@ impl Node {
     fn publish(&mut self, n: u64, scene: &mut Scene) {
         let Some(live) = &mut self.live else { return };
         live.published = live.published.max(n);
-        for reader in READERS {
+        for reader in scene.layout.readers() {
             self.feed(reader, feed::Signal::Published { n }, scene);
         }
     }
@@ -330,11 +329,29 @@ impl Node {
         Some((epoch, live.published))
     }
 
+    /// Whether it crashed.
+    pub fn is_down(&self) -> bool {
+        self.live.is_none()
+    }
+
+    /// Whether it sees to a move.
+    pub fn sees_to(&self, mid: &MigrationId) -> bool {
+        self.live.as_ref().is_some_and(|live| live.orders.contains_key(mid))
+    }
+
+    /// The daemon, if it owns it.
+    pub fn owned(&mut self, now: Duration) -> Option<&mut Daemon> {
+        let live = self.live.as_mut()?;
+        live.owner.active().filter(|_| live.owner.may_process(now))?;
+        live.daemon.as_deref_mut()
+    }
+
     pub fn is_quiet(&self) -> bool {
         self.live.as_ref().is_some_and(|live| {
             live.source.phase() == move_source::Phase::Idle
                 && live.target.phase() == move_target::Phase::Idle
                 && live.orders.is_empty()
+                && live.slow.is_none()
                 && live.pending == 0
                 && self.disk.wake_at() == Duration::MAX
         })
@@ -376,7 +393,52 @@ impl Node {
     }
 }
 
-fn order_config(seed: u64) -> OrderConfig {
+/// How long the machines of a node wait: less than a node's do by themselves, so that more happens, but where a plan says how
+/// late messages are.
+fn configs(seed: u64, scene: &Scene) -> (OwnerConfig, SourceConfig, TargetConfig) {
+    let owner = OwnerConfig {
+        directory: scene.options.takeovers,
+        margin: Duration::from_millis(100),
+        renew_every: Duration::from_millis(300),
+        resend: Duration::from_millis(100),
+        seed,
+    };
+    if scene.options.plan.is_some() {
+        let source = SourceConfig {
+            seed,
+            ..SourceConfig::default()
+        };
+        let target = TargetConfig {
+            seed,
+            ..TargetConfig::default()
+        };
+        return (owner, source, target);
+    }
+    let source = SourceConfig {
+        reserved: Duration::from_millis(500),
+        freeze: Duration::from_millis(300),
+        queue_max: 40,
+        seed,
+        ..SourceConfig::default()
+    };
+    let target = TargetConfig {
+        reserved: Duration::from_secs(3),
+        ask_first: Duration::from_millis(100),
+        ask_max: Duration::from_secs(2),
+        alarm: Duration::from_secs(1),
+        seed,
+        ..TargetConfig::default()
+    };
+    (owner, source, target)
+}
+
+fn order_config(seed: u64, is_planned: bool) -> OrderConfig {
+    if is_planned {
+        return OrderConfig {
+            seed,
+            ..OrderConfig::default()
+        };
+    }
     OrderConfig {
         prepare: Duration::from_millis(500),
         drive: Duration::from_millis(500),

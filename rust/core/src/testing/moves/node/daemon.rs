@@ -1,17 +1,21 @@
 //! The daemon of a node: what events do to it, its image, and its outputs.
 
-use super::super::disk::{Change, Image, Input, Tag};
+use std::rc::Rc;
+
+use super::super::disk::{Change, Daemon, Image, Input, Tag};
 use super::super::facts::Uid;
-use super::super::{ENTITY, FULL, Held, Message, Mistake, NODE_KEYS, SPAWN, Scene, broken, id_of, node_of};
-use super::{IMAGE_BYTES, Node, config, flow};
+use super::super::reference::shown;
+use super::super::subject::Emitted;
+use super::super::timeline::Note;
+use super::super::{ENTITY, FULL, Held, Message, Mistake, NODE_KEYS, SPAWN, Scene, broken, id_of, node_of, number_of};
+use super::{Node, config, flow};
 use crate::certificate::Reason;
 use crate::cursors::{Cursors, Receipt};
 use crate::feed::{self, Feed};
-use crate::host::{Few, Host};
+use crate::host::Host;
 use crate::inflow::{self, Admission};
 use crate::ingress::{DIRECT, EventKey};
 use crate::link::CausalLink;
-use crate::mix;
 use crate::move_frame::{self, Reject};
 use crate::move_rows::Queued;
 use crate::move_source::{self, Gate};
@@ -19,13 +23,8 @@ use crate::ownership::OwnershipRecord;
 use crate::stream::{Announce, Event, Frame, Output, lineage_digest};
 use crate::time::UnixMs;
 
-/// User code: what an event does to the state, and what it emits.
-pub(super) fn process(state: &mut u64, content: u64) -> Few<Vec<u8>> {
-    *state = mix::pair(*state, content);
-    (0..*state % 3)
-        .map(|output| mix::pair(*state, output).to_le_bytes().to_vec())
-        .collect()
-}
+/// How long an event may keep user code busy.
+const SLOW_MICROS: usize = 2_000_000;
 
 pub(super) fn content(payload: &[u8]) -> u64 {
     payload.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
@@ -50,7 +49,7 @@ impl Node {
         }
         let runs = gate == Gate::Open && live.owner.may_process(scene.now) && live.daemon.is_some();
         if runs || careless {
-            return self.take(from, event, scene);
+            return self.begin_event(from, event, scene);
         }
         let answer = if live.target.is_busy() {
             Frame::Busy {
@@ -64,6 +63,44 @@ impl Node {
         };
         scene.send(self.index, from, Message::Stream(answer.to_bytes()));
         Ok(())
+    }
+
+    /// Has user code take an event in, now or when it is done with it.
+    fn begin_event(&mut self, from: usize, event: &Event<'_>, scene: &mut Scene) -> Held {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        if let Some((until, ..)) = &live.slow {
+            let message = Message::Stream(Frame::Event(*event).to_bytes());
+            let until = *until;
+            scene.network.put_off(until, from, self.index, message);
+            return Ok(());
+        }
+        let is_slow = match scene.options.plan {
+            Some(plan) if !scene.is_calm => plan.slow_callback.happens(&mut scene.random),
+            _ => false,
+        };
+        if !is_slow {
+            return self.take(from, event, scene);
+        }
+        let until = scene.soon(SLOW_MICROS);
+        scene.report.slow += 1;
+        scene.note(Note::Slow(self.index, until - scene.now));
+        live.slow = Some((until, from, Frame::Event(*event).to_bytes()));
+        live.pending += 1;
+        Ok(())
+    }
+
+    /// User code is done with what kept it busy.
+    pub(super) fn slow_ends(&mut self, scene: &mut Scene) -> Held {
+        let Some(live) = &mut self.live else { return Ok(()) };
+        let Some((_, from, bytes)) = live.slow.take_if(|(until, ..)| *until <= scene.now) else {
+            return Ok(());
+        };
+        live.pending = live.pending.saturating_sub(1);
+        let may_process = live.owner.may_process(scene.now);
+        if let (true, Ok(Frame::Event(event))) = (may_process, Frame::decode(&bytes)) {
+            self.take(from, &event, scene)?;
+        }
+        self.freeze_if_quiet(scene)
     }
 
     pub(super) fn take(&mut self, from: usize, event: &Event<'_>, scene: &mut Scene) -> Held {
@@ -85,7 +122,17 @@ impl Node {
                     content: content(event.payload),
                 };
                 scene.facts.apply(self.index, epoch, &daemon.history, &uid)?;
-                let receipt = apply(daemon, uid);
+                let before = (!scene.options.journal && scene.compares).then(|| daemon.history.clone());
+                let (receipt, outputs) = apply(daemon, uid, scene)?;
+                let input = Input {
+                    uid,
+                    digest: receipt.digest,
+                    outputs,
+                };
+                if let Some(before) = before {
+                    scene.took_effect(Some(&before), &input)?;
+                }
+                scene.took(self.index, &input, receipt.processed);
                 let ack = Frame::Ack {
                     flow,
                     receipt,
@@ -99,14 +146,11 @@ impl Node {
                 if scene.options.journal {
                     let Some(live) = &mut self.live else { return Ok(()) };
                     live.pending += 1;
-                    let input = Change::Input(Input {
-                        uid,
-                        digest: receipt.digest,
-                    });
+                    let input = Change::Input(input);
                     self.disk
                         .submit(Vec::new(), Some(input), Tag::Event(Some((from, ack)), n), scene);
                 }
-                return Ok(());
+                return self.snapshot_if_due(scene);
             }
             Admission::Malformed => return broken("Frames", "an event is malformed"),
             _ => admission.answer(flow, sequence, epoch),
@@ -144,7 +188,7 @@ impl Node {
         let Some(order) = live.freezing.take() else {
             return Ok(());
         };
-        let (Some(daemon), Some(active)) = (&live.daemon, live.owner.active()) else {
+        let (Some(daemon), Some(active)) = (&mut live.daemon, live.owner.active()) else {
             let failed = Reject::from(move_frame::Reason::NotOwner);
             return self.source(move_source::Signal::FreezeFailed(failed), scene);
         };
@@ -152,8 +196,10 @@ impl Node {
             let failed = Reject::from(move_frame::Reason::StateFailed);
             return self.source(move_source::Signal::FreezeFailed(failed), scene);
         }
-        let frozen = daemon.frozen();
-        let mut image = (**daemon).clone();
+        let mut image = daemon.rest()?;
+        let frozen = image.frozen();
+        scene.note(Note::Froze(number_of(&order.mid), self.index, frozen_after(&image)));
+        scene.same_state(&image.history, image.state.as_deref(), "when a move takes it")?;
         if scene.makes(Mistake::CursorsNotShipped) || scene.makes(Mistake::ReceiptsNotShipped) {
             let mut meta = image.host.snapshot("counter".to_owned(), 1, UnixMs::new(1));
             let mut cursors = Cursors::default();
@@ -169,7 +215,7 @@ impl Node {
             let acknowledged = live.feeds.values().map(Feed::acknowledged).max().unwrap_or(0);
             for (at, output) in image.outputs.iter_mut().enumerate() {
                 if at as u64 >= acknowledged {
-                    output.2.clear();
+                    output.2 = Rc::from([]);
                 }
             }
         }
@@ -192,30 +238,85 @@ impl Node {
         } else {
             active.moved(order.target, order.mid, position.0, position.1, key)
         };
+        let image_bytes = image.size();
         scene.images.insert(frozen.image, image);
         scene.frozen.insert(frozen.image, frozen);
         let signal = move_source::Signal::Frozen {
             frozen,
-            image_bytes: IMAGE_BYTES,
+            image_bytes,
             lineage: self.disk.lineage(),
             record: Box::new(record.expect(FULL)),
         };
         self.source(signal, scene)
     }
 
+    /// Takes a snapshot of its own accord.
+    fn snapshot_if_due(&mut self, scene: &mut Scene) -> Held {
+        let keeps = config(scene).durability != crate::config::Durability::None;
+        let Some(live) = &mut self.live else { return Ok(()) };
+        let Some(daemon) = live
+            .daemon
+            .as_mut()
+            .filter(|daemon| keeps && daemon.host.snapshot_is_due())
+        else {
+            return Ok(());
+        };
+        // It counts the events since.
+        let _ = daemon.host.snapshot("counter".to_owned(), 1, UnixMs::new(1));
+        let image = daemon.rest()?;
+        scene.note(Note::Kept(self.index, frozen_after(&image)));
+        self.disk
+            .submit(Vec::new(), Some(Change::Base(Box::new(image))), Tag::Nothing, scene);
+        Ok(())
+    }
+
     /// The daemon as it is on the disk.
-    pub fn rebuilt(&self, scene: &mut Scene) -> Held<Option<Box<Image>>> {
-        let Some(mut image) = self.disk.base.clone() else {
+    pub fn rebuilt(&self, scene: &mut Scene) -> Held<Option<Box<Daemon>>> {
+        let Some(base) = &self.disk.base else {
             return Ok(None);
         };
+        scene.note(Note::Took(
+            self.index,
+            base.host.position().processed,
+            self.disk.inputs.len() as u64,
+        ));
+        let mut daemon = base.wake(scene)?;
+        if scene.compares && base.state.is_some() {
+            let restored = daemon.subject.snapshot()?;
+            if restored != base.state {
+                return broken(
+                    "SameState",
+                    format!(
+                        "after a restore the snapshot is {}, and what was restored is {}",
+                        shown(restored.as_deref()),
+                        shown(base.state.as_deref())
+                    ),
+                );
+            }
+        }
         for input in &self.disk.inputs {
-            let receipt = apply(&mut image, input.uid);
+            let (receipt, outputs) = apply(&mut daemon, input.uid, scene)?;
+            if scene.compares && outputs != input.outputs {
+                return broken(
+                    "SameOutputs",
+                    format!(
+                        "event {} emitted {}, and {} when it is taken again after a restore",
+                        scene.given(&input.uid).number,
+                        shown(input.outputs.iter().map(AsRef::as_ref)),
+                        shown(outputs.iter().map(AsRef::as_ref)),
+                    ),
+                );
+            }
             if receipt.digest != input.digest {
                 return broken("OneChain", format!("{:?} is replayed to another digest", input.uid));
             }
         }
-        scene.facts.activated(&image.history)?;
-        Ok(Some(image))
+        if scene.compares && !self.disk.inputs.is_empty() {
+            let state = daemon.subject.snapshot()?;
+            scene.same_state(&daemon.history, state.as_deref(), "when it runs again")?;
+        }
+        scene.facts.activated(&daemon.history)?;
+        Ok(Some(daemon))
     }
 
     pub(super) fn feed(&mut self, reader: usize, signal: feed::Signal, scene: &mut Scene) {
@@ -267,23 +368,31 @@ impl Node {
 }
 
 /// Takes an event into effect.
-pub(super) fn apply(daemon: &mut Image, uid: Uid) -> Receipt {
+pub(super) fn apply(daemon: &mut Daemon, uid: Uid, scene: &Scene) -> Held<(Receipt, Rc<[Emitted]>)> {
     let key = EventKey {
         origin: uid.origin,
         stream: DIRECT,
         sequence: uid.sequence,
     };
-    let outputs = process(&mut daemon.state, uid.content);
+    let outputs = daemon.subject.process(&scene.given(&uid))?;
+    let copy = Rc::from(&outputs[..]);
     let emitted = daemon
         .host
-        .returned(key, outputs, |link: CausalLink, digest, output| (link, digest, output));
+        .returned(key, outputs, |link: CausalLink, digest, output: Emitted| {
+            (link, digest, output.payload)
+        });
     daemon.outputs.extend(emitted.expect("there is room"));
     daemon.history.push(uid);
-    daemon.host.receipt(key)
+    Ok((daemon.host.receipt(key), copy))
+}
+
+/// After how many events an image was taken.
+fn frozen_after(image: &Image) -> u64 {
+    image.host.position().processed
 }
 
 /// A receipt that is made up.
-pub(super) fn invented(daemon: &Image, sequence: u64) -> Receipt {
+pub(super) fn invented(daemon: &Daemon, sequence: u64) -> Receipt {
     let position = daemon.host.position();
     Receipt {
         sequence,

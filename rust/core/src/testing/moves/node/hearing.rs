@@ -3,7 +3,7 @@
 use super::Node;
 use std::time::Duration;
 
-use super::super::{CANDIDATES, ENTITY, Held, Message, Mistake, NODE_IDS, Scene, broken, id_of};
+use super::super::{ENTITY, Held, Message, Mistake, NODE_IDS, Scene, broken, id_of};
 use crate::feed;
 use crate::inflow;
 use crate::move_chunks;
@@ -79,10 +79,10 @@ impl Node {
             .may_process(scene.now)
             .then(|| live.owner.active().map(OwnershipRecord::epoch));
         let owned = owned.flatten();
-        let wall = scene.wall();
+        let wall = scene.wall(self.index);
         if roles.target {
             let engaged = live.source.phase() != move_source::Phase::Idle;
-            let is_taking = CANDIDATES > self.index && !scene.one_in(20);
+            let is_taking = scene.layout.candidates > self.index && !scene.one_in(20);
             let refusal = match (engaged, is_taking) {
                 (true, _) => Some(Reject::from(move_frame::Reason::Busy)),
                 (_, false) => Some(Reject::from(move_frame::Reason::NotReady)),

@@ -1,10 +1,11 @@
 //! What the machines of moves decide.
 
-use super::super::disk::{Change, Tag};
+use super::super::disk::{Change, Image, Tag};
 use super::super::facts::Uid;
-use super::super::{ENTITY, FULL, Held, Message, Mistake, NODE_IDS, NODE_KEYS, Scene, broken, node_of};
+use super::super::timeline::Note;
+use super::super::{ENTITY, FULL, Held, Message, Mistake, NODE_IDS, NODE_KEYS, Scene, broken, node_of, number_of};
 use super::daemon::{apply, invented};
-use super::{IMAGE_BYTES, Live, Node, flow, order_config};
+use super::{Live, Node, flow, order_config};
 use crate::move_chunks::{self, ChunkReceiver};
 use crate::move_frame::{self, Body, MoveFrame, Reject};
 use crate::move_order::{self, MoveOrchestrator};
@@ -34,7 +35,8 @@ impl Node {
         match action {
             move_source::Action::Send { to, frame } => return self.say(to, frame, scene),
             move_source::Action::SendChunk { to, image, index } => {
-                let range = move_chunks::range(IMAGE_BYTES, index);
+                let size = scene.images.get(&image).map_or(0, Image::size);
+                let range = move_chunks::range(size, index);
                 let mid = live.source.order().map_or(MigrationId::default(), |order| order.mid);
                 if let Some(range) = range {
                     let length = usize::try_from(range.end - range.start).unwrap_or(0);
@@ -99,6 +101,7 @@ impl Node {
             move_source::Action::Redirect { queue } => return self.take_queued(queue, scene),
             move_source::Action::Fence(record) => {
                 scene.report.committed += 1;
+                scene.note(Note::Committed(number_of(&record.mid)));
                 scene.report.shipped += shipped;
                 scene.facts.ship(record.mid, shipped);
                 if !scene.makes(Mistake::StaysActive) {
@@ -122,8 +125,11 @@ impl Node {
                     );
                 }
             }
-            move_source::Action::Ended { outcome, .. } => {
-                scene.report.aborted += u64::from(outcome == Outcome::Aborted);
+            move_source::Action::Ended { mid, outcome, .. } => {
+                if outcome == Outcome::Aborted {
+                    scene.report.aborted += 1;
+                    scene.note(Note::Aborted(number_of(&mid)));
+                }
             }
         }
         Ok(())
@@ -319,7 +325,7 @@ impl Node {
 
     /// Takes events of another daemon's queue in before it is told.
     pub(super) fn apply_early(&mut self, digest: crate::digest::Digest, scene: &mut Scene) -> Held {
-        let Some(image) = self.disk.images.get_mut(&digest) else {
+        let Some(image) = self.disk.images.get(&digest) else {
             return Ok(());
         };
         let Some(live) = &self.live else { return Ok(()) };
@@ -333,7 +339,9 @@ impl Node {
             content: digest.head8(),
         };
         scene.facts.apply(self.index, epoch, &image.history, &uid)?;
-        apply(image, uid);
+        let mut daemon = image.clone().wake(scene)?;
+        apply(&mut daemon, uid, scene)?;
+        self.disk.images.insert(digest, daemon.rest()?);
         Ok(())
     }
 
@@ -341,7 +349,7 @@ impl Node {
         let Some(live) = &mut self.live else { return Ok(()) };
         let mid = order.mid;
         let seed = scene.random.next_u64();
-        let (orchestrator, action) = MoveOrchestrator::begin(order, order_config(seed));
+        let (orchestrator, action) = MoveOrchestrator::begin(order, order_config(seed, scene.options.plan.is_some()));
         live.orders.insert(mid, orchestrator);
         self.do_order(mid, action, scene)
     }

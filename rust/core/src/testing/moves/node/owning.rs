@@ -1,7 +1,7 @@
 //! What the machine of ownership decides.
 
 use super::super::disk::{Change, Tag};
-use super::super::{CENTRE, Held, Message, NODE_IDS, READERS, Scene, broken};
+use super::super::{Held, Message, NODE_IDS, Scene, broken};
 use super::Node;
 use crate::certificate::Reason;
 use crate::feed::{self, Feed};
@@ -70,21 +70,26 @@ impl Node {
                 live.durable = live.published;
                 live.daemon = daemon;
                 live.pending = 0;
+                live.slow = None;
                 live.installing = None;
-                for reader in READERS {
+                for reader in scene.layout.readers() {
                     let feed = Feed::new(epoch, live.published, scene.random.next_u64());
                     live.feeds.insert(reader, feed);
                 }
-                for reader in READERS {
+                for reader in scene.layout.readers() {
                     self.feed(reader, feed::Signal::Started, scene);
                 }
                 self.target(move_target::Signal::Activated { epoch }, scene)?;
             }
             owner::Action::Stop => live.feeds.clear(),
-            owner::Action::Send(frame) => scene.send(self.index, CENTRE, Message::Own(Box::new(frame))),
+            owner::Action::Send(frame) => scene.send(self.index, scene.layout.centre(), Message::Own(Box::new(frame))),
             owner::Action::RegisterLineage(ask) => {
                 let body = ownership_frame::Body::Register(self.disk.lineage());
-                scene.send(self.index, CENTRE, Message::Own(Box::new(OwnershipFrame { ask, body })));
+                scene.send(
+                    self.index,
+                    scene.layout.centre(),
+                    Message::Own(Box::new(OwnershipFrame { ask, body })),
+                );
             }
             owner::Action::Resume => {
                 let durable = live.durable;
