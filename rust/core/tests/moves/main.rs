@@ -9,6 +9,7 @@ mod common;
 mod frames;
 mod known;
 mod order;
+mod planned;
 mod simulation;
 mod source;
 mod target;

@@ -27,7 +27,7 @@ impl Share {
 
 /// What is done, and what goes wrong. How long messages take stands in the faults of the network.
 ///
-/// A step is a message that arrives, something that a node does at its time, or a message or write of a move.
+/// A step is a few events that are sent, an event that is taken in, or a message or write of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Plan {
     /// Events that are sent.

@@ -82,6 +82,10 @@ impl World {
             self.scene.kind.between()?;
             let wake_at = self.wake_at();
             let is_over = self.is_over(plan);
+            if !self.scene.is_calm && (is_over || self.scene.report.steps >= plan.steps_max()) {
+                self.scene.note(Note::Calm);
+                self.calm();
+            }
             let mut next = wake_at.min(self.scene.network.next_at().unwrap_or(Duration::MAX));
             if !is_over {
                 next = next.min(act_at);
@@ -98,16 +102,10 @@ impl World {
             } else if !is_over && act_at <= self.scene.now {
                 act_at = self.scene.soon(pause);
                 self.act(plan)?;
+                self.trouble(plan)?;
             }
             if wake_at <= self.scene.now {
                 self.wake()?;
-            }
-            if !self.scene.is_calm {
-                self.trouble(plan)?;
-                if is_over || self.scene.report.steps >= plan.steps_max() {
-                    self.scene.note(Note::Calm);
-                    self.calm();
-                }
             }
             let now = (self.scene.report.written, self.scene.facts.outcomes.len());
             if self.scene.is_calm && (end == Duration::MAX || now != progress) {
@@ -165,6 +163,9 @@ impl World {
     /// What goes wrong by itself at a step.
     fn trouble(&mut self, plan: &Plan) -> Held {
         let scene = &mut self.scene;
+        if scene.is_calm {
+            return Ok(());
+        }
         if plan.crash.happens(&mut scene.random) {
             let node = scene.random.below(scene.layout.nodes());
             self.nodes[node].crash(scene)?;

@@ -150,7 +150,12 @@ impl Node {
                     self.disk
                         .submit(Vec::new(), Some(input), Tag::Event(Some((from, ack)), n), scene);
                 }
-                return self.snapshot_if_due(scene);
+                self.snapshot_if_due(scene)?;
+                // A crash after an event took effect and before it is durable.
+                return match scene.options.plan {
+                    Some(_) => self.place(scene).map(|_| ()),
+                    None => Ok(()),
+                };
             }
             Admission::Malformed => return broken("Frames", "an event is malformed"),
             _ => admission.answer(flow, sequence, epoch),
