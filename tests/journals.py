@@ -12,6 +12,7 @@ import reference
 
 PUT = 1
 TABLES = {"node": 1, "daemons": 2, "journal": 3, "outputs": 4, "snapshots": 5, "checkpoints": 6, "certificates": 7}
+TABLES |= {"dead_letters": 9, "outbox": 11, "streams": 12}
 PROCESSED, PASSED_OVER = 1, 2
 
 

@@ -2,10 +2,18 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from blake3 import blake3
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
+    crypto_scalarmult,
+    crypto_scalarmult_base,
+)
 from nacl.signing import SigningKey
 
+import journals
 import reference
 
 MID = b"\x77" * 16
@@ -111,3 +119,55 @@ def rows(entity: bytes, ordered: bytes, head: bytes, records: list[bytes]) -> by
         row = entity + bytes([role]) + MID + value + struct.pack("<I", zlib.crc32(value))
         made += struct.pack("<I", len(row)) + row
     return made
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image of the daemon of an order, frozen after its third output, with what it is sealed for."""
+
+    entity: SigningKey
+    source: SigningKey
+    target: SigningKey
+    rows: Sequence[bytes]
+    """Rows, in their order."""
+    snapshot: bytes
+
+    def encode(self) -> bytes:
+        """Put everything together."""
+        stored = struct.pack("<BH", 2, 7) + b"counter"
+        stored += struct.pack("<QI4BIQIIQ", 100, 10_000, 0, 0, 1, 1, 10_000, 64 << 20, 7, 3, 86_400_000)
+        stored = journals.summed(stored + b"\1\0")
+        rows = struct.pack("<I", len(self.rows)) + b"".join(self.rows)
+        head = b"\1\1" + struct.pack("<H", len(stored)) + stored + b"\1" + self.identity()
+        return head + struct.pack("<Q", len(rows)) + rows + self.snapshot
+
+    def identity(self) -> bytes:
+        """Seal the key of the daemon to the target."""
+        names = b"".join(reference.entity_id(key) for key in (self.entity, self.source, self.target))
+        transcript = b"meshos 2026 move identity v1\0" + MID + names
+        public, under = self.agreed("meshos 2026 move identity key v1", b"\x97" * 32)
+        seed = bytes(self.entity)
+        return public + crypto_aead_xchacha20poly1305_ietf_encrypt(seed, transcript, bytes(24), under)
+
+    def chunk(self) -> bytes:
+        """Seal all of it as one chunk."""
+        image = self.encode()
+        transcript = b"meshos 2026 move image v1\0" + MID + reference.entity_id(self.entity) + struct.pack("<Q", 1)
+        transcript += reference.entity_id(self.source) + reference.entity_id(self.target)
+        transcript += blake3(image).digest() + struct.pack("<Q", len(image))
+        nonce = blake3(transcript).digest()[:16] + struct.pack("<Q", 0)
+        public, under = self.agreed("meshos 2026 move image key v1", b"\x98" * 32)
+        return public + crypto_aead_xchacha20poly1305_ietf_encrypt(image, transcript, nonce, under)
+
+    def agreed(self, context: str, ephemeral: bytes) -> tuple[bytes, bytes]:
+        """Make the public half of an ephemeral key, and the key that it makes with the target's."""
+        public = crypto_scalarmult_base(ephemeral)
+        shared = crypto_scalarmult(ephemeral, bytes(self.target.verify_key.to_curve25519_public_key()))
+        return public, reference.derive(context, shared, public, reference.entity_id(self.target))
+
+
+def source(publisher: bytes, log: int, channel: str) -> tuple[int, bytes]:
+    """Tell which stream a channel is to a daemon, and the row of it."""
+    numbered = publisher + struct.pack("<Q", log)
+    stream = reference.derive("meshos 2026 channel stream v1", numbered + channel.encode())
+    return int.from_bytes(stream[:8], "little"), b"\1" + numbered + reference.name(channel)

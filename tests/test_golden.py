@@ -9,6 +9,7 @@ import json
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -227,7 +228,25 @@ def owned() -> dict[str, bytes]:
         "move_frames": moving.frames(ID, ordered, head, made),
         "move_asides": moving.asides(ID, NODE_1, NODE_2, CHILD, head, made),
         "move_rows": moving.rows(ID, ordered, head, made),
+        "image": travelling().encode(),
+        "image_chunk": travelling().chunk(),
     }
+
+
+def travelling() -> moving.Image:
+    """The daemon of the order, after its third output."""
+    made = chain()
+    stream, source = moving.source(reference.entity_id(NODE_1), 9, "sensors/lidar")
+    due = frames.due(reference.entity_id(CHILD), 2, PAYLOADS[3])
+    rows = (
+        journals.write("outputs", ID + struct.pack(">Q", 1), journals.outputs(made, 3)),
+        journals.write("checkpoints", ID + struct.pack(">QQ", 1, 3), checkpoints()[0]),
+        journals.write("dead_letters", ID + struct.pack(">Q", 1), journals.dead_letter()),
+        journals.write("outbox", ID + struct.pack(">Q", 2), due),
+        journals.write("streams", ID + struct.pack(">Q", stream), source),
+    )
+    frozen = replace(snapshot(), epoch=1, head=made.events[2][0], digest=made.digests[3], lineage=certificates()[:1])
+    return moving.Image(ENTITY, NODE_1, NODE_2, rows, frozen.encode())
 
 
 def values() -> dict[str, str]:

@@ -173,12 +173,20 @@ pub fn read_snapshot(bytes: &[u8], bytes_max: u64) -> Result<(SnapshotMeta, Rang
     if bytes.first() != Some(&VERSION) {
         return snapshot::decode(bytes, bytes_max);
     }
-    let mut reader = Reader::new(bytes);
-    Parts::read(&mut reader)?;
-    let begin = bytes.len() - reader.remaining();
+    let begin = snapshot_at(bytes)?;
     let snapshot = snapshot::decode(&bytes[begin..], bytes_max);
     let (meta, state) = snapshot.map_err(|error| behind(error, begin as u64))?;
     Ok((meta, begin + state.start..begin + state.end))
+}
+
+/// Where in an image its snapshot begins.
+///
+/// # Errors
+/// A [`DecodeError`].
+pub fn snapshot_at(bytes: &[u8]) -> Result<usize, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    Parts::read(&mut reader)?;
+    Ok(bytes.len() - reader.remaining())
 }
 
 /// What stands before the snapshot, each with where it begins.

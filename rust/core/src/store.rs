@@ -98,8 +98,9 @@ pub trait Store: Send {
     /// [`StoreError`]: it cannot be read.
     fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Row>, StoreError>;
 
-    /// Keeps a snapshot, given in parts, and names it by its content. It is durable when this returns. If the process ends
-    /// before a row of [`Table::Snapshots`] names it, it goes.
+    /// Keeps a snapshot or an image, given in parts, and names it by its content: by [`plain`](crate::digest::plain) of the
+    /// whole. It is durable when this returns. If the process ends before a row of [`Table::Snapshots`] names it, or one of a
+    /// target in [`Table::Moves`], it goes.
     ///
     /// # Errors
     /// [`StoreError`]: it is not kept.

@@ -27,6 +27,7 @@ use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
 use meshos_core::journal::SnapshotRow;
+use meshos_core::move_rows::Item;
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::segment;
 use meshos_core::store::check::{Checked, check};
@@ -86,19 +87,33 @@ impl Shared {
         self.log_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Removes the files of snapshots whose rows were not kept before the process ended. If a row cannot be read, none goes.
+    /// Removes the files of snapshots and images whose rows were not kept before the process ended. If a row cannot be read,
+    /// none goes.
     fn sweep(&self) {
-        let (mut range, mut named) = (KeyRange::all(), BTreeSet::new());
-        while let Ok(rows) = self.view.page(&self.tree, Table::Snapshots, &range, 1024) {
-            let Some((last, _)) = rows.last() else {
-                let _ = self.folder.sweep(&named);
-                return;
-            };
-            range = range.after(last);
-            for (_, value) in &rows {
-                let Ok(row) = SnapshotRow::decode(value) else { return };
-                named.insert(row.name.to_string());
+        let mut named = BTreeSet::new();
+        let of_snapshots = self.each(Table::Snapshots, |_, value| {
+            named.insert(SnapshotRow::decode(value).ok()?.name.to_string());
+            Some(())
+        });
+        let of_moves = self.each(Table::Moves, |key, value| {
+            if let (.., Item::Prepared(prepared)) = Item::decode(key, value).ok()? {
+                named.insert(prepared.frozen.image.to_string());
             }
+            Some(())
+        });
+        if of_snapshots.and(of_moves).is_some() {
+            let _ = self.folder.sweep(&named);
+        }
+    }
+
+    /// Shows each row of a table. `None`: one cannot be read.
+    fn each(&self, table: Table, mut see: impl FnMut(&[u8], &[u8]) -> Option<()>) -> Option<()> {
+        let mut range = KeyRange::all();
+        loop {
+            let rows = self.view.page(&self.tree, table, &range, 1024).ok()?;
+            let Some((last, _)) = rows.last() else { return Some(()) };
+            range = range.after(last);
+            rows.iter().try_for_each(|(key, value)| see(key, value))?;
         }
     }
 

@@ -259,7 +259,11 @@ impl Daemon for PyDaemon {
     }
 
     fn state(bytes: Vec<u8>) -> PyState {
-        Python::attach(|py| PyState::whole(PyBackedBytes::from(PyBytes::new(py, &bytes))))
+        Self::state_in(&bytes)
+    }
+
+    fn state_in(bytes: &[u8]) -> PyState {
+        Python::attach(|py| PyState::whole(PyBackedBytes::from(PyBytes::new(py, bytes))))
     }
 
     fn drafted(draft: &PyBackedBytes) -> &[u8] {

@@ -16,6 +16,7 @@ use crate::due::Due;
 use crate::id::EntityId;
 use crate::image;
 use crate::journal::{self, Emitted, Mark, SnapshotRow};
+use crate::move_rows::{Item, Prepared};
 use crate::resumption::Replay;
 use crate::rows::{KeyRange, Table, of_entity_key};
 use crate::sender;
@@ -41,13 +42,14 @@ pub struct Checked {
     pub signed: u64,
 }
 
-/// Checks everything of every daemon, and what senders reserved.
+/// Checks everything of every daemon, what senders reserved, and what moves have decided.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] with the first bad place, or why the store cannot be read.
 pub fn check(store: &dyn Store) -> Result<Checked, StoreError> {
     let mut checked = Checked::default();
     reservations(store)?;
+    moves(store)?;
     let mut range = KeyRange::all();
     loop {
         let page = store.page(Table::Daemons, &range, PAGE)?;
@@ -84,6 +86,41 @@ fn reservations(store: &dyn Store) -> Result<(), StoreError> {
             sender::reserved(value).map_err(|error| bad(Table::Node, of, 0, error))?;
         }
     }
+}
+
+/// Checks that rows of moves can be read, and that the image of a target in doubt is there and is what it names.
+fn moves(store: &dyn Store) -> Result<(), StoreError> {
+    let mut range = KeyRange::all();
+    loop {
+        let page = store.page(Table::Moves, &range, PAGE)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        range = range.after(last);
+        for (key, value) in &page {
+            let Some((entity, _)) = key.split_first_chunk() else {
+                return Err(Damage::BadKey { table: Table::Moves }.into());
+            };
+            let entity = EntityId::from_bytes(*entity);
+            let read = Item::decode(key, value).map_err(|error| bad(Table::Moves, entity, 0, error))?;
+            if let (.., Item::Prepared(prepared)) = read {
+                image_of(store, &prepared)?;
+            }
+        }
+    }
+}
+
+fn image_of(store: &dyn Store, prepared: &Prepared) -> Result<(), StoreError> {
+    let (entity, frozen) = (prepared.order.entity, &prepared.frozen);
+    let bytes = store.fetch(&frozen.image, prepared.image_bytes)?;
+    let damaged = StoreError::Damaged(Damage::Snapshot { name: frozen.image });
+    let meta = image::decode(&bytes).map_err(|_| damaged)?.meta;
+    if (meta.entity, meta.head.sequence, meta.digest) != (entity, frozen.sequence, frozen.head) {
+        return Err(StoreError::Damaged(Damage::Apart {
+            table: Table::Moves,
+            entity,
+            number: 0,
+        }));
+    }
+    Ok(())
 }
 
 fn bad(table: Table, entity: EntityId, number: u64, error: DecodeError) -> StoreError {

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use super::envelopes::Trial;
+pub use super::images::{fuzz_chunk as image_chunk, fuzz_image as image};
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
 pub use super::move_frames::{fuzz_frames as move_asides, fuzz_frames as move_frames, fuzz_rows as move_rows};
 pub use super::ownership::{fuzz_frames as ownership_frames, fuzz_records as ownership_records};
@@ -94,6 +95,8 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("move_frames", move_frames),
     ("move_asides", move_asides),
     ("move_rows", move_rows),
+    ("image", image),
+    ("image_chunk", image_chunk),
 ];
 
 /// [`open`](crate::parcel::open): what is read is packed to the same bytes.

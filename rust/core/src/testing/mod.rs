@@ -6,6 +6,7 @@ pub mod engines;
 pub mod envelopes;
 pub mod frames;
 pub mod fuzz;
+pub mod images;
 pub mod meshes;
 pub mod move_frames;
 pub mod moves;

@@ -285,6 +285,8 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("move_frames", super::move_frames::frame_bytes()));
     all.push(("move_asides", super::move_frames::aside_bytes()));
     all.push(("move_rows", super::move_frames::row_bytes()));
+    all.push(("image", super::images::image()));
+    all.push(("image_chunk", super::images::chunk()));
     all
 }
 

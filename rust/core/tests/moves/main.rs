@@ -7,6 +7,7 @@ mod support;
 mod chunks;
 mod common;
 mod frames;
+mod image;
 mod known;
 mod order;
 mod planned;

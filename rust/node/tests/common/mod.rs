@@ -52,6 +52,8 @@ pub struct Switches {
     pub fail_snapshot: AtomicBool,
     pub fail_process: AtomicBool,
     pub unhealthy: AtomicBool,
+    /// Bytes that states have beyond what they need.
+    pub padding: AtomicUsize,
     pub fail_control: AtomicBool,
     /// There is no other instance than the first.
     pub only_one: AtomicBool,
@@ -285,15 +287,20 @@ impl Daemon for Sum {
             return Err("no snapshot".to_owned());
         }
         self.switches.wait(&self.switches.snapshot_gate);
-        Ok(self.total.load(Ordering::SeqCst).to_le_bytes().to_vec())
+        let mut state = vec![0; 8 + self.switches.padding.load(Ordering::SeqCst)];
+        state[..8].copy_from_slice(&self.total.load(Ordering::SeqCst).to_le_bytes());
+        Ok(state)
     }
     fn restore(&self, state: &Vec<u8>, _schema: u32) -> Result<(), String> {
         if self.switches.fail_restore.load(Ordering::SeqCst) {
             return Err("no restore".to_owned());
         }
         self.switches.wait(&self.switches.restore_gate);
-        let bytes: [u8; 8] = state.as_slice().try_into().map_err(|_| "eight bytes".to_owned())?;
-        self.total.store(u64::from_le_bytes(bytes), Ordering::SeqCst);
+        let (bytes, padding) = state.split_first_chunk().ok_or("eight bytes")?;
+        if padding.len() != self.switches.padding.load(Ordering::SeqCst) {
+            return Err("eight bytes".to_owned());
+        }
+        self.total.store(u64::from_le_bytes(*bytes), Ordering::SeqCst);
         Ok(())
     }
     fn fresh(&self) -> Result<Option<Self>, String> {

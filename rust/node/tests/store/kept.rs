@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use meshos_core::digest;
 use meshos_core::journal::SnapshotRow;
+use meshos_core::move_rows::{self, Item};
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::store::{Batch, Store, StoreError};
 use meshos_core::testing::random::SplitMix64;
-use meshos_core::testing::samples;
+use meshos_core::testing::{images, move_frames, samples};
 use meshos_node::redb_store::{Options, RedbStore};
 
 use crate::{Scratch, numbers, open, open_with, row, submit_all};
@@ -322,4 +324,46 @@ fn what_is_folded_reads_as_before() {
         }
     }
     assert_eq!(store.page(Table::Trails, &KeyRange::all(), 5), Ok(vec![]));
+}
+
+#[test]
+fn an_image_that_a_target_in_doubt_holds_survives_a_crash() {
+    let scratch = Scratch::new();
+    let (mut store, _) = open(&scratch.path());
+    let (held, stray) = (images::image(), b"stray");
+    let name = store.keep(&[&held[..7], &held[7..]]).expect("kept");
+    assert_eq!(name, digest::plain(&held));
+    let unnamed = store.keep(&[stray]).expect("kept");
+    let mut prepared = move_frames::prepared();
+    prepared.frozen.image = name;
+    prepared.image_bytes = held.len() as u64;
+    let (entity, mid) = (prepared.order.entity, prepared.order.mid);
+    let item = Item::Prepared(Box::new(prepared));
+    store.commit(vec![item.write(&entity, &mid)]).expect("kept");
+    crash(store, &scratch);
+    let (store, _) = open(&scratch.path());
+    assert_eq!(store.fetch(&name, 1 << 20).as_deref(), Ok(&held[..]));
+    assert_eq!(store.fetch(&unnamed, 9), Err(StoreError::NoSnapshot { name: unnamed }));
+    assert!(store.verify().is_ok());
+    // Once the row is gone, so is the image, also when the store is closed in between.
+    store
+        .commit(vec![move_rows::remove_prepared(&entity, &mid)])
+        .expect("kept");
+    drop(store);
+    let (store, _) = open(&scratch.path());
+    assert_eq!(store.fetch(&name, 1 << 20), Err(StoreError::NoSnapshot { name }));
+}
+
+#[test]
+fn no_file_goes_while_a_row_of_a_move_cannot_be_read() {
+    let scratch = Scratch::new();
+    let (mut store, _) = open(&scratch.path());
+    let name = store.keep(&[b"one"]).expect("kept");
+    let (entity, mid) = (samples::keypair(1).entity_id(), move_frames::MID);
+    let mut row = Item::Retired.write(&entity, &mid);
+    row.value = Some(b"?".to_vec());
+    store.commit(vec![row]).expect("kept");
+    crash(store, &scratch);
+    let (store, _) = open(&scratch.path());
+    assert_eq!(store.fetch(&name, 9).as_deref(), Ok(&b"one"[..]));
 }
