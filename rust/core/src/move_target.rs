@@ -23,7 +23,9 @@
 //! An install that is refused leads back to Prepared.
 //!
 //! A star: whoever commits what is owned here, or was, is told Committed; what lost to a takeover, is shown a record above
-//! it; what is not known here at all, is told so, with an alarm. A prepare of another move is rejected, any other message of one late. A dash: late, counted.
+//! it; what is not known here at all, is told so, with an alarm. A prepare of another move is rejected, any other message of
+//! one late; but while nothing but its word was given, another order of the same orchestrator takes the place of the first,
+//! which is forgotten as at the deadline. A dash: late, counted.
 //!
 //! Invariants
 //! * It says that it is prepared after what it holds is durable. From then on it never gives up and never goes live by
@@ -424,7 +426,7 @@ impl MoveTarget {
             Reason::Finished.into()
         } else if let Some(refusal) = refusal {
             refusal
-        } else if self.phase != Phase::Idle {
+        } else if self.phase != Phase::Idle && !self.gives_way(from) {
             Reason::Busy.into()
         } else if known.epoch() > order.epoch {
             Reason::NotOwner.into()
@@ -439,6 +441,15 @@ impl MoveTarget {
             return self.say(from, about, Body::Accept, actions);
         };
         self.say(from, about, Body::Reject(no), actions);
+    }
+
+    /// Whether what it agreed to is forgotten for another order of the same node: of that one nothing came.
+    fn gives_way(&self, orchestrator: EntityId) -> bool {
+        let is_its = self
+            .order
+            .as_ref()
+            .is_some_and(|order| order.orchestrator == orchestrator);
+        self.phase == Phase::Reserved && is_its
     }
 
     fn fill(

@@ -133,8 +133,13 @@ fn words(node: &Node, actions: &[Action]) -> String {
 }
 
 fn signals(node: &Node) -> Vec<(&'static str, Signal<'static>)> {
+    let another_order = MoveOrder {
+        mid: OTHER_MID,
+        ..order()
+    };
     let other_order = MoveOrder {
         mid: OTHER_MID,
+        orchestrator: source(),
         ..order()
     };
     let other = Frozen {
@@ -171,7 +176,11 @@ fn signals(node: &Node) -> Vec<(&'static str, Signal<'static>)> {
     };
     vec![
         ("prepare", prepare(order())),
-        ("prepare another", prepare(other_order)),
+        ("prepare another", prepare(another_order)),
+        (
+            "prepare by another",
+            heard(source(), OTHER_MID, Body::Prepare(Box::new(other_order))),
+        ),
         ("final", final_of(source(), MID, frozen(), vec![queued(1)])),
         ("final, longer queue", final_of(source(), MID, frozen(), longer)),
         ("final, differs", final_of(source(), MID, other, Vec::new())),
@@ -230,13 +239,15 @@ fn table() {
 }
 
 /// Every pair that changes something; all others are late.
-const TABLE: [(&str, &str, &str); 46] = [
+const TABLE: [(&str, &str, &str); 53] = [
     ("Idle", "prepare", "Reserved Accept>O"),
     ("Idle", "prepare another", "Reserved Accept'>O"),
+    ("Idle", "prepare by another", "Reserved Accept'>S"),
     ("Idle", "commit", "Idle Outcome(unknown)>S alarm(unknown)"),
     ("Idle", "commit, does not fit", "Idle Outcome(unknown)>S alarm(unknown)"),
     ("Reserved", "prepare", "Reserved Accept>O"),
-    ("Reserved", "prepare another", "Reserved Reject(Busy)'>O"),
+    ("Reserved", "prepare another", "Reserved Accept'>O"),
+    ("Reserved", "prepare by another", "Reserved Reject(Busy)'>S"),
     ("Reserved", "final", "Restoring restore"),
     ("Reserved", "final, longer queue", "Restoring restore"),
     ("Reserved", "final, differs", "Restoring restore"),
@@ -246,6 +257,7 @@ const TABLE: [(&str, &str, &str); 46] = [
     ("Reserved", "deadline", "Idle"),
     ("Restoring", "prepare", "Restoring Accept>O"),
     ("Restoring", "prepare another", "Restoring Reject(Busy)'>O"),
+    ("Restoring", "prepare by another", "Restoring Reject(Busy)'>S"),
     ("Restoring", "restored", "Keeping keep[prepared]"),
     ("Restoring", "restored, differs", "Erasing keep[-2 done]"),
     ("Restoring", "restore failed", "Erasing keep[-2 done]"),
@@ -254,11 +266,13 @@ const TABLE: [(&str, &str, &str); 46] = [
     ("Restoring", "deadline", "Idle discard"),
     ("Keeping", "prepare", "Keeping Accept>O"),
     ("Keeping", "prepare another", "Keeping Reject(Busy)'>O"),
+    ("Keeping", "prepare by another", "Keeping Reject(Busy)'>S"),
     ("Keeping", "abort", "Erasing keep[-2 done]"),
     ("Keeping", "fenced", "Erasing keep[-2]"),
     ("Keeping", "kept", "Prepared Prepared(1)>S"),
     ("Prepared", "prepare", "Prepared Accept>O"),
     ("Prepared", "prepare another", "Prepared Reject(Busy)'>O"),
+    ("Prepared", "prepare by another", "Prepared Reject(Busy)'>S"),
     ("Prepared", "final", "Prepared Prepared(1)>S"),
     ("Prepared", "final, longer queue", "Prepared Prepared(1)>S"),
     ("Prepared", "final, differs", "Prepared Prepared(1)>S"),
@@ -271,11 +285,13 @@ const TABLE: [(&str, &str, &str); 46] = [
     ("Prepared", "deadline", "Prepared alarm(in doubt) Prepared(1)>S"),
     ("Installing", "prepare", "Installing Accept>O"),
     ("Installing", "prepare another", "Installing Reject(Busy)'>O"),
+    ("Installing", "prepare by another", "Installing Reject(Busy)'>S"),
     ("Installing", "activated", "Idle Committed>S Committed>O go live(2)"),
     ("Installing", "install refused", "Prepared"),
     ("Installing", "fenced", "Erasing redirect(2) keep[-2]"),
     ("Erasing", "prepare", "Erasing Reject(Finished)>O"),
     ("Erasing", "prepare another", "Erasing Reject(Busy)'>O"),
+    ("Erasing", "prepare by another", "Erasing Reject(Busy)'>S"),
     ("Erasing", "kept", "Idle discard"),
 ];
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use meshos_core::digest::Digest;
 use meshos_core::frame::Kind;
 use meshos_core::id::EntityId;
-use meshos_core::image::seal::{Opener, Sealer, plain_range};
+use meshos_core::image::seal::{Opener, SEAL_SIZE, Sealer, plain_range};
 use meshos_core::move_frame::{Body, MoveFrame};
 use meshos_core::move_rows::MoveOrder;
 use meshos_core::ownership::MigrationId;
@@ -135,9 +135,12 @@ impl Job for Opening {
         let mut spool = open.spool.0.lock();
         let range = plain_range(spool.len() as u64, open.index).unwrap_or(0..0);
         let bounds = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
-        let is_whole = spool
-            .get_mut(bounds[0]..bounds[1])
-            .is_some_and(|place| open.opener.open(open.index, &open.sealed, place).is_ok());
+        let place = spool.get_mut(bounds[0]..bounds[1]).unwrap_or_default();
+        if place.len() + SEAL_SIZE != open.sealed.len() {
+            // The image is whole already, or the chunk is no part of it: who counts chunks sees its length.
+            return;
+        }
+        let is_whole = open.opener.open(open.index, &open.sealed, place).is_ok();
         drop(spool);
         let opened = Opened {
             mid: open.mid,

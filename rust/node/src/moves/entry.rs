@@ -159,6 +159,10 @@ impl Entry {
         scene: &mut Scene<'_>,
     ) {
         let says_committed = matches!(frame.body, Body::Committed);
+        // Whoever asks about another move than the one that is under way learns what became of it, and ends nothing.
+        let is_asked = matches!(frame.body, Body::AbortReq);
+        let is_other = self.source.order().is_none_or(|order| order.mid != frame.mid);
+        let refusal = refusal.filter(|_| !(is_asked && is_other));
         let before = self.source.phase();
         let orchestrator = self.orchestrator();
         let signal = move_source::Signal::Heard {

@@ -21,6 +21,8 @@ const LAST_WORD: Duration = Duration::from_millis(250);
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 /// The longest.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long a side that is busy with another move is tried again.
+const BUSY_FOR: Duration = Duration::from_millis(500);
 /// After so long without a word of a source that is not there any more, whoever waits is told so.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 
@@ -250,7 +252,14 @@ impl Moves {
             return;
         }
         let is_unready = why.as_ref().is_some_and(|why| why.reason == Reason::NotReady);
-        let patience = desk.opts.retry_not_ready.filter(|_| is_unready && !desk.is_unwanted());
+        // A side may still be about to forget a move that is over.
+        let is_busy = why.as_ref().is_some_and(|why| why.reason == Reason::Busy);
+        let patience = match (is_unready, is_busy) {
+            _ if desk.is_unwanted() => None,
+            (true, _) => desk.opts.retry_not_ready,
+            (_, true) => Some(BUSY_FOR),
+            _ => None,
+        };
         let is_tried_again = patience.is_some_and(|patience| desk.elapsed() + ordered.pause <= patience);
         if is_tried_again && ordered.found.is_some() {
             let Some(mut again) = state.orders.remove(&mid) else {

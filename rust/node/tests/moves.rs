@@ -1,0 +1,744 @@
+//! The machines of moves on several nodes, over hands without daemons: messages, rows, ownership and time are real.
+#![allow(missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use meshos_core::digest::{self, Digest};
+use meshos_core::directory::DirectoryConfig;
+use meshos_core::frame::{Kind, MeshId};
+use meshos_core::id::{EntityId, Origin};
+use meshos_core::identity::Keypair;
+use meshos_core::move_frame::{Reason, Reject, Stage};
+use meshos_core::move_rows::{Frozen, Item, MoveOrder, Prepared, Queued};
+use meshos_core::owner::OwnerConfig;
+use meshos_core::ownership::OwnershipRecord;
+use meshos_core::presence::{Members, PresenceConfig};
+use meshos_core::rows::{KeyRange, Table, Write};
+use meshos_core::store::Batch;
+use meshos_core::store::memory::MemoryStore;
+use meshos_node::carrier::Carrier;
+use meshos_node::clock::Deadline;
+use meshos_node::hands::{Done, FreezeOpts, Frost, Hands, Waits};
+use meshos_node::image::Image;
+use meshos_node::journal::{SharedStore, Stores};
+use meshos_node::local_engine::LocalNetwork;
+use meshos_node::mesh::{Mesh, MeshConfig};
+use meshos_node::moves::{BeginError, Cause, DescribeError, Described, FailedKind, Move, MoveEnd, MoveOpts, Moves};
+use meshos_node::ownership::{Hold, Ownership, OwnershipConfig, Wish};
+use meshos_node::sync::{Condvar, Mutex};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn within() -> Deadline {
+    Deadline::after(PATIENCE)
+}
+
+/// A daemon of which there are bytes, a place in a chain, and what was done with it.
+struct Thing {
+    key: Arc<Keypair>,
+    bytes: Arc<Vec<u8>>,
+    _hold: Option<Hold>,
+    is_frozen: bool,
+    waits: Option<Arc<dyn Waits>>,
+    /// Events that took effect.
+    taken: Vec<Queued>,
+}
+
+#[derive(Default)]
+struct Scripted {
+    refusal: Option<Reject>,
+    freeze: Option<Reject>,
+    never_freezes: bool,
+    restore: Option<Reject>,
+    refuses_installs: u32,
+}
+
+/// Hands that have no daemons.
+struct Fake {
+    node: Arc<Keypair>,
+    ownership: Arc<Ownership>,
+    stores: Stores,
+    things: Mutex<BTreeMap<EntityId, Thing>>,
+    standby: Mutex<BTreeMap<EntityId, (Arc<Keypair>, Arc<Vec<u8>>)>>,
+    keys: Arc<Mutex<BTreeMap<EntityId, Arc<Keypair>>>>,
+    script: Mutex<Scripted>,
+    log: Mutex<Vec<&'static str>>,
+    bell: Condvar,
+    me: Weak<Self>,
+}
+
+impl Fake {
+    fn note(&self, what: &'static str) {
+        self.log.lock().push(what);
+        self.bell.notify_all();
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.log.lock().iter().filter(|noted| **noted == what).count()
+    }
+
+    fn until(&self, what: &str) {
+        let deadline = within();
+        let mut log = self.log.lock();
+        while !log.contains(&what) {
+            assert!(!deadline.passed(), "{what} never came: {log:?}");
+            log = self.bell.wait_until(log, deadline.slice());
+        }
+    }
+
+    /// Owns a new thing.
+    fn make(&self, seed: u8, bytes: usize) -> EntityId {
+        let key = Arc::new(Keypair::from_seed(&[seed; 32]));
+        let entity = key.entity_id();
+        let record = OwnershipRecord::spawn(&key, self.node.entity_id(), digest::genesis(&entity, &Digest::ZERO));
+        let record = record.expect("its key is whole");
+        let claim = self
+            .ownership
+            .claim(Wish::Begin(vec![record]), within(), &mut || false)
+            .expect("it is free");
+        self.ownership.keep(&[record]).expect("it is kept");
+        claim.kept();
+        claim.active(within(), &mut || false).expect("a lease");
+        let (hold, fenced) = claim.hold(Arc::new(|_, _| {}));
+        assert_eq!(fenced, None);
+        self.keys.lock().insert(entity, Arc::clone(&key));
+        let thing = Thing {
+            key,
+            bytes: Arc::new((0..bytes).map(|at| at.to_le_bytes()[0] ^ seed).collect()),
+            _hold: Some(hold),
+            is_frozen: false,
+            waits: None,
+            taken: Vec::new(),
+        };
+        self.things.lock().insert(entity, thing);
+        entity
+    }
+
+    fn has(&self, entity: &EntityId) -> bool {
+        self.things.lock().get(entity).is_some_and(|thing| !thing.is_frozen)
+    }
+
+    fn frozen_of(bytes: &[u8], entity: &EntityId) -> Frozen {
+        Frozen {
+            sequence: 0,
+            head: digest::genesis(entity, &Digest::ZERO),
+            image: digest::plain(bytes),
+        }
+    }
+}
+
+struct Bytes(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Hands for Fake {
+    fn refusal(&self, _: &MoveOrder) -> Option<Reject> {
+        self.script.lock().refusal.clone()
+    }
+
+    fn kind(&self, entity: &EntityId) -> Option<(String, u64)> {
+        let things = self.things.lock();
+        things
+            .get(entity)
+            .map(|thing| ("thing".to_owned(), thing.bytes.len() as u64))
+    }
+
+    fn entity(&self, origin: Origin) -> Option<EntityId> {
+        self.things
+            .lock()
+            .keys()
+            .find(|entity| entity.origin() == origin)
+            .copied()
+    }
+
+    fn freeze(&self, order: &MoveOrder, _: FreezeOpts, waits: Arc<dyn Waits>, done: Done<Result<Frost, Reject>>) {
+        self.note("freeze");
+        {
+            let script = self.script.lock();
+            if script.never_freezes {
+                return;
+            }
+            if let Some(why) = script.freeze.clone() {
+                drop(script);
+                return done(Err(why));
+            }
+        }
+        let mut things = self.things.lock();
+        let thing = things.get_mut(&order.entity).expect("it is here");
+        thing.is_frozen = true;
+        thing.waits = Some(Arc::clone(&waits));
+        let lineage = self.ownership.lineage(&order.entity).expect("it is read");
+        let (_, active) = self.ownership.owned(&order.entity).expect("it is owned");
+        let frozen = Self::frozen_of(&thing.bytes, &order.entity);
+        let record = active.moved(order.target, order.mid, frozen.sequence, frozen.head, &thing.key);
+        let image = Image::new(frozen.image, vec![Arc::new(Bytes(Arc::clone(&thing.bytes)))]);
+        drop(things);
+        done(Ok(Frost {
+            frozen,
+            image: Arc::new(image),
+            lineage,
+            record: Box::new(record.expect("the key is whole")),
+            snapshot_took: Duration::from_micros(7),
+        }));
+    }
+
+    fn thaw(&self, entity: &EntityId, queue: Vec<Queued>) {
+        if let Some(thing) = self.things.lock().get_mut(entity) {
+            thing.is_frozen = false;
+            thing.waits = None;
+            thing.taken.extend(queue);
+        }
+        self.note("thaw");
+    }
+
+    fn hand_over(&self, record: &OwnershipRecord) {
+        let thing = self.things.lock().remove(&record.entity());
+        self.ownership.heard(record);
+        drop(thing);
+        self.note("hand_over");
+    }
+
+    fn retire(&self, _: &OwnershipRecord, done: Done<bool>) {
+        self.note("retire");
+        done(true);
+    }
+
+    fn restore(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<Frozen, Reject>>) {
+        if let Some(why) = self.script.lock().restore.clone() {
+            return done(Err(why));
+        }
+        let frozen = Self::frozen_of(&image, &order.entity);
+        let key = Arc::clone(&self.keys.lock()[&order.entity]);
+        self.standby.lock().insert(order.entity, (key, image));
+        self.note("restore");
+        done(Ok(frozen));
+    }
+
+    fn discard(&self, entity: &EntityId, _: &Digest) {
+        self.standby.lock().remove(entity);
+        self.note("discard");
+    }
+
+    fn install(
+        &self,
+        record: &OwnershipRecord,
+        prepared: &Prepared,
+        writes: Vec<Write>,
+        done: Done<Result<u64, String>>,
+    ) {
+        {
+            let mut script = self.script.lock();
+            if script.refuses_installs > 0 {
+                script.refuses_installs -= 1;
+                drop(script);
+                self.note("refused");
+                return done(Err("not now".to_owned()));
+            }
+        }
+        let me = self.me.upgrade().expect("it is there");
+        let mut lineage = prepared.lineage.clone();
+        lineage.push(*record);
+        let entity = record.entity();
+        // On a thread, as a claim waits for the directory's turn.
+        thread::spawn(move || {
+            let (key, bytes) = me.standby.lock().remove(&entity).expect("it is in standby");
+            let wish = Wish::Install(lineage.clone());
+            let claim = me.ownership.claim(wish, within(), &mut || false).expect("it may");
+            me.ownership.keep(&lineage).expect("they are kept");
+            let mut store = (me.stores)();
+            let term = store.term();
+            store.submit(Batch { term, writes }, Box::new(|kept| assert!(kept.is_ok())));
+            claim.kept();
+            claim.active(within(), &mut || false).expect("a lease");
+            let (hold, _) = claim.hold(Arc::new(|_, _| {}));
+            let epoch = hold.lease().epoch();
+            let thing = Thing {
+                key,
+                bytes,
+                _hold: Some(hold),
+                is_frozen: true,
+                waits: None,
+                taken: Vec::new(),
+            };
+            me.things.lock().insert(entity, thing);
+            me.note("install");
+            done(Ok(epoch));
+        });
+    }
+
+    fn go_live(&self, entity: &EntityId, queue: Vec<Queued>, done: Done<()>) {
+        if let Some(thing) = self.things.lock().get_mut(entity) {
+            thing.is_frozen = false;
+            thing.taken.extend(queue);
+        }
+        self.note("go_live");
+        done(());
+    }
+
+    fn close(&self) {}
+}
+
+struct Node {
+    mesh: Mesh,
+    ownership: Arc<Ownership>,
+    moves: Arc<Moves>,
+    fake: Arc<Fake>,
+    key: Arc<Keypair>,
+    stores: Stores,
+}
+
+fn cluster(nodes: u8) -> Vec<Node> {
+    let (network, id) = (LocalNetwork::new(), MeshId::of(b"moves"));
+    let pairs: Vec<_> = (0..nodes)
+        .map(|node| Arc::new(Keypair::from_seed(&[150 + node; 32])))
+        .collect();
+    let members = Members::Listed(Arc::new(
+        pairs.iter().map(|key| key.entity_id()).collect::<BTreeSet<_>>(),
+    ));
+    let directory = pairs[0].entity_id();
+    let config = MeshConfig {
+        presence: PresenceConfig {
+            interval: Duration::from_millis(40),
+            beats_per_second: 100_000,
+            ..PresenceConfig::default()
+        },
+        ..MeshConfig::default()
+    };
+    let keys: Arc<Mutex<BTreeMap<EntityId, Arc<Keypair>>>> = Arc::default();
+    let node = |key: &Arc<Keypair>| {
+        let engine = Arc::new(network.join(key.entity_id()));
+        let mesh = Mesh::join(Arc::clone(key), id, members.clone(), engine, &config).expect("it joins");
+        let store = SharedStore::new(MemoryStore::new());
+        let stores: Stores = Arc::new(move || Box::new(store.clone()));
+        let carrier = Carrier::mesh(mesh.clone());
+        let options = OwnershipConfig {
+            owner: OwnerConfig::default(),
+            directory: DirectoryConfig::default(),
+        };
+        let ownership = Ownership::join(
+            carrier.clone(),
+            Arc::clone(key),
+            Arc::clone(&stores),
+            directory,
+            options,
+        );
+        let ownership = ownership.expect("its rows are read");
+        let moves = Moves::join(carrier, Arc::clone(key), Arc::clone(&stores), Arc::clone(&ownership));
+        let moves = moves.expect("its rows are read");
+        let fake = Arc::new_cyclic(|me| Fake {
+            node: Arc::clone(key),
+            ownership: Arc::clone(&ownership),
+            stores: Arc::clone(&stores),
+            things: Mutex::default(),
+            standby: Mutex::default(),
+            keys: Arc::clone(&keys),
+            script: Mutex::default(),
+            log: Mutex::default(),
+            bell: Condvar::new(),
+            me: Weak::clone(me),
+        });
+        let hands: Arc<dyn Hands> = Arc::clone(&fake) as Arc<dyn Hands>;
+        moves.serve(Arc::downgrade(&hands));
+        Node {
+            mesh,
+            ownership,
+            moves,
+            fake,
+            key: Arc::clone(key),
+            stores,
+        }
+    };
+    let made: Vec<_> = pairs.iter().map(node).collect();
+    for one in &made {
+        for other in &pairs {
+            if other.entity_id() != one.key.entity_id() {
+                one.mesh
+                    .wait_for_peer(other.entity_id().node_id(), within(), &mut || false)
+                    .expect("it is heard");
+            }
+        }
+    }
+    made
+}
+
+impl Node {
+    fn id(&self) -> EntityId {
+        self.key.entity_id()
+    }
+
+    fn describe(&self, node: &Self, entity: &EntityId) -> Described {
+        let described = self.moves.describe(node.id(), entity.origin(), within(), || false);
+        described.expect("it answers")
+    }
+
+    fn order(&self, entity: &EntityId, source: &Self, target: &Self, opts: MoveOpts) -> Arc<Move> {
+        let found = self.describe(source, entity);
+        self.moves.begin(found, target.id(), opts).expect("it begins")
+    }
+
+    fn rows(&self) -> Vec<Item> {
+        let store = (self.stores)();
+        let rows = store.page(Table::Moves, &KeyRange::all(), 100).expect("it is read");
+        rows.iter()
+            .map(|(key, value)| Item::decode(key, value).expect("it is a row").2)
+            .collect()
+    }
+}
+
+fn end(ordered: &Move) -> MoveEnd {
+    ordered.wait(within(), || false).expect("it ends in time")
+}
+
+fn patient() -> MoveOpts {
+    MoveOpts {
+        freeze_max: PATIENCE,
+        ..MoveOpts::default()
+    }
+}
+
+fn quick() -> MoveOpts {
+    MoveOpts {
+        freeze_max: Duration::from_millis(300),
+        ..MoveOpts::default()
+    }
+}
+
+fn queued(from: EntityId, sequence: u64) -> Queued {
+    Queued {
+        from,
+        origin: Origin::new(9),
+        stream: 0,
+        sequence,
+        prev: sequence - 1,
+        payload: sequence.to_le_bytes().to_vec(),
+    }
+}
+
+#[test]
+fn a_thing_moves_and_everybody_knows() {
+    let nodes = cluster(3);
+    let [one, two, _] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(1, 1_300_000);
+    let ordered = one.order(&entity, one, two, patient());
+    let outcome = end(&ordered).expect("it moves");
+    assert_eq!((outcome.epoch, outcome.rounds, outcome.live), (2, 1, false));
+    assert!(outcome.bytes_moved > 1_300_000 && !outcome.blackout.is_zero() && outcome.blackout <= outcome.took);
+    assert_eq!(outcome.snapshot_took, Duration::from_micros(7));
+    two.fake.until("go_live");
+    one.fake.until("retire");
+    assert!(two.fake.has(&entity) && !one.fake.things.lock().contains_key(&entity));
+    let bytes = Arc::clone(&two.fake.things.lock()[&entity].bytes);
+    assert!((0..1_300_000usize).all(|at| bytes[at] == at.to_le_bytes()[0] ^ 1));
+    let record = one.ownership.record_of(entity.origin()).expect("it is known");
+    assert_eq!((record.node(), record.epoch()), (two.id(), 2));
+    assert_eq!(two.ownership.owned(&entity).map(|(epoch, _)| epoch), Some(2));
+    let progress = ordered.progress();
+    assert_eq!((progress.stage, progress.is_over), (Stage::Complete, true));
+    assert!(one.moves.moves().is_empty());
+    assert_eq!((one.moves.stats().committed, two.moves.stats().arrived), (1, 1));
+    assert_eq!(two.rows(), []);
+}
+
+#[test]
+fn it_goes_there_and_back_on_the_order_of_where_it_was_spawned() {
+    let nodes = cluster(2);
+    let entity = nodes[0].fake.make(2, 64);
+    for leg in 0..20 {
+        let (source, target) = (&nodes[leg % 2], &nodes[(leg + 1) % 2]);
+        let ordered = nodes[0].order(&entity, source, target, MoveOpts::default());
+        let outcome = end(&ordered).unwrap_or_else(|failed| panic!("leg {leg}: {failed:?}"));
+        assert_eq!(outcome.epoch, leg as u64 + 2);
+    }
+    assert!(nodes[0].fake.has(&entity));
+}
+
+#[test]
+fn who_is_not_permitted_moves_nothing() {
+    let nodes = cluster(3);
+    let [one, two, three] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(3, 64);
+    let failed = end(&three.order(&entity, one, two, quick())).expect_err("it may not");
+    let why = failed.why.expect("it is said why");
+    assert_eq!((failed.kind, why.reason), (FailedKind::Rejected, Reason::NotPermitted));
+    one.moves.permit([three.id()].into());
+    assert_eq!(end(&three.order(&entity, one, two, quick())).expect("it may").epoch, 2);
+    assert!(two.fake.has(&entity));
+}
+
+#[test]
+fn what_refuses_or_fails_is_told_and_the_thing_stays() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(4, 64);
+    let reject = |reason| Reject::new(reason, "ValueError: no");
+    let fails = |kind, reason| {
+        let failed = end(&one.order(&entity, one, two, quick())).expect_err("it fails");
+        let why = failed.why.clone().expect("it is said why");
+        assert_eq!((failed.kind, why.reason, failed.cause), (kind, reason, Cause::Reason));
+        assert!(one.fake.has(&entity) && !two.fake.has(&entity));
+        why
+    };
+    two.fake.script.lock().refusal = Some(reject(Reason::NoFactory));
+    fails(FailedKind::Rejected, Reason::NoFactory);
+    assert_eq!(one.fake.count("freeze"), 0);
+    two.fake.script.lock().refusal = None;
+    one.fake.script.lock().freeze = Some(reject(Reason::StateFailed));
+    assert_eq!(fails(FailedKind::Aborted, Reason::StateFailed).text, "ValueError: no");
+    one.fake.script.lock().freeze = None;
+    two.fake.script.lock().restore = Some(reject(Reason::StateFailed));
+    assert_eq!(fails(FailedKind::Aborted, Reason::StateFailed).text, "ValueError: no");
+    two.fake.script.lock().restore = None;
+    one.fake.script.lock().never_freezes = true;
+    let failed = end(&one.order(&entity, one, two, quick())).expect_err("it stands still for too long");
+    assert_eq!(
+        (failed.kind, failed.cause),
+        (FailedKind::Aborted, Cause::FreezeDeadline)
+    );
+    one.fake.script.lock().never_freezes = false;
+    assert_eq!(end(&one.order(&entity, one, two, quick())).expect("it moves").epoch, 2);
+}
+
+#[test]
+fn a_target_that_is_not_ready_is_tried_again_as_long_as_was_said() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(5, 64);
+    two.fake.script.lock().refusal = Some(Reject::from(Reason::NotReady));
+    let opts = MoveOpts {
+        retry_not_ready: Some(Duration::from_millis(100)),
+        ..quick()
+    };
+    let failed = end(&one.order(&entity, one, two, opts)).expect_err("it is never ready");
+    assert_eq!(failed.cause, Cause::NotReady);
+    let none = MoveOpts {
+        retry_not_ready: None,
+        ..quick()
+    };
+    let ordered = one.order(&entity, one, two, none);
+    let failed = end(&ordered).expect_err("it is not ready");
+    let reason = failed.why.expect("it is said why").reason;
+    assert_eq!((reason, ordered.progress().retries), (Reason::NotReady, 0));
+    let ordered = one.order(&entity, one, two, quick());
+    let first = ordered.attempt();
+    let deadline = within();
+    while ordered.progress().retries < 2 {
+        assert!(!deadline.passed());
+        thread::yield_now();
+    }
+    two.fake.script.lock().refusal = None;
+    assert_eq!(end(&ordered).expect("it is ready by now").epoch, 2);
+    assert_ne!(ordered.attempt(), first);
+}
+
+#[test]
+fn events_that_wait_are_shipped_and_after_an_abort_they_are_given_back() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(6, 1_200_000);
+    // It is sent slowly, so that there is time for events.
+    let slow = MoveOpts {
+        bytes_per_second_max: Some(20 << 20),
+        ..patient()
+    };
+    let ordered = one.order(&entity, one, two, slow);
+    let waits = || {
+        one.fake.until("freeze");
+        let deadline = within();
+        loop {
+            let waits = one
+                .fake
+                .things
+                .lock()
+                .get(&entity)
+                .and_then(|thing| thing.waits.clone());
+            if let Some(waits) = waits {
+                return waits;
+            }
+            assert!(!deadline.passed());
+            thread::yield_now();
+        }
+    };
+    let found = waits();
+    (1..=50).for_each(|sequence| found.event(queued(two.id(), sequence)));
+    // The same once more, as a sender does that is not answered.
+    found.event(queued(two.id(), 50));
+    assert_eq!(end(&ordered).expect("it moves").epoch, 2);
+    two.fake.until("go_live");
+    let taken: Vec<_> = two.fake.things.lock()[&entity]
+        .taken
+        .iter()
+        .map(|queued| queued.sequence)
+        .collect();
+    let stats = one.moves.stats();
+    assert_eq!(stats.queued, 50);
+    assert_eq!(stats.shipped + stats.redirected, 50);
+    assert!(taken.iter().copied().eq(1..=taken.len() as u64), "{taken:?}");
+    assert_eq!((stats.waiting, two.moves.stats().taken_in), (0, taken.len() as u64));
+
+    let entity = one.fake.make(7, 1_200_000);
+    one.fake.log.lock().clear();
+    two.fake.script.lock().restore = Some(Reject::from(Reason::StateFailed));
+    let ordered = one.order(&entity, one, two, slow);
+    one.fake.until("freeze");
+    let deadline = within();
+    let found = loop {
+        let waits = one
+            .fake
+            .things
+            .lock()
+            .get(&entity)
+            .and_then(|thing| thing.waits.clone());
+        if let Some(waits) = waits {
+            break waits;
+        }
+        assert!(!deadline.passed());
+        thread::yield_now();
+    };
+    (1..=5).for_each(|sequence| found.event(queued(two.id(), sequence)));
+    end(&ordered).expect_err("it cannot be restored");
+    one.fake.until("thaw");
+    let taken: Vec<_> = one.fake.things.lock()[&entity]
+        .taken
+        .iter()
+        .map(|queued| queued.sequence)
+        .collect();
+    assert_eq!(taken, [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn who_does_not_want_it_any_more_ends_it_before_its_commit_point() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(8, 1_200_000);
+    let slow = MoveOpts {
+        bytes_per_second_max: Some(1 << 20),
+        ..patient()
+    };
+    for (killed, cause) in [(false, Cause::Cancelled), (true, Cause::Killed)] {
+        let ordered = one.order(&entity, one, two, slow);
+        one.fake.until("freeze");
+        one.moves.abort(&ordered, killed);
+        let failed = end(&ordered).expect_err("nobody wants it");
+        assert_eq!((failed.kind, failed.cause), (FailedKind::Aborted, cause));
+        one.fake.until("thaw");
+        assert!(one.fake.has(&entity));
+        one.fake.log.lock().clear();
+    }
+    let ordered = one.order(&entity, one, two, patient());
+    end(&ordered).expect("it moves");
+    // It is too late.
+    one.moves.abort(&ordered, false);
+    assert!(end(&ordered).is_ok());
+}
+
+#[test]
+fn an_install_that_is_refused_is_tried_again() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(9, 64);
+    two.fake.script.lock().refuses_installs = 2;
+    let ordered = one.order(&entity, one, two, MoveOpts::default());
+    assert_eq!(end(&ordered).expect("it moves in the end").epoch, 2);
+    assert_eq!(two.fake.count("refused"), 2);
+}
+
+#[test]
+fn what_cannot_be_ordered_is_refused_at_once() {
+    let nodes = cluster(3);
+    let [one, two, three] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(10, 64);
+    let begin = |node: &Node, found: Described, target: EntityId| {
+        let begun = node.moves.begin(found, target, quick());
+        begun.err().expect("it is refused")
+    };
+    let found = one.describe(one, &entity);
+    assert_eq!((found.kind.as_str(), found.epoch, found.size), ("thing", 1, 64));
+    assert_eq!(begin(one, found.clone(), one.id()), BeginError::SameNode);
+    let nobody = Keypair::from_seed(&[1; 32]).entity_id();
+    assert_eq!(begin(one, found.clone(), nobody), BeginError::NoTarget);
+    let elsewhere = three.describe(two, &entity);
+    assert!(matches!(begin(three, elsewhere, one.id()), BeginError::NotOwner { .. }));
+    let unknown = three.moves.describe(nobody, entity.origin(), within(), || false);
+    assert_eq!(unknown, Err(DescribeError::NoNode));
+    one.fake.script.lock().never_freezes = true;
+    let ordered = one.moves.begin(found.clone(), two.id(), quick()).expect("it begins");
+    assert_eq!(begin(one, found, two.id()), BeginError::AlreadyMigrating);
+    end(&ordered).expect_err("it never stands still");
+    two.mesh.close();
+}
+
+#[test]
+fn two_orders_from_two_nodes_move_it_once() {
+    let nodes = cluster(3);
+    let [one, two, three] = &nodes[..] else { unreachable!() };
+    for seed in 0..20 {
+        let entity = one.fake.make(100 + seed, 64);
+        one.moves.permit([three.id()].into());
+        let (here, there) = (one.describe(one, &entity), three.describe(one, &entity));
+        let both = [
+            one.moves.begin(here, two.id(), quick()).expect("it begins"),
+            three.moves.begin(there, three.id(), quick()).expect("it begins"),
+        ];
+        let ends: Vec<_> = both.iter().map(|ordered| end(ordered)).collect();
+        let moved: Vec<_> = ends.iter().filter_map(|end| end.as_ref().ok()).collect();
+        assert!(moved.len() <= 1, "{ends:?}");
+        for failed in ends.iter().filter_map(|end| end.as_ref().err()) {
+            let reason = failed.why.as_ref().map(|why| why.reason);
+            assert!(
+                matches!(reason, Some(Reason::Busy | Reason::NotOwner | Reason::Finished)),
+                "{failed:?}"
+            );
+        }
+        let owners = nodes.iter().filter(|node| node.ownership.owned(&entity).is_some());
+        assert_eq!(owners.count(), 1);
+    }
+}
+
+#[test]
+fn what_is_no_frame_or_is_forged_changes_nothing() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(11, 64);
+    let carrier = Carrier::mesh(two.mesh.clone());
+    for frame in meshos_core::testing::move_frames::frames() {
+        let bytes = frame.to_bytes();
+        carrier.post(&one.id(), Kind::MOVE, &bytes).expect("it leaves");
+        carrier.post(&one.id(), Kind::MOVE, &bytes[1..]).expect("it leaves");
+    }
+    let order = MoveOrder {
+        entity,
+        source: one.id(),
+        target: two.id(),
+        orchestrator: two.id(),
+        ..meshos_core::testing::move_frames::order()
+    };
+    let forged = meshos_core::move_frame::MoveFrame {
+        mid: order.mid,
+        entity,
+        epoch: 1,
+        step: 1,
+        body: meshos_core::move_frame::Body::Prepare(Box::new(order)),
+    };
+    carrier
+        .post(&one.id(), Kind::MOVE, &forged.to_bytes())
+        .expect("it leaves");
+    let deadline = within();
+    while one.moves.stats().malformed < 17 || one.moves.stats().forged == 0 {
+        assert!(!deadline.passed(), "{:?}", one.moves.stats());
+        thread::yield_now();
+    }
+    assert!(one.fake.has(&entity));
+    assert_eq!(
+        end(&one.order(&entity, one, two, MoveOpts::default()))
+            .expect("it moves")
+            .epoch,
+        2
+    );
+}
