@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from meshos.errors import ChainError as ChainError
     from meshos.errors import DaemonError as DaemonError
     from meshos.errors import MeshOsError as MeshOsError
+    from meshos.errors import Migrating as Migrating
+    from meshos.errors import MigrationError as MigrationError
+    from meshos.errors import NotOwner as NotOwner
     from meshos.errors import ProcessFailed as ProcessFailed
     from meshos.errors import SendTimeout as SendTimeout
     from meshos.errors import StoreError as StoreError
@@ -65,6 +68,9 @@ if TYPE_CHECKING:
     from meshos.identity import EntityId as EntityId
     from meshos.identity import Identity as Identity
     from meshos.mesh import Mesh as Mesh
+    from meshos.migration import MigrationHandle as MigrationHandle
+    from meshos.migration import MigrationOpts as MigrationOpts
+    from meshos.migration import MigrationOutcome as MigrationOutcome
     from meshos.node import Node as Node
     from meshos.runtime import BackoffConfig as BackoffConfig
     from meshos.runtime import MeshOsConfig as MeshOsConfig
@@ -101,7 +107,13 @@ __all__ = [
     "MeshOsError",
     "MeshOsRuntime",
     "MeshOsRuntimeBuilder",
+    "Migrating",
+    "MigrationError",
+    "MigrationHandle",
+    "MigrationOpts",
+    "MigrationOutcome",
     "Node",
+    "NotOwner",
     "Output",
     "PermissionToken",
     "ProcessFailed",
@@ -147,7 +159,13 @@ _HOME = {
     "MeshOsError": "errors",
     "MeshOsRuntime": "runtime",
     "MeshOsRuntimeBuilder": "runtime",
+    "Migrating": "errors",
+    "MigrationError": "errors",
+    "MigrationHandle": "migration",
+    "MigrationOpts": "migration",
+    "MigrationOutcome": "migration",
     "Node": "node",
+    "NotOwner": "errors",
     "Output": "daemon",
     "PermissionToken": "channel",
     "ProcessFailed": "errors",

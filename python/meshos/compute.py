@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meshos.control import DaemonControl
     from meshos.daemon import DaemonHandle, DaemonHostConfig, DaemonRef, MeshDaemon
     from meshos.identity import EntityId, Identity, NodeId, OriginHash
+    from meshos.migration import MigrationHandle, MigrationOpts
     from meshos.snapshot import StateSnapshot
     from meshos.store import DeadLetter, RecoveryReport
     from meshos.stream import RolledBack, Stream
@@ -270,6 +271,47 @@ class DaemonRuntime(RuntimeCore):
 
         name = "DaemonRuntime.unsubscribe_channel_async"
         await on_lane(name, self.unsubscribe_channel, origin_hash, publisher, channel)
+
+    def start_migration(self, origin_hash: OriginHash, source_node: NodeId, target_node: NodeId) -> MigrationHandle:
+        """Order a move, from any node; what becomes of it `wait` tells. The source is asked for the daemon first, 5 s.
+
+        Raises:
+            NotOwner: Another node than the source owns it.
+            DaemonNotFound: The source neither has it nor knows who does.
+            MigrationError: There is no such target, or a move of it that was ordered here is under way.
+            Unavailable: The source is not there, or was silent. Nothing was ordered.
+        """
+        from meshos.migration import MigrationHandle
+
+        return MigrationHandle(self._start_migration(origin_hash, source_node, target_node))
+
+    async def start_migration_async(
+        self, origin_hash: OriginHash, source_node: NodeId, target_node: NodeId
+    ) -> MigrationHandle:
+        """Twin of `start_migration`."""
+        from meshos._twins import on_lane
+
+        name = "DaemonRuntime.start_migration_async"
+        return await on_lane(name, self.start_migration, origin_hash, source_node, target_node)
+
+    def start_migration_with(
+        self, origin_hash: OriginHash, source_node: NodeId, target_node: NodeId, opts: MigrationOpts
+    ) -> MigrationHandle:
+        """Do as `start_migration`, with options."""
+        from meshos._checks import instance
+        from meshos.migration import MigrationHandle, MigrationOpts
+
+        instance(opts, MigrationOpts, "opts")
+        return MigrationHandle(self._start_migration(origin_hash, source_node, target_node, opts))
+
+    async def start_migration_with_async(
+        self, origin_hash: OriginHash, source_node: NodeId, target_node: NodeId, opts: MigrationOpts
+    ) -> MigrationHandle:
+        """Twin of `start_migration_with`."""
+        from meshos._twins import on_lane
+
+        name = "DaemonRuntime.start_migration_with_async"
+        return await on_lane(name, self.start_migration_with, origin_hash, source_node, target_node, opts)
 
     async def control_async(self, origin_hash: OriginHash, control: DaemonControl) -> None:
         """Twin of `control`."""

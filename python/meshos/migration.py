@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
 
+from meshos._checks import instance
 from meshos._core import MigrationMessage as MigrationMessage
 from meshos._core import MigrationOpts as MigrationOpts
+from meshos._core import MigrationOrchestrator as MigrationOrchestrator
 from meshos._core import MigrationOutcome as MigrationOutcome
 from meshos._core import MigrationSnapshot as MigrationSnapshot
 from meshos._core import MigrationSourceHandler as MigrationSourceHandler
@@ -19,6 +21,11 @@ from meshos.identity import OriginHash
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
+    from datetime import timedelta
+
+    from meshos._core import MoveCore
+    from meshos.identity import NodeId
+    from meshos.stream import Stream
 
 __all__ = [
     "MAX_SNAPSHOT_CHUNK_SIZE",
@@ -26,10 +33,12 @@ __all__ = [
     "SUBPROTOCOL_MIGRATION",
     "MigrationAborter",
     "MigrationFailureReason",
+    "MigrationHandle",
     "MigrationId",
     "MigrationMessage",
     "MigrationMessageKind",
     "MigrationOpts",
+    "MigrationOrchestrator",
     "MigrationOutcome",
     "MigrationPhase",
     "MigrationSnapshot",
@@ -37,6 +46,8 @@ __all__ = [
     "MigrationSourceHandler",
     "MigrationState",
     "MigrationTargetHandler",
+    "OrchestratorMigrationAborter",
+    "OrchestratorMigrationSnapshotSource",
     "SnapshotChunk",
     "SnapshotReassembler",
     "chunk_snapshot",
@@ -112,6 +123,74 @@ class MigrationFailureReason(StrEnum):
     KILLED = "killed"
 
 
+@final
+class MigrationHandle:
+    """A move under way, as `DaemonRuntime.start_migration` returns it; dropping the handle changes nothing."""
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: MoveCore) -> None:
+        self._core = core
+
+    @property
+    def origin_hash(self) -> OriginHash:
+        """The daemon."""
+        return self._core.origin_hash
+
+    @property
+    def source_node(self) -> NodeId:
+        """The node that owns it."""
+        return self._core.source_node
+
+    @property
+    def target_node(self) -> NodeId:
+        """The node that shall own it."""
+        return self._core.target_node
+
+    @property
+    def attempt(self) -> bytes:
+        """16 random bytes that name the attempt under way; each retry has its own."""
+        return self._core.attempt
+
+    def phase(self) -> MigrationPhase:
+        """Return the phase; the last one, if the move is over."""
+        return self._core.phase()
+
+    def progress(self) -> MigrationSnapshot:
+        """Return how far it is, as the source said last."""
+        return self._core.progress()
+
+    def phases(self) -> Stream[MigrationPhase]:
+        """Follow the phases, each once; ends with the move. Some are over too quickly to be told."""
+        from meshos._moves import phases
+
+        return phases(self._core.phases())
+
+    def wait(self, timeout: timedelta | None = None) -> MigrationOutcome:
+        """Return when the target owns the daemon; Ctrl-C ends the wait.
+
+        Raises:
+            MigrationError: It will not: the move ended.
+            WaitTimeout: It was not over in time, and goes on.
+            LoopClosed: The node was closed, and what became of it is not known here.
+        """
+        return self._core.wait(timeout)
+
+    async def wait_async(self, timeout: timedelta | None = None) -> MigrationOutcome:
+        """Twin of `wait`; however many wait, they hold no lane."""
+        from meshos._moves import wait_for_end
+
+        return await wait_for_end(self._core, timeout)
+
+    def cancel(self) -> None:
+        """Ask the source to abort; after its commit point nothing happens. `wait` tells what came of it."""
+        self._core.cancel()
+
+    def __repr__(self) -> str:
+        """Show the daemon, both nodes and the phase."""
+        return repr(self._core)
+
+
 class MigrationAborter(ABC):
     """Carries out an accepted `KillMigration` on this node."""
 
@@ -130,3 +209,34 @@ class MigrationSnapshotSource(ABC):
     @abstractmethod
     def list(self) -> Sequence[MigrationSnapshot]:
         """Return the moves as they are now, on a lane; cheap, since it is asked once a tick."""
+
+
+@final
+class OrchestratorMigrationAborter(MigrationAborter):
+    """Aborts the moves that were ordered on a node."""
+
+    __slots__ = ("_orchestrator", "_reason")
+
+    def __init__(self, orchestrator: MigrationOrchestrator, *, reason: str = "ICE KillMigration") -> None:
+        """Take what has the moves, and what their `MigrationError` says; raises `TypeError`."""
+        self._orchestrator = instance(orchestrator, MigrationOrchestrator, "orchestrator")
+        self._reason = instance(reason, str, "reason")
+
+    def abort(self, migration: MigrationId, /) -> None:
+        """Ask the source to abort it, if it was ordered here; after its commit point nothing happens."""
+        self._orchestrator.abort(migration, reason=self._reason)
+
+
+@final
+class OrchestratorMigrationSnapshotSource(MigrationSnapshotSource):
+    """Lists the moves that were ordered on a node."""
+
+    __slots__ = ("_orchestrator",)
+
+    def __init__(self, orchestrator: MigrationOrchestrator) -> None:
+        """Take what has the moves; raises `TypeError`."""
+        self._orchestrator = instance(orchestrator, MigrationOrchestrator, "orchestrator")
+
+    def list(self) -> Sequence[MigrationSnapshot]:
+        """Return the moves under way."""
+        return self._orchestrator.list_migrations()

@@ -13,6 +13,7 @@ from meshos.compute import DaemonRuntime
 from meshos.dispatch import ComputeDispatcher
 from meshos.errors import ConfigError, LoopClosed, NotReady
 from meshos.mesh import Mesh
+from meshos.migration import OrchestratorMigrationAborter, OrchestratorMigrationSnapshotSource
 from meshos.runtime import MeshOsConfig, MeshOsRuntime
 
 if TYPE_CHECKING:
@@ -170,12 +171,15 @@ class Node:
             if self._recovered is None:
                 self._recovered = self._daemons.recover()
             dispatcher = ComputeDispatcher(self._daemons) if self._dispatcher is None else self._dispatcher
+            moves = self._daemons.migration_orchestrator()
             runtime = MeshOsRuntime.start(
                 self._config,
                 dispatcher,
                 daemon_registry=self._daemons.daemon_registry(),
                 admin_verifier=self._admin_verifier,
                 probes=self._probes,
+                migration_aborter=OrchestratorMigrationAborter(moves),
+                migration_snapshot_source=OrchestratorMigrationSnapshotSource(moves),
                 **_records(self._mesh.store),
             )
             if self._socket_path is not None:

@@ -1985,12 +1985,19 @@ class RuntimeCore:
     """The part of `meshos.compute.DaemonRuntime` that is compiled; use that class."""
 
     def __new__(
-        cls, mesh: Mesh, *, loop: AbstractEventLoop | None = None, poll_interval: timedelta | None = None
+        cls,
+        mesh: Mesh,
+        *,
+        accept_migrations: Literal["kinds", "expected"] = "kinds",
+        loop: AbstractEventLoop | None = None,
+        poll_interval: timedelta | None = None,
     ) -> Self:
         """Attach to a node. Raises `AlreadyRegistered` when it has a runtime, `LoopClosed` when it was closed.
 
         Args:
             mesh: The node; it has one runtime at a time.
+            accept_migrations: Which daemons that are moved here are taken on: those whose kind is registered, or of these
+                only the ones named with `expect_migration` or `register_migration_target_identity`.
             loop: Where `async` daemons run; by default the loop of `start_async`, else one of meshos on its own thread.
             poll_interval: How often daemons that report health or load are asked; 0.5 s by default.
         """
@@ -2007,9 +2014,30 @@ class RuntimeCore:
         Raises `WaitTimeout` naming the daemons whose user code did not return in time; they are closed to everybody else.
         """
     def permit_managers(self, nodes: Iterable[EntityId]) -> None:
-        """Let these nodes spawn, stop and snapshot daemons here through `remote`, and no others; at first nobody may."""
+        """Let these nodes spawn, stop and snapshot daemons here through `remote`, and no others; at first nobody may.
+
+        They may also order moves of daemons that are here; besides them only this node may, and the one that spawned it.
+        """
     def managers(self) -> frozenset[EntityId]:
         """Return the nodes that may."""
+    def expect_migration(self, kind: str, origin_hash: _OriginHash, config: DaemonHostConfig | None = None) -> None:
+        """Accept this daemon when it is moved here, with this configuration; by default it keeps its own.
+
+        Raises `FactoryNotFound`, and `AlreadyRegistered` when it is here.
+        """
+    def register_migration_target_identity(
+        self, kind: str, identity: Identity, config: DaemonHostConfig | None = None
+    ) -> None:
+        """Accept this daemon as `expect_migration` does, and have its key here already, where it does not come with it."""
+    def simulate_not_ready(self, flag: bool) -> None:
+        """Answer moves to this node with "not ready"; for tests."""
+    def migration_orchestrator(self) -> MigrationOrchestrator:
+        """Return what lists and aborts the moves that were ordered on this node."""
+    def migration_phase(self, origin_hash: _OriginHash) -> MigrationPhase | None:
+        """Return the phase of a move ordered here; `None` when there is none, or it has ended."""
+    def _start_migration(
+        self, origin_hash: _OriginHash, source_node: _NodeId, target_node: _NodeId, opts: MigrationOpts | None = None
+    ) -> MoveCore: ...
     def is_ready(self) -> bool: ...
     def daemon_count(self) -> int: ...
     def daemon_registry(self) -> DaemonRegistry: ...
@@ -4443,6 +4471,41 @@ class MigrationOutcome:
         """How it was carried out: a live move whose replay differed ends as "stop"."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class MoveCore:
+    @property
+    def origin_hash(self) -> _OriginHash: ...
+    @property
+    def source_node(self) -> _NodeId: ...
+    @property
+    def target_node(self) -> _NodeId: ...
+    @property
+    def attempt(self) -> bytes: ...
+    def phase(self) -> MigrationPhase: ...
+    def progress(self) -> MigrationSnapshot: ...
+    def wait(self, timeout: timedelta | None) -> MigrationOutcome: ...
+    def on_end(self, wake: Callable[[], object]) -> int | None: ...
+    def forget(self, ticket: int) -> None: ...
+    def cancel(self) -> None: ...
+    def phases(self) -> PhasesCore: ...
+
+@final
+class PhasesCore:
+    def take(self, timeout: timedelta) -> MigrationPhase | None: ...
+    def on_next(self, wake: Callable[[], object]) -> bool: ...
+    def close(self) -> None: ...
+
+@final
+class MigrationOrchestrator:
+    """Drives the moves ordered on this node."""
+
+    def list_migrations(self) -> tuple[MigrationSnapshot, ...]:
+        """Return the moves under way, the oldest first."""
+    def phase(self, origin_hash: _OriginHash) -> MigrationPhase | None:
+        """Return the phase of the move of a daemon; `None` when there is none, or it is over."""
+    def abort(self, origin_hash: _OriginHash, *, reason: str) -> bool:
+        """Ask for an abort; whether there is such a move. The source decides, and `reason` is in the `MigrationError`."""
 
 # ---------------------------------------------------------------- the protocol of moves, for tools and tests
 

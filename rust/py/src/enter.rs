@@ -68,9 +68,20 @@ type Enter = fn(&Arc<Slot<PyDaemon>>, Deadline, &mut dyn FnMut() -> bool) -> Res
 #[cold]
 fn wait(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>, enter: Enter) -> PyResult<Entered<PyDaemon>> {
     aio::may_block(py, "a call that waits for a busy daemon")?;
-    let mut signal = None;
-    let outcome = py.detach(|| enter(slot, Deadline::after(WAIT), &mut || guard::interrupted(&mut signal)));
+    let (mut signal, mut is_moving) = (None, false);
+    let outcome = py.detach(|| {
+        // It may stand still for longer than anybody wants to wait for one event.
+        is_moving = slot.is_frozen();
+        if is_moving {
+            return Err(EnterError::Interrupted);
+        }
+        enter(slot, Deadline::after(WAIT), &mut || {
+            is_moving = slot.is_frozen();
+            is_moving || guard::interrupted(&mut signal)
+        })
+    });
     match (outcome, signal) {
+        (Err(EnterError::Interrupted), None) if is_moving => Err(errors::migrating(slot.origin(), py)),
         (Ok(entered), None) => Ok(entered),
         (_, Some(signal)) => Err(signal),
         (Err(EnterError::Timeout), None) => Err(errors::waited(

@@ -46,6 +46,8 @@ import_exception!(meshos.errors, SubscribeRejected);
 import_exception!(meshos.errors, InvalidDaemon);
 import_exception!(meshos.errors, DaemonNotFound);
 import_exception!(meshos.errors, NotOwner);
+import_exception!(meshos.errors, Migrating);
+import_exception!(meshos.errors, MigrationError);
 import_exception!(meshos.errors, RemoteRefused);
 import_exception!(meshos.errors, ChainContradiction);
 import_exception!(meshos.errors, PublishRejected);
@@ -302,6 +304,14 @@ pub fn name_taken(error: &NameTaken) -> PyErr {
 pub fn backpressure(py: Python<'_>) -> PyErr {
     match std::time::Duration::from_millis(50).into_pyobject(py) {
         Ok(delta) => Backpressure::new_err((delta.unbind(),)),
+        Err(error) => error,
+    }
+}
+
+/// A daemon stands still, since it is being moved.
+pub fn migrating(origin: Origin, py: Python<'_>) -> PyErr {
+    match std::time::Duration::from_millis(50).into_pyobject(py) {
+        Ok(delta) => Migrating::new_err((origin.get(), delta.unbind())),
         Err(error) => error,
     }
 }

@@ -17,6 +17,7 @@ use crate::contract::Contract;
 use crate::daemon::{Factory, PyDaemon};
 use crate::errors::{FactoryAlreadyRegistered, FactoryNotFound, InvalidArgument, InvalidDaemon, passes_through};
 use crate::guard::{Born, InUserCode, entry, may_wait};
+use crate::moves::Kinds;
 use crate::record::Reduced;
 
 /// Longest name of a kind, in UTF-8 bytes.
@@ -62,6 +63,8 @@ impl PyFactoryEntry {
 #[pyclass(frozen, name = "DaemonFactoryRegistry", module = "meshos.compute", weakref)]
 pub struct PyFactories {
     kinds: Mutex<BTreeMap<String, Arc<Factory>>>,
+    /// Their names, for who may not wait for the interpreter.
+    pub names: Arc<Kinds>,
     registry: Arc<Registry<PyDaemon>>,
     born: Born,
 }
@@ -97,6 +100,7 @@ impl PyFactories {
     pub fn new(registry: Arc<Registry<PyDaemon>>) -> Self {
         Self {
             kinds: Mutex::default(),
+            names: Arc::default(),
             registry,
             born: Born::now(),
         }
@@ -121,12 +125,15 @@ impl PyFactories {
             drop(kinds);
             return Err(FactoryAlreadyRegistered::new_err((kind,)));
         }
-        kinds.insert(kind, made);
+        kinds.insert(kind.clone(), made);
+        drop(kinds);
+        self.names.add(&kind);
         Ok(())
     }
 
     /// Forgets all kinds.
     pub fn clear(&self) {
+        self.names.clear();
         let kinds = std::mem::take(&mut *self.kinds.lock());
         drop(kinds);
     }

@@ -48,6 +48,7 @@ mod migration;
 mod move_chunks;
 mod move_frame;
 mod move_handlers;
+mod moves;
 mod name;
 mod operator;
 mod output;
@@ -132,6 +133,7 @@ mod _core {
             move_chunks::register,
             move_frame::register,
             move_handlers::register,
+            moves::register,
             factory::register,
             host::register,
             registry::register,

@@ -23,6 +23,7 @@ use meshos_node::keys;
 use meshos_node::local_engine::LocalNetwork;
 use meshos_node::mesh::{JoinError, Mesh, MeshConfig, MeshStats, PeerView, PeerWaitError, wait_for_nobody};
 use meshos_node::mesh_probes::MeshProbe;
+use meshos_node::moves::Moves;
 use meshos_node::ownership::Ownership;
 use meshos_node::router::Vacant;
 use meshos_node::runtime::Runtime;
@@ -180,6 +181,8 @@ pub struct PyMesh {
     /// Who may run which daemon; `None`: it is alone.
     ownership: Option<Arc<Ownership>>,
     channels: Channels,
+    /// Moves from and to here; `None`: it is alone.
+    moves: Option<Arc<Moves>>,
 }
 
 impl PyMesh {
@@ -236,6 +239,11 @@ impl PyMesh {
         self.ownership.as_ref()
     }
 
+    /// Moves from and to here; `None`: the node is alone.
+    pub fn moves(&self) -> Option<&Arc<Moves>> {
+        self.moves.as_ref()
+    }
+
     fn of(py: Python<'_>, store: Py<PyStore>, mesh: Option<Mesh>, ownership: Option<Arc<Ownership>>) -> PyResult<Self> {
         let node = Arc::clone(store.get().node());
         let carrier = match &mesh {
@@ -246,11 +254,26 @@ impl PyMesh {
         let revocations = py.detach(|| channel_rows::revocations(&stores));
         let revocations = revocations.map_err(|error| errors::store(&error, store.get().path()))?;
         let channels = Channels::new(carrier.clone(), Arc::clone(&node), revocations);
+        let moves = match &ownership {
+            None => None,
+            Some(owners) => {
+                let joined = py.detach(|| {
+                    Moves::join(
+                        carrier.clone(),
+                        Arc::clone(&node),
+                        Arc::clone(&stores),
+                        Arc::clone(owners),
+                    )
+                });
+                Some(joined.map_err(|error| errors::store(&error, store.get().path()))?)
+            }
+        };
         Ok(Self {
             node,
             _vacant: carrier.as_mesh().map(|_| Vacant::new(carrier.clone())),
             carrier,
             channels,
+            moves,
             store,
             born: Born::now(),
             state: Mutex::default(),
@@ -695,6 +718,9 @@ impl PyMesh {
                 runtime::shut_down(py, &runtime, Duration::from_secs(5))
             });
             py.detach(|| {
+                if let Some(moves) = &self.moves {
+                    moves.close();
+                }
                 self.channels.close();
                 self.carrier.close();
                 if let Some(ownership) = &self.ownership {

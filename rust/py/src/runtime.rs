@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use meshos_core::config::DaemonHostConfig;
 use meshos_core::export::ChainExport;
 use meshos_core::id::{EntityId, NodeId, Origin};
 use meshos_core::lifecycle::{Call, Lifecycle};
@@ -14,6 +15,8 @@ use meshos_core::verify::verify;
 use meshos_node::clock;
 use meshos_node::daemon::Daemon;
 use meshos_node::deliver::Taken;
+use meshos_node::mover::{Accept, Factories, Mover};
+use meshos_node::moves::Moves;
 use meshos_node::pulse::Asking;
 use meshos_node::remote::{Remote, Steward};
 use meshos_node::runtime::{ExportError, ReachError, Runtime};
@@ -27,19 +30,22 @@ use pyo3::{PyTraverseError, PyVisit};
 use crate::aio::Loop;
 use crate::args;
 use crate::away::Futures;
+use crate::config::PyDaemonHostConfig;
 use crate::control::extract_control;
 use crate::daemon::PyDaemon;
 use crate::dead_letter;
 use crate::enter::{self, enter};
-use crate::errors::{self, InvalidArgument};
-use crate::factory::PyFactories;
+use crate::errors::{self, AlreadyRegistered, InvalidArgument};
+use crate::factory::{PyFactories, kind_name};
 use crate::guard::{self, Born, InUserCode, entry, may_wait};
 use crate::handle::PyDaemonHandle;
-use crate::identity::entity_id;
+use crate::identity::{PyIdentity, entity_id};
 use crate::mesh::PyMesh;
+use crate::moves::{Makers, PyMove, PyOrchestrator, Said};
 use crate::ownership::PyOwnershipRecord;
 use crate::receipt::PyReceipt;
-use crate::record::field::Field;
+use crate::record::field::{Field, Given, read};
+use crate::record::word::choice;
 use crate::recover;
 use crate::registry::{self, PyRegistry};
 use crate::remote::{self, PySteward};
@@ -49,6 +55,9 @@ use crate::threads;
 use crate::verify::PyChainReport;
 
 static LATER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// Which daemons that are moved here are taken on.
+const ACCEPT: &[(Accept, &str)] = &[(Accept::Kinds, "kinds"), (Accept::Expected, "expected")];
 
 /// How often daemons are asked for health and load.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -71,6 +80,11 @@ pub struct PyRuntime {
     /// Calls to other nodes, and what they ask of this one.
     pub remote: Remote,
     steward: OnceLock<Arc<PySteward>>,
+    /// Moves its daemons, and takes on those that come.
+    pub mover: Arc<Mover<PyDaemon>>,
+    makers: Arc<Makers>,
+    /// What operators said when they ended moves.
+    pub said: Arc<Said>,
     /// Who waits on a loop for what was sent to other nodes.
     pub futures: Arc<Futures>,
     /// In which process it was made.
@@ -137,6 +151,39 @@ impl PyRuntime {
         self.mesh.get().entity_of(node)
     }
 
+    /// Moves from and to its node; `None`: that is alone.
+    pub fn moves(&self) -> Option<&Arc<Moves>> {
+        self.mesh.get().moves()
+    }
+
+    /// Its node.
+    pub fn node_id(&self) -> NodeId {
+        self.runtime.node().node_id()
+    }
+
+    /// Checks what is said of a daemon before it is moved here.
+    fn expected(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        origin: Origin,
+        config: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<(String, Option<DaemonHostConfig>)> {
+        self.born.check("DaemonRuntime")?;
+        let kind = kind_name(kind)?;
+        let config = match config.filter(|config| !config.is_none()) {
+            None => None,
+            Some(config) => {
+                let wanted = "a DaemonHostConfig or None";
+                Some(args::instance::<PyDaemonHostConfig>(config, "config", wanted)?.get().0)
+            }
+        };
+        self.factories.get().find(&kind)?;
+        if self.runtime.registry().get(origin).is_some() {
+            return Err(AlreadyRegistered::new_err((origin.get(),)));
+        }
+        Ok((kind, config))
+    }
+
     /// Stops a daemon; nothing is wrong with one that is not there any more while the runtime shuts down.
     pub fn stop_one(&self, py: Python<'_>, origin: Origin) -> PyResult<()> {
         let state = self.runtime.allow(Call::Stop).map_err(errors::lifecycle)?;
@@ -180,15 +227,20 @@ impl PyRuntime {
 #[pymethods]
 impl PyRuntime {
     #[new]
-    #[pyo3(signature = (mesh, *, r#loop = None, poll_interval = None))]
+    #[pyo3(
+        signature = (mesh, *, accept_migrations = Given::Not, r#loop = None, poll_interval = None),
+        text_signature = "(mesh, *, accept_migrations='kinds', loop=None, poll_interval=None)"
+    )]
     fn new(
         mesh: &Bound<'_, PyAny>,
+        accept_migrations: Given<'_>,
         r#loop: Option<&Bound<'_, PyAny>>,
         poll_interval: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         entry("DaemonRuntime", || {
             let py = mesh.py();
             let mesh = args::instance::<PyMesh>(mesh, "mesh", "a Mesh")?;
+            let accept = accept_migrations.map_or(Accept::Kinds, |given| choice(given, "accept_migrations", ACCEPT))?;
             let poll_interval = args::span(poll_interval, "poll_interval")?.unwrap_or(POLL_INTERVAL);
             if poll_interval < Duration::from_millis(1) {
                 return Err(InvalidArgument::new_err((
@@ -214,9 +266,16 @@ impl PyRuntime {
             let remote = Remote::new(mesh.get().carrier().clone(), runtime.lanes().clone());
             let registry = Arc::clone(runtime.registry());
             runtime.with_channels(mesh.get().channels());
+            let factories = PyFactories::new(Arc::clone(&registry));
+            let makers = Makers::new(Arc::clone(&factories.names));
+            let mover = Mover::new(&runtime, Arc::clone(&makers) as Arc<dyn Factories<PyDaemon>>);
+            mover.accept(accept);
             Ok(Self {
-                registry: Py::new(py, PyRegistry::of(Arc::clone(&registry)))?,
-                factories: Py::new(py, PyFactories::new(registry))?,
+                registry: Py::new(py, PyRegistry::of(registry))?,
+                factories: Py::new(py, factories)?,
+                mover,
+                makers,
+                said: Arc::default(),
                 futures: Futures::new(runtime.lanes().clone()),
                 runtime,
                 mesh: mesh.clone().unbind(),
@@ -250,7 +309,11 @@ impl PyRuntime {
         entry("DaemonRuntime.start", || {
             let this = slf.get();
             this.born.check("DaemonRuntime")?;
+            this.makers.begin(slf)?;
             this.runtime.start().map_err(errors::lifecycle)?;
+            if let (Some(moves), Some(hands)) = (this.moves(), this.runtime.hands()) {
+                moves.serve(Arc::downgrade(hands));
+            }
             if this.steward.get().is_none() {
                 let steward = Arc::new(PySteward::of(slf)?);
                 let serves: Arc<dyn Steward> = Arc::clone(this.steward.get_or_init(|| steward)) as Arc<dyn Steward>;
@@ -260,17 +323,20 @@ impl PyRuntime {
         })
     }
 
-    /// Let these nodes spawn, stop and snapshot daemons here, and no others.
+    /// Let these nodes spawn, stop, snapshot and move daemons here, and no others.
     fn permit_managers(&self, nodes: &Bound<'_, PyAny>) -> PyResult<()> {
         entry("DaemonRuntime.permit_managers", || {
             self.born.check("DaemonRuntime")?;
             let managers = remote::managers(nodes)?;
+            if let Some(moves) = self.moves() {
+                moves.permit(managers.clone());
+            }
             self.remote.permit(managers);
             Ok(())
         })
     }
 
-    /// The nodes that may spawn, stop and snapshot daemons here.
+    /// The nodes that may spawn, stop, snapshot and move daemons here.
     fn managers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyFrozenSet>> {
         entry("DaemonRuntime.managers", || {
             self.born.check("DaemonRuntime")?;
@@ -295,6 +361,74 @@ impl PyRuntime {
             self.remote.close();
             self.factories.get().clear();
             outcome
+        })
+    }
+
+    /// Answer moves to this node with "not ready"; for tests.
+    fn simulate_not_ready(&self, flag: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("DaemonRuntime.simulate_not_ready", || {
+            self.born.check("DaemonRuntime")?;
+            self.mover.simulate_not_ready(read(flag, "flag")?);
+            Ok(())
+        })
+    }
+
+    /// Accept this daemon when it is moved here.
+    #[pyo3(signature = (kind, origin_hash, config = None))]
+    fn expect_migration(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        origin_hash: &Bound<'_, PyAny>,
+        config: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        entry("DaemonRuntime.expect_migration", || {
+            let origin = args::origin(origin_hash)?;
+            let (kind, config) = self.expected(kind, origin, config)?;
+            self.mover.expect(&kind, origin, config);
+            Ok(())
+        })
+    }
+
+    /// Accept this daemon when it is moved here, and have its key here already.
+    #[pyo3(signature = (kind, identity, config = None))]
+    fn register_migration_target_identity(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        identity: &Bound<'_, PyAny>,
+        config: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        entry("DaemonRuntime.register_migration_target_identity", || {
+            let identity = args::instance::<PyIdentity>(identity, "identity", "an Identity")?.get();
+            let (kind, config) = self.expected(kind, identity.id().origin(), config)?;
+            self.mover.provide(&kind, Arc::clone(&identity.key), config);
+            Ok(())
+        })
+    }
+
+    fn migration_orchestrator(&self) -> PyOrchestrator {
+        self.orchestrator()
+    }
+
+    /// The phase of the move of a daemon that was ordered here; `None`: there is none, or it is over.
+    fn migration_phase<'py>(&self, origin_hash: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        entry("DaemonRuntime.migration_phase", || {
+            self.born.check("DaemonRuntime")?;
+            let (py, origin) = (origin_hash.py(), args::origin(origin_hash)?);
+            py.detach(|| self.stage(origin)).to_python(py)
+        })
+    }
+
+    /// Orders a move.
+    #[pyo3(signature = (origin_hash, source_node, target_node, opts = None))]
+    fn _start_migration(
+        &self,
+        origin_hash: &Bound<'_, PyAny>,
+        source_node: &Bound<'_, PyAny>,
+        target_node: &Bound<'_, PyAny>,
+        opts: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PyMove> {
+        entry("DaemonRuntime.start_migration", || {
+            self.order_move(origin_hash, source_node, target_node, opts)
         })
     }
 
