@@ -85,6 +85,8 @@ impl Kind {
     pub const REMOTE: Self = Self(6);
     /// Moves of daemons.
     pub const MOVE: Self = Self(7);
+    /// A [`feed_frame`](crate::feed_frame): what a reader of a chain is sent, or answers.
+    pub const FEED: Self = Self(8);
 }
 
 /// What stands before the body.

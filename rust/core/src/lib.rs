@@ -51,6 +51,7 @@ pub mod channel_policy;
 pub mod stored;
 pub mod remote_frame;
 pub mod stream;
+pub mod feed_frame;
 pub mod sender;
 pub mod due;
 pub mod move_rows;

@@ -1,4 +1,4 @@
-//! What a node asks of another about its daemons, and what is answered: spawn, stop, snapshot.
+//! What a node asks of another about its daemons, and what is answered: spawn, stop, snapshot, outputs.
 //!
 //! A frame is the body of a message. Of which mesh it is, which node sent it and that nobody changed it is said by what
 //! carries it.
@@ -15,7 +15,7 @@
 //! 103 refused    reason u8 | owner u8 (0, 1) | if 1: node 32, epoch u64 | length u32 | text
 //! 104 working    (nothing)
 //! 105 outputs    origin u64 | after u64
-//! digest = derive_key("meshos 2026 remote snapshot v1")(the encoded snapshot, or page)
+//! digest = derive_key("meshos 2026 remote snapshot v1")(the encoded snapshot)
 //! ```
 //! Numbers are little endian. A call is named by 16 random bytes; its answers carry the same name.
 //!
@@ -100,7 +100,7 @@ pub enum Request {
     Stop(Origin),
     /// Take a snapshot of a daemon.
     Snapshot(Origin),
-    /// Make a page of a daemon's outputs: an announcement of its owner, and what comes after an output.
+    /// Push a daemon's outputs to the reader that has the name of this call, in [`feed_frame`](crate::feed_frame)s.
     Outputs {
         /// The daemon.
         origin: Origin,

@@ -16,6 +16,7 @@ use meshos_core::store::StoreError;
 
 use crate::clock;
 use crate::daemon::{Daemon, DeliverError, Delivered, Outputs, Process};
+use crate::fed::Followed;
 use crate::inside::{Inside, Snapshot};
 use crate::journal::{Commit, Content};
 use crate::keeping::Keeping;
@@ -278,9 +279,26 @@ pub(crate) fn finish_letter<D: Daemon>(
     let mut journal = inside.journal.as_deref_mut();
     let count = outputs.len();
     let mut routed = Few::<(u64, Route, D::Event)>::new();
+    let epoch = inside.host.epoch();
+    if inside
+        .followed
+        .as_ref()
+        .is_some_and(|followed| followed.fed().epoch() != epoch)
+    {
+        drop(inside.followed.take());
+    }
+    let fed = inside
+        .followed
+        .as_ref()
+        .map(Followed::fed)
+        .filter(|fed| fed.has_readers());
+    let mut followed = Vec::new();
     let emitted = inside.host.returned(key, outputs, |link, digest, output| {
         if let Some(journal) = &mut journal {
             journal.output(&link, output.as_ref());
+        }
+        if let Some(fed) = fed {
+            followed.push((fed.shelved(link, output.as_ref()), digest));
         }
         let route = D::route(&output);
         let (event, copy) = D::emitted(link, output, config.outputs_max > 0);
@@ -318,6 +336,9 @@ pub(crate) fn finish_letter<D: Daemon>(
         for (sequence, route, output) in routed {
             inside.route(&exits, sequence, route, D::parts(&output).1);
         }
+    }
+    if !followed.is_empty() {
+        inside.follow(followed);
     }
     if let Some(journal) = &mut inside.journal {
         let (link, payload) = D::parts(event);

@@ -16,6 +16,7 @@ use meshos_core::time::UnixMs;
 
 use crate::clock;
 use crate::daemon::Daemon;
+use crate::fed::Followed;
 use crate::journal::{Content, Journal};
 use crate::letters::Letters;
 use crate::outgoing::Line;
@@ -128,6 +129,8 @@ pub struct Inside<D: Daemon> {
     pub letters: Option<Box<Letters<D>>>,
     /// What it emitted for elsewhere and has not left; `None`: it never emitted anything for elsewhere.
     pub(crate) line: Option<Box<Line>>,
+    /// Who follows its chain from other nodes; `None`: nobody ever did.
+    pub(crate) followed: Option<Followed>,
     /// Where its streams from channels come from, by stream; `None`: it never had one.
     pub(crate) sources: Option<BTreeMap<u64, Arc<Source>>>,
     /// Health and load as last told.
@@ -151,6 +154,7 @@ impl<D: Daemon> Inside<D> {
             journal: None,
             letters: None,
             line: None,
+            followed: None,
             sources: None,
             told: (DaemonHealth::Healthy, 0.0),
         }

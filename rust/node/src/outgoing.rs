@@ -1,4 +1,5 @@
-//! What daemons emit for elsewhere, until it may leave: for a channel of the node, or for another daemon.
+//! What daemons emit for elsewhere, until it may leave: for a channel of the node, for another daemon, or for those who
+//! follow the chain.
 //!
 //! Invariants
 //! * Where steps are kept, nothing leaves before the commit of its step is kept; what is not kept never leaves.
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use meshos_core::config::Durability;
+use meshos_core::digest::Digest;
 use meshos_core::due::{self, Due};
 use meshos_core::host::Host;
 use meshos_core::id::{EntityId, Origin};
@@ -20,6 +22,7 @@ use meshos_core::route::Route;
 
 use crate::commit::Commit;
 use crate::daemon::Daemon;
+use crate::fed::{Fed, Shelved};
 use crate::inside::Inside;
 use crate::keys;
 use crate::sync::{Mutex, RwLock};
@@ -72,10 +75,11 @@ pub struct Sending {
 }
 
 /// An output that has not left yet.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Leaving {
     Channel(ChannelName, Vec<u8>),
     Daemon(Sending),
+    /// For those who follow the chain, with its digest there.
+    Followers(Arc<Fed>, Shelved, Digest),
 }
 
 /// Where what daemons of a node emit leaves it.
@@ -145,6 +149,7 @@ impl Exits {
         for one in leaving {
             match one {
                 Leaving::Daemon(sending) => outputs.push(sending),
+                Leaving::Followers(fed, output, head) => fed.publish(&output, head),
                 Leaving::Channel(channel, payload) => {
                     let publish = self.publish.read().clone();
                     match publish {
@@ -247,6 +252,17 @@ impl<D: Daemon> Inside<D> {
             }
         };
         self.line.get_or_insert_default().fresh.push(leaving);
+    }
+
+    /// Notes outputs for those who follow the chain, after they were linked and before their step is added.
+    pub(crate) fn follow(&mut self, outputs: Vec<(Shelved, Digest)>) {
+        let Some(fed) = self.followed.as_ref().map(|followed| Arc::clone(followed.fed())) else {
+            return;
+        };
+        let leaving = outputs
+            .into_iter()
+            .map(|(output, head)| Leaving::Followers(Arc::clone(&fed), output, head));
+        self.line.get_or_insert_default().fresh.extend(leaving);
     }
 
     /// Submits what the journal has of the events so far, and has what they emitted leave when it may. Returns what who is

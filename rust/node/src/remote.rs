@@ -26,6 +26,7 @@ use meshos_core::remote_frame::{Answer, Body, CallId, Reason, Refused, RemoteFra
 
 use crate::carrier::Carrier;
 use crate::clock::Deadline;
+use crate::fed::Reader;
 use crate::keys;
 use crate::lane::{Job, Lanes};
 use crate::mesh::{Delivered, Take};
@@ -61,11 +62,11 @@ pub trait Steward: Send + Sync {
     /// Why not.
     fn snapshot(&self, origin: Origin) -> Result<Option<Vec<u8>>, Refused>;
 
-    /// Makes a [`page`](crate::page) of the outputs of a daemon that come after a number.
+    /// Has the outputs of a daemon that come after a number pushed to a reader; see [`feeding`](crate::feeding).
     ///
     /// # Errors
     /// Why not.
-    fn outputs(&self, origin: Origin, after: u64) -> Result<Vec<u8>, Refused>;
+    fn outputs(&self, reader: Reader, origin: Origin, after: u64) -> Result<(), Refused>;
 }
 
 /// A refusal without an owner.
@@ -407,7 +408,9 @@ impl Job for Errand {
             }
             (Some(steward), Request::Stop(origin)) => steward.stop(origin).map(|()| None),
             (Some(steward), Request::Snapshot(origin)) => steward.snapshot(origin),
-            (Some(steward), Request::Outputs { origin, after }) => steward.outputs(origin, after).map(Some),
+            (Some(steward), Request::Outputs { origin, after }) => {
+                steward.outputs(self.key, origin, after).map(|()| None)
+            }
         };
         inner.finished(self.key, outcome);
     }
@@ -461,11 +464,21 @@ impl Remote {
     /// # Errors
     /// [`CallError::Closed`], [`CallError::Full`].
     pub fn call(&self, to: EntityId, request: Request, size_max: u64) -> Result<Pending, CallError> {
+        self.call_named(keys::random_bytes(), to, request, size_max)
+    }
+
+    /// As [`Remote::call`], for who knows its name before; it must be random.
+    pub(crate) fn call_named(
+        &self,
+        id: CallId,
+        to: EntityId,
+        request: Request,
+        size_max: u64,
+    ) -> Result<Pending, CallError> {
         let inner = &self.inner;
         if inner.closed.load(Ordering::Acquire) || inner.carrier.is_closed() {
             return Err(CallError::Closed);
         }
-        let id: CallId = keys::random_bytes();
         let body = Body::Ask(request);
         let ask = RemoteFrame { call: id, body }.to_bytes();
         let (call, _) = RemoteCall::begin(inner.started.elapsed(), size_max, keys::random_u64());
@@ -510,6 +523,11 @@ impl Remote {
         }
     }
 
+    /// Whether nothing can be asked any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.closed.load(Ordering::Acquire) || self.inner.carrier.is_closed()
+    }
+
     /// Ends every call; does nothing the second time.
     pub fn close(&self) {
         if self.inner.closed.swap(true, Ordering::AcqRel) {
@@ -532,6 +550,18 @@ impl Take for Attached {
 }
 
 impl Pending {
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> CallId {
+        self.id
+    }
+
+    /// What came of it, if that is known.
+    pub(crate) fn poll(&self) -> Option<Ended> {
+        let over = self.done.ended.lock().take()?;
+        Some(over.and_then(|(outcome, fetched)| result(outcome, fetched)))
+    }
+
     /// Waits for the end; the encoded snapshot, if one was asked for. `is_interrupted` is asked between slices, without a
     /// lock.
     ///

@@ -265,6 +265,20 @@ impl Router {
         self.inner.flows.load(Ordering::Acquire) > 0 && self.inner.ways.lock().is_open(&WayKey { to, origin, stream })
     }
 
+    /// Where a daemon is, as far as this node knows by itself.
+    #[must_use]
+    pub fn place_of(&self, entity: &EntityId) -> Option<Known> {
+        let known = self.inner.known(entity.origin());
+        let known = known.filter(|known| known.entity == *entity);
+        known.or_else(|| self.inner.guided(entity))
+    }
+
+    /// The other nodes, also those that are about to join.
+    #[must_use]
+    pub fn others(&self) -> Arc<Vec<EntityId>> {
+        Places::others(&*self.inner)
+    }
+
     /// Whether there may be daemons that are not here.
     #[must_use]
     pub fn has_others(&self) -> bool {

@@ -40,6 +40,7 @@ use crate::clock::{self, Deadline};
 use crate::controls;
 use crate::daemon::Daemon;
 use crate::deliver::{self, Taken};
+use crate::feeds::Feeds;
 use crate::hands::Hands;
 use crate::inside::{Inside, Snapshot};
 use crate::journal::{Content, Journal, Rows, SharedStore, Stores};
@@ -179,6 +180,7 @@ pub struct Runtime<D: Daemon> {
     lanes: Lanes,
     stores: Stores,
     router: Router,
+    feeds: Feeds,
     ownership: Option<Arc<Ownership>>,
     desk: OnceLock<Desk<D>>,
     /// What moves its daemons.
@@ -205,7 +207,8 @@ impl<D: Daemon> Runtime<D> {
     pub fn with_carrier(node: Arc<Keypair>, lanes: Lanes, stores: Stores, carrier: Carrier) -> Self {
         let archive = SharedArchive::<D>::default();
         let registry = Arc::new(Registry::new(lanes.clone(), Some(Arc::clone(&archive))));
-        let router = Router::new(carrier, &registry, lanes.clone(), Arc::clone(&stores));
+        let router = Router::new(carrier.clone(), &registry, lanes.clone(), Arc::clone(&stores));
+        let feeds = Feeds::new(carrier, router.clone(), lanes.clone());
         Self {
             node,
             state: AtomicU8::new(Lifecycle::Registering as u8),
@@ -217,6 +220,7 @@ impl<D: Daemon> Runtime<D> {
             lanes,
             stores,
             router,
+            feeds,
             ownership: None,
             desk: OnceLock::new(),
             hands: OnceLock::new(),
@@ -292,6 +296,12 @@ impl<D: Daemon> Runtime<D> {
     #[must_use]
     pub fn router(&self) -> &Router {
         &self.router
+    }
+
+    /// Pushes what daemons emit to those who follow their chains, and takes what is pushed to this node.
+    #[must_use]
+    pub const fn feeds(&self) -> &Feeds {
+        &self.feeds
     }
 
     /// Where what the daemons emit leaves the node.

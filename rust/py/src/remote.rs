@@ -11,6 +11,8 @@ use meshos_core::ownership::OwnershipRecord;
 use meshos_core::remote_frame::{Reason, Refused, Request, cut};
 use meshos_core::signal::DaemonRef;
 use meshos_node::clock::Deadline;
+use meshos_node::fed::Reader;
+use meshos_node::feeds::Feeds;
 use meshos_node::follow::{FollowError, Followed, Follower};
 use meshos_node::remote::{CallError, Remote, Steward, refused};
 use meshos_node::runtime::SpawnError;
@@ -121,7 +123,7 @@ impl Steward for PySteward {
         })
     }
 
-    fn outputs(&self, origin: Origin, after: u64) -> Result<Vec<u8>, Refused> {
+    fn outputs(&self, reader: Reader, origin: Origin, after: u64) -> Result<(), Refused> {
         self.with(|runtime| {
             let py = runtime.py();
             let this = runtime.get();
@@ -130,9 +132,9 @@ impl Steward for PySteward {
                 .reach(origin)
                 .map_err(|error| told(&errors::reach(error, py), py))?;
             let mut entered = enter::inspect(py, &slot).map_err(|error| told(&error, py))?;
-            let page = this.runtime.page(&mut entered, after);
+            let opened = this.runtime.feed(&mut entered, reader, after);
             drop(entered);
-            page.map_err(|error| refused(Reason::Failed, &error.to_string()))
+            opened.map_err(Refused::from)
         })
     }
 
@@ -159,7 +161,6 @@ struct Following {
 #[pyclass(frozen, name = "Follower", module = "meshos._core")]
 pub struct PyFollower {
     state: Mutex<Following>,
-    node: EntityId,
     entity: EntityId,
     born: Born,
 }
@@ -175,21 +176,23 @@ impl PyFollower {
                 return Err(LoopClosed::new_err(("the stream",)));
             };
             let mut signal = None;
-            let (next, follower) = py.detach(|| {
+            let (next, node) = py.detach(|| {
                 let next = follower.next(deadline, || guard::interrupted(&mut signal));
-                (next, follower)
+                let node = follower.node();
+                // After an alarm nothing more comes.
+                let is_over = matches!(next, Err(FollowError::Alarm(_) | FollowError::Lineage(_)));
+                let left = {
+                    let mut state = self.state.lock();
+                    if is_over || state.is_closed {
+                        Some(follower)
+                    } else {
+                        state.follower.replace(follower)
+                    }
+                };
+                // It tells the owner that it is gone.
+                drop(left);
+                (next, node)
             });
-            // After an alarm nothing more comes.
-            let is_over = matches!(next, Err(FollowError::Alarm(_) | FollowError::Lineage(_)));
-            let left = {
-                let mut state = self.state.lock();
-                if is_over || state.is_closed {
-                    Some(follower)
-                } else {
-                    state.follower.replace(follower)
-                }
-            };
-            drop(left);
             if let Some(signal) = signal {
                 return Err(signal);
             }
@@ -203,12 +206,27 @@ impl PyFollower {
                     let made = PyRolledBack { after, through, epoch };
                     Ok(Some(Py::new(py, made)?.into_any()))
                 }
-                Err(error) => Err(self.failed(error, py)),
+                Err(error) => Err(self.failed(node, error, py)),
             }
         })
     }
 
-    fn close(&self) {
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.end());
+    }
+}
+
+impl Drop for PyFollower {
+    fn drop(&mut self) {
+        // What it tells the owner is not told while other threads wait for the interpreter.
+        if self.state.lock().follower.is_some() {
+            Python::attach(|py| py.detach(|| self.end()));
+        }
+    }
+}
+
+impl PyFollower {
+    fn end(&self) {
         let gone = {
             let mut state = self.state.lock();
             state.is_closed = true;
@@ -216,19 +234,15 @@ impl PyFollower {
         };
         drop(gone);
     }
-}
 
-impl PyFollower {
-    fn failed(&self, error: FollowError, py: Python<'_>) -> PyErr {
+    fn failed(&self, node: EntityId, error: FollowError, py: Python<'_>) -> PyErr {
         let origin = self.entity.origin();
         match error {
-            FollowError::Call(error) => failed(self.node, error, &of(origin), py),
+            FollowError::Call(error) => failed(node, error, &of(origin), py),
             FollowError::Lineage(error) => errors::chain(&error),
-            FollowError::Malformed => RemoteRefused::new_err((
-                "failed",
-                self.node.node_id().get(),
-                "what it sent is no page of a chain",
-            )),
+            FollowError::Malformed => {
+                RemoteRefused::new_err(("failed", node.node_id().get(), "what it sent is no part of a chain"))
+            }
             FollowError::Alarm(alarm) => {
                 let (kind, number) = match alarm {
                     Alarm::Lineage { epoch } => ("lineage", epoch),
@@ -237,7 +251,7 @@ impl PyFollower {
                     Alarm::Overrun { from_sequence, .. } => ("overrun", from_sequence),
                     Alarm::Short { n } => ("short", n),
                 };
-                ChainContradiction::new_err((kind, origin.get(), self.node.node_id().get(), number))
+                ChainContradiction::new_err((kind, origin.get(), node.node_id().get(), number))
             }
         }
     }
@@ -247,6 +261,7 @@ impl PyFollower {
 #[pyclass(frozen, subclass, name = "RemoteCore", module = "meshos._core")]
 pub struct PyRemoteCore {
     remote: Remote,
+    feeds: Feeds,
     node: EntityId,
     born: Born,
 }
@@ -343,6 +358,7 @@ impl PyRemoteCore {
             })?;
             Ok(Self {
                 remote: runtime.remote.clone(),
+                feeds: runtime.runtime.feeds().clone(),
                 node: entity,
                 born: Born::now(),
             })
@@ -426,13 +442,12 @@ impl PyRemoteCore {
                 || Position::start(&entity),
                 |(n, head)| Position::at(n, Digest::from_bytes(head)),
             );
-            let follower = Follower::new(self.remote.clone(), self.node, entity, position);
+            let follower = Follower::new(self.feeds.clone(), self.remote.clone(), self.node, entity, position);
             Ok(PyFollower {
                 state: Mutex::new(Following {
                     follower: Some(Box::new(follower)),
                     is_closed: false,
                 }),
-                node: self.node,
                 entity,
                 born: Born::now(),
             })

@@ -9,9 +9,10 @@ use meshos_core::config::DaemonHostConfig;
 use meshos_core::frame::Kind;
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::ownership::OwnershipRecord;
-use meshos_core::remote_frame::{PART_BYTES_MAX, Reason, Refused, Request};
+use meshos_core::remote_frame::{CallId, PART_BYTES_MAX, Reason, Refused, Request};
 use meshos_node::carrier::Carrier;
 use meshos_node::clock::Deadline;
+use meshos_node::fed::Reader;
 use meshos_node::lane::Lanes;
 use meshos_node::mesh::Mesh;
 use meshos_node::remote::{CallError, Remote, Steward, refused};
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Hand {
     stopped: Mutex<Vec<Origin>>,
+    asked: Mutex<Option<(CallId, Origin, u64)>>,
     snapshots: AtomicU32,
     held: Mutex<bool>,
     bell: Condvar,
@@ -68,8 +70,9 @@ impl Steward for Hand {
         }
     }
 
-    fn outputs(&self, origin: Origin, after: u64) -> Result<Vec<u8>, Refused> {
-        Ok(format!("{origin} {after}").into_bytes())
+    fn outputs(&self, (_, name): Reader, origin: Origin, after: u64) -> Result<(), Refused> {
+        *self.asked.lock() = Some((name, origin, after));
+        Ok(())
     }
 }
 
@@ -126,8 +129,13 @@ fn a_manager_has_things_done_and_gets_snapshots_whole() {
     }
     assert_eq!(one.ask(to, Request::Snapshot(Origin::new(0))), Ok(None));
     let (origin, after) = (Origin::new(7), 3);
-    let page = one.ask(to, Request::Outputs { origin, after });
-    assert_eq!(page, Ok(Some(format!("{origin} 3").into_bytes())));
+    let pending = one
+        .remote
+        .call(to, Request::Outputs { origin, after }, 0)
+        .expect("it is open");
+    let name = pending.name();
+    assert_eq!(pending.wait(Deadline::after(PATIENCE), || false), Ok(None));
+    assert_eq!(*two.hand.asked.lock(), Some((name, origin, after)));
     assert_eq!(
         reason(one.ask(to, Request::Snapshot(Origin::new(1)))),
         Some(Reason::NotFound)
