@@ -135,6 +135,57 @@ def test_a_restart_that_rolls_back_is_told_and_what_comes_instead_is_read(pair: 
     stream.close()
 
 
+def test_who_follows_goes_on_when_the_owner_comes_back(pair: Pair) -> None:
+    pair.there.spawn("count", KEY)
+    pair.send(1, 5)
+    stream = pair.remote.follow(KEY.entity_id)
+    taken = [stream.receive(timeout=10 * SECOND) for _ in range(5)]
+    snapshot = pair.there.snapshot(KEY.origin_hash)
+    assert snapshot is not None
+    pair.there.stop(KEY.origin_hash)
+    with pytest.raises(WaitTimeout):
+        stream.receive(timeout=timedelta(milliseconds=100))
+    pair.there.spawn_from_snapshot("count", KEY, snapshot)
+    pair.send(6, 9)
+    taken += [stream.receive(timeout=10 * SECOND) for _ in range(4)]
+    assert [event.sequence for event in taken if isinstance(event, CausalEvent)] == list(range(1, 10))
+    stream.close()
+
+
+def test_an_owner_that_comes_back_says_anew_who_may(pair: Pair) -> None:
+    pair.there.spawn("count", KEY)
+    pair.send(1, 3)
+    with pair.remote.follow(KEY.entity_id) as stream:
+        for number in range(1, 4):
+            event = stream.receive(timeout=10 * SECOND)
+            assert isinstance(event, CausalEvent)
+            assert event.sequence == number
+        pair.there.permit_managers([])
+        snapshot = pair.there.snapshot(KEY.origin_hash)
+        assert snapshot is not None
+        pair.there.stop(KEY.origin_hash)
+        pair.there.spawn_from_snapshot("count", KEY, snapshot)
+        with pytest.raises(RemoteRefused) as caught:
+            stream.receive(timeout=10 * SECOND)
+        assert caught.value.kind == "not_permitted"
+
+
+def test_a_stream_that_is_closed_ends_and_its_owner_goes_on(pair: Pair) -> None:
+    pair.there.spawn("echo", KEY)
+    streams = [pair.remote.follow(KEY.entity_id) for _ in range(3)]
+    pair.send(1, 2)
+    for stream in streams:
+        assert isinstance(stream.receive(timeout=10 * SECOND), CausalEvent)
+    for stream in streams:
+        stream.close()
+        with pytest.raises(LoopClosed):
+            stream.receive(timeout=SECOND)
+    pair.send(3, 500)
+    with pair.remote.follow(KEY.entity_id) as stream:
+        found = [stream.receive(timeout=10 * SECOND) for _ in range(500)]
+    assert [event.payload for event in found if isinstance(event, CausalEvent)] == [b"%d" % n for n in range(1, 501)]
+
+
 def test_outputs_that_are_not_kept_any_more_are_told(pair: Pair) -> None:
     pair.there.spawn("echo", KEY, DaemonHostConfig(outputs_max=5))
     pair.send(1, 20)

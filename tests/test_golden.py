@@ -216,6 +216,15 @@ def sent() -> dict[str, bytes]:
     }
 
 
+def fed() -> bytes:
+    """One of each frame between an owner and a reader, after its length."""
+    head = b"\x09" * 32 + b"a call, 16 bytes"
+    parcel = b"\x01" + (3).to_bytes(4, "little") + b"one"
+    rests = (parcel, parcel, b"", b"", b"", b"", b"", b"\x04" * 32 + (7).to_bytes(8, "little"))
+    made = [bytes((1, kind)) + head + rest for kind, rest in enumerate(rests, start=1)]
+    return b"".join(len(frame).to_bytes(4, "little") + frame for frame in made)
+
+
 def owned() -> dict[str, bytes]:
     """Every format of ownership once."""
     made = owners.records(ENTITY, NODE_1, NODE_2, CHILD, chain().digests)
@@ -225,6 +234,7 @@ def owned() -> dict[str, bytes]:
         "ownership_frames": owners.frames(ID, made),
         "remote_frames": calls.frames(made[0]),
         "remote_outputs": b"\x01\x69a call, 16 bytes" + (9).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little"),
+        "feed_frames": fed(),
         "move_frames": moving.frames(ID, ordered, head, made),
         "move_asides": moving.asides(ID, NODE_1, NODE_2, CHILD, head, made),
         "move_rows": moving.rows(ID, ordered, head, made),

@@ -453,8 +453,8 @@ class RemoteRuntime(RemoteCore):
         """Read what a daemon there emitted and emits, in order, each output once, checked link by link.
 
         Who may speak for the daemon is proven by signatures that lead back to its key. An output that does not stand
-        any more, since the daemon was restarted from before it, is told with `RolledBack`. Pages are asked for while
-        the stream is read, 10 times a second when there is nothing new.
+        any more, since the daemon was restarted from before it, is told with `RolledBack`. The owner pushes; the stream
+        begins at this node, and finds the owner again when the daemon comes back or another node owns it.
 
         Args:
             entity_id: The daemon.

@@ -16,6 +16,7 @@ use meshos_core::dead_letter::DeadLetter;
 use meshos_core::due::Due;
 use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::export::verify_file;
+use meshos_core::feed_frame::FeedFrame;
 use meshos_core::fork::ForkRecord;
 use meshos_core::frame;
 use meshos_core::heartbeat::{Beat, Heartbeat};
@@ -210,6 +211,14 @@ fn version_1_of_every_format_is_read() {
         RemoteFrame::decode(&file("remote_outputs_v1.bin")),
         Ok(remote::outputs())
     );
+    let pushed = file("feed_frames_v1.bin");
+    let (mut rest, mut found) = (&pushed[..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (frame, after) = after.split_at(usize::try_from(u32::from_le_bytes(*length)).expect("small"));
+        found.push(FeedFrame::decode(frame).expect("a released format"));
+        rest = after;
+    }
+    assert_eq!(found, remote::feed_frames());
     for (name, expected) in [
         ("move_frames_v1.bin", move_frames::frames()),
         ("move_asides_v1.bin", move_frames::asides()),

@@ -580,3 +580,176 @@ impl Line {
         (body, Flushed::Everything)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use meshos_core::id::Origin;
+    use meshos_core::parcel;
+
+    use super::*;
+
+    const ENTITY: EntityId = EntityId::from_bytes([9; 32]);
+    const READER: Reader = (EntityId::from_bytes([1; 32]), [7; 16]);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Nothing;
+
+    impl Shelves for Nothing {
+        fn read(&self, _: &Arc<Fed>, _: u64, _: u64) -> Result<Vec<Shelved>, Unread> {
+            Err(Unread::Gone)
+        }
+    }
+
+    impl Hub for Nothing {
+        fn mark(&self, _: Arc<Fed>) {}
+    }
+
+    fn fed(lease: Option<Arc<Lease>>) -> Arc<Fed> {
+        let owner = Owner {
+            entity: ENTITY,
+            epoch: 3,
+            lineage: Vec::new(),
+            lease,
+            published: 0,
+            head: Digest::ZERO,
+        };
+        let hub: Weak<Nothing> = Weak::new();
+        Fed::new(owner, Box::new(Nothing), hub, Arc::default())
+    }
+
+    fn publish(fed: &Fed, numbers: std::ops::RangeInclusive<u64>, size: usize) {
+        for sequence in numbers {
+            let link = CausalLink {
+                origin: Origin::new(9),
+                horizon: 0,
+                sequence,
+                parent: 0,
+            };
+            fed.publish(&fed.shelved(link, &vec![0; size]), Digest::ZERO);
+        }
+    }
+
+    fn follow(fed: &Fed, now: Duration, after: u64) {
+        let (entity, epoch) = (ENTITY, 3);
+        assert!(fed.hear(&READER, now, &Frame::Follow { entity, epoch, after }));
+    }
+
+    fn acknowledge(fed: &Fed, now: Duration, n: u64) {
+        let (entity, epoch) = (ENTITY, 3);
+        assert!(fed.hear(&READER, now, &Frame::OutAck { entity, epoch, n }));
+    }
+
+    /// Numbers of the outputs that a turn has for the reader; `None`: it is told that it is over.
+    fn pushed(turned: &Turned) -> Option<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for (_, body) in &turned.posts {
+            match FeedFrame::decode(body).expect("whole").body {
+                Body::Outputs(parcel) => {
+                    for message in parcel::open(parcel).expect("whole") {
+                        if let Frame::Output(output) = Frame::decode(message.expect("whole")).expect("whole") {
+                            numbers.push(output.link.sequence);
+                        }
+                    }
+                }
+                Body::Over => return None,
+                other => panic!("{other:?}"),
+            }
+        }
+        Some(numbers)
+    }
+
+    fn followed(lease: Option<Arc<Lease>>) -> Arc<Fed> {
+        let fed = fed(lease);
+        fed.open(READER, 0, Digest::ZERO, Duration::ZERO);
+        assert_eq!(pushed(&fed.turn(Duration::ZERO)), Some(vec![]));
+        follow(&fed, Duration::ZERO, 0);
+        fed
+    }
+
+    #[test]
+    fn a_window_of_outputs_leaves_and_what_is_acknowledged_makes_room() {
+        let fed = followed(None);
+        publish(&fed, 1..=100, 10);
+        assert_eq!(pushed(&fed.turn(Duration::ZERO)), Some((1..=64).collect()));
+        assert_eq!(pushed(&fed.turn(Duration::ZERO)), Some(vec![]));
+        acknowledge(&fed, Duration::ZERO, 10);
+        assert_eq!(pushed(&fed.turn(Duration::ZERO)), Some((65..=74).collect()));
+    }
+
+    #[test]
+    fn bytes_on_their_way_are_bounded_and_one_output_always_has_a_place() {
+        let fed = followed(None);
+        publish(&fed, 1..=3, BYTES_MAX - 1000);
+        // The shelf has room for one of them: the others are to be read, once.
+        let turned = fed.turn(Duration::ZERO);
+        assert_eq!((pushed(&turned), turned.read), (Some(vec![1]), Some((1, 3))));
+        acknowledge(&fed, Duration::ZERO, 1);
+        let turned = fed.turn(Duration::ZERO);
+        assert_eq!((pushed(&turned), turned.read), (Some(vec![]), None));
+        let link = CausalLink {
+            origin: Origin::new(9),
+            horizon: 0,
+            sequence: 2,
+            parent: 0,
+        };
+        fed.was_read(1, Ok(vec![fed.shelved(link, &[0; 10])]));
+        let turned = fed.turn(Duration::ZERO);
+        assert_eq!((pushed(&turned), turned.read), (Some(vec![2]), Some((2, 3))));
+        // What is gone ends it.
+        fed.was_read(2, Err(Unread::Gone));
+        assert_eq!(pushed(&fed.turn(Duration::ZERO)), None);
+        assert!(!fed.has_readers());
+    }
+
+    #[test]
+    fn who_does_not_answer_is_sent_less_and_forgotten_in_the_end() {
+        let fed = followed(None);
+        publish(&fed, 1..=100, 10);
+        let (mut sent, mut now, mut is_told) = (0, Duration::ZERO, false);
+        while now <= SILENT_MAX {
+            let turned = fed.turn(now);
+            match pushed(&turned) {
+                Some(numbers) => sent += numbers.len(),
+                None => is_told = true,
+            }
+            let Some(due) = turned.due else { break };
+            now = due.max(now + Duration::from_millis(1));
+        }
+        assert!(is_told && now >= SILENT_MAX && !fed.has_readers());
+        assert!(sent < 64 * 8, "{sent}");
+        assert_eq!(fed.counts.forgotten.load(Ordering::Relaxed), 1);
+        assert_eq!(fed.counts.open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_asks_whether_it_is_still_known_is_not_forgotten() {
+        let fed = followed(None);
+        for second in 1..200 {
+            let now = SECOND * second;
+            assert_eq!(fed.has(&READER, now), Some(true));
+            assert_eq!(pushed(&fed.turn(now)), Some(vec![]));
+        }
+        fed.leave(&READER);
+        assert_eq!(fed.has(&READER, SECOND * 200), Some(false));
+        assert_eq!(fed.counts.open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn without_a_lease_nothing_leaves_and_after_a_later_term_it_is_over() {
+        let node = EntityId::from_bytes([2; 32]);
+        let lease = Arc::new(Lease::new(Instant::now(), node));
+        let fed = followed(Some(Arc::clone(&lease)));
+        publish(&fed, 1..=3, 10);
+        let turned = fed.turn(Duration::ZERO);
+        assert!(turned.posts.is_empty() && turned.due.is_some_and(|due| due <= LEASE_PAUSE));
+        assert_eq!(fed.has(&READER, Duration::ZERO), None);
+        lease.renew(3, Duration::MAX);
+        assert_eq!(pushed(&fed.turn(Duration::ZERO)), Some(vec![1, 2, 3]));
+        lease.fence(node, 5);
+        publish(&fed, 4..=4, 10);
+        assert_eq!(pushed(&fed.turn(Duration::ZERO)), None);
+        assert_eq!(fed.has(&READER, Duration::ZERO), Some(false));
+    }
+}

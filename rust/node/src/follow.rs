@@ -251,6 +251,8 @@ impl Follower {
                 if let Some(known) = self.feeds.router().place_of(&self.entity) {
                     self.find(now, finder::Signal::Found(known));
                 }
+                // Who is found wakes it.
+                return Ok(now + PAUSE_FIRST);
             }
         }
         Ok(now + POLL)

@@ -8,7 +8,7 @@ pub use super::images::{fuzz_chunk as image_chunk, fuzz_image as image};
 pub use super::meshes::{fuzz_frame as frame, fuzz_heartbeat as heartbeat};
 pub use super::move_frames::{fuzz_frames as move_asides, fuzz_frames as move_frames, fuzz_rows as move_rows};
 pub use super::ownership::{fuzz_frames as ownership_frames, fuzz_records as ownership_records};
-pub use super::remote::{fuzz_frame as remote_outputs, fuzz_frames as remote_frames};
+pub use super::remote::{fuzz_feed_frames as feed_frames, fuzz_frame as remote_outputs, fuzz_frames as remote_frames};
 pub use super::tokens::{
     fuzz_channel_frames as channel_frames, fuzz_handed_key as handed_key, fuzz_sealed_payload as sealed_payload,
     permission_token, revocation,
@@ -92,6 +92,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("parcel", parcel),
     ("remote_frames", remote_frames),
     ("remote_outputs", remote_outputs),
+    ("feed_frames", feed_frames),
     ("move_frames", move_frames),
     ("move_asides", move_asides),
     ("move_rows", move_rows),

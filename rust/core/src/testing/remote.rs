@@ -3,6 +3,7 @@
 use super::ownership;
 use crate::config::{DaemonHostConfig, Durability};
 use crate::digest::Digest;
+use crate::feed_frame::{self, FeedFrame};
 use crate::id::{EntityId, Origin};
 use crate::remote_frame::{Answer, Body, CallId, Reason, Refused, RemoteFrame, Request};
 
@@ -75,6 +76,57 @@ pub fn frame_bytes() -> Vec<u8> {
         [length.to_le_bytes().as_slice(), &bytes].concat()
     };
     frames().into_iter().flat_map(framed).collect()
+}
+
+/// A parcel as it is in frames of feeds.
+const PARCEL: &[u8] = b"\x01\x03\0\0\0one";
+
+/// One of each frame between an owner and a reader.
+#[must_use]
+pub fn feed_frames() -> Vec<FeedFrame<'static>> {
+    let bodies = [
+        feed_frame::Body::Outputs(PARCEL),
+        feed_frame::Body::Answers(PARCEL),
+        feed_frame::Body::Still,
+        feed_frame::Body::Here,
+        feed_frame::Body::Over,
+        feed_frame::Body::Leave,
+        feed_frame::Body::Find,
+        feed_frame::Body::Found {
+            node: EntityId::from_bytes([4; 32]),
+            epoch: 7,
+        },
+    ];
+    let (entity, reader) = (EntityId::from_bytes([9; 32]), CALL);
+    let frames = bodies.into_iter().map(|body| FeedFrame { entity, reader, body });
+    frames.collect()
+}
+
+/// Each of [`feed_frames`] after its length as a 32-bit number.
+///
+/// # Panics
+/// Never: they are short.
+#[must_use]
+pub fn feed_frame_bytes() -> Vec<u8> {
+    let framed = |frame: FeedFrame<'_>| {
+        let bytes = frame.to_bytes();
+        let length = u32::try_from(bytes.len()).expect("it is short");
+        [length.to_le_bytes().as_slice(), &bytes].concat()
+    };
+    feed_frames().into_iter().flat_map(framed).collect()
+}
+
+/// [`FeedFrame::decode`], of frames after their lengths.
+pub fn fuzz_feed_frames(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let (frame, after) = after.split_at(length.min(after.len()));
+        if let Ok(found) = FeedFrame::decode(frame) {
+            assert_eq!(found.to_bytes(), frame);
+        }
+        rest = after;
+    }
 }
 
 /// [`RemoteFrame::decode`], of frames after their lengths.

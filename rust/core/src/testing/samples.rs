@@ -282,6 +282,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("parcel", parcel.body().to_vec()));
     all.push(("remote_frames", super::remote::frame_bytes()));
     all.push(("remote_outputs", super::remote::outputs().to_bytes()));
+    all.push(("feed_frames", super::remote::feed_frame_bytes()));
     all.push(("move_frames", super::move_frames::frame_bytes()));
     all.push(("move_asides", super::move_frames::aside_bytes()));
     all.push(("move_rows", super::move_frames::row_bytes()));

@@ -1,6 +1,7 @@
 //! Messages about calls.
 
 use meshos_core::codec::Fault;
+use meshos_core::feed_frame::{Body, FeedFrame, HEADER_SIZE};
 use meshos_core::remote_frame::{PART_BYTES_MAX, RemoteFrame, TEXT_BYTES_MAX, cut};
 use meshos_core::testing::remote;
 
@@ -18,6 +19,32 @@ fn frames_survive_their_wire_form_and_nothing_else_is_read() {
         assert_eq!(fault(RemoteFrame::decode(&patched(&bytes, 0, &[2]))), newer);
         let kind = Fault::Invalid { field: "kind" };
         assert_eq!(fault(RemoteFrame::decode(&patched(&bytes, 1, &[106]))), kind);
+    }
+}
+
+#[test]
+fn frames_of_feeds_survive_their_wire_form_and_nothing_else_is_read() {
+    for frame in remote::feed_frames() {
+        let bytes = frame.to_bytes();
+        assert_eq!(FeedFrame::decode(&bytes), Ok(frame));
+        let is_open = matches!(frame.body, Body::Outputs(_) | Body::Answers(_));
+        if !is_open {
+            assert_exact(&bytes, 0, |bytes| {
+                FeedFrame::decode(bytes).map(|frame| frame.to_bytes())
+            });
+        }
+        let newer = Fault::NewerVersion { found: 2, known: 1 };
+        assert_eq!(fault(FeedFrame::decode(&patched(&bytes, 0, &[2]))), newer);
+        for kind in [0, 9] {
+            let refused = fault(FeedFrame::decode(&patched(&bytes, 1, &[kind])));
+            assert_eq!(refused, Fault::Invalid { field: "kind" });
+        }
+        for end in 0..HEADER_SIZE {
+            assert!(matches!(
+                fault(FeedFrame::decode(&bytes[..end])),
+                Fault::Truncated { .. }
+            ));
+        }
     }
 }
 
