@@ -71,7 +71,6 @@ impl Default for Options {
 
 /// What the handles and the threads of a store share.
 struct Shared {
-    folder: Folder,
     tree: Tree,
     view: View,
     line: Line,
@@ -79,6 +78,8 @@ struct Shared {
     writer: Mutex<Writer>,
     commits: AtomicU64,
     log_bytes: AtomicU64,
+    /// Ends last: it has the lock, and who gets that finds every file at rest.
+    folder: Folder,
 }
 
 impl Shared {

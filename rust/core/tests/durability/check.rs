@@ -10,13 +10,14 @@ use meshos_core::identity::Keypair;
 use meshos_core::ingress::{DIRECT, EventKey};
 use meshos_core::journal::{Emitted, Mark, Outcome, Pending, SnapshotRow, Step};
 use meshos_core::link::CausalLink;
+use meshos_core::move_rows::Item;
 use meshos_core::rows::{KeyRange, Table, Write, entity_key};
 use meshos_core::sender;
 use meshos_core::store::check::{Checked, check};
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::store::{Batch, Damage, Row, Store, StoreError};
 use meshos_core::stored::StoredDaemon;
-use meshos_core::testing::{frames, samples};
+use meshos_core::testing::{frames, images, move_frames, samples};
 use meshos_core::time::UnixMs;
 
 const TABLES: [Table; 7] = [
@@ -200,6 +201,36 @@ fn what_is_due_and_what_is_reserved_have_keys_of_their_own() {
     }
     // Other rows of the node are not numbers.
     assert_eq!(found(Write::put(Table::Node, b"number".to_vec(), vec![1])), Ok(()));
+}
+
+#[test]
+fn every_byte_changed_in_a_row_of_a_move_is_found_and_so_is_an_image_that_is_gone() {
+    let image = images::image();
+    let mut store = kept();
+    let name = store.keep(&[&image]).expect("in memory");
+    let mut prepared = move_frames::prepared();
+    (prepared.frozen.image, prepared.image_bytes) = (name, image.len() as u64);
+    let (entity, mid) = (prepared.order.entity, prepared.order.mid);
+    let mut items = move_frames::items();
+    items[1] = Item::Prepared(Box::new(prepared));
+    for row in items.iter().map(|item| item.write(&entity, &mid)) {
+        write(&mut store, vec![row.clone()]);
+        assert!(check(&store).is_ok());
+        let value = row.value.clone().expect("put");
+        for at in 0..value.len() {
+            let mut changed = value.clone();
+            changed[at] ^= 1;
+            write(&mut store, vec![Write::put(Table::Moves, row.key.clone(), changed)]);
+            assert!(check(&store).is_err(), "byte {at}");
+        }
+        write(&mut store, vec![row]);
+    }
+    store.discard(&name).expect("it is there");
+    assert_eq!(check(&store), Err(StoreError::NoSnapshot { name }));
+    let mut store = kept();
+    write(&mut store, vec![Write::put(Table::Moves, b"short".to_vec(), vec![1])]);
+    let table = Table::Moves;
+    assert_eq!(check(&store), Err(Damage::BadKey { table }.into()));
 }
 
 #[test]

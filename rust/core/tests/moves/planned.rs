@@ -93,17 +93,83 @@ fn statistics() {
             lost += run.report.messages_lost;
             time += run.simulated;
         }
-        eprintln!("{name}: {done} {aborted}, crashes {crashes}, steps {steps}, lost {lost}, {time:?}, {:?} each", begun.elapsed() / 20);
+        eprintln!(
+            "{name}: {done} {aborted}, crashes {crashes}, steps {steps}, lost {lost}, {time:?}, {:?} each",
+            begun.elapsed() / 20
+        );
     };
-    let base = Plan { events: 500, moves: 10, ..calm() };
+    let base = Plan {
+        events: 500,
+        moves: 10,
+        ..calm()
+    };
     just("calm", base, NO_DELAY);
     just("slow", base, SLOW);
-    just("loss", Plan { loss: share(0.2), ..base }, SLOW);
-    just("crash", Plan { crash: share(0.01), ..base }, SLOW);
-    just("crash fast", Plan { crash: share(0.01), ..base }, NO_DELAY);
-    just("partition", Plan { partition: share(0.01), ..base }, SLOW);
-    just("jump", Plan { clock_jump: share(0.01), ..base }, NO_DELAY);
-    just("slow callback", Plan { slow_callback: share(0.01), ..base }, NO_DELAY);
-    just("torn", Plan { torn_write: share(0.05), ..base }, NO_DELAY);
-    just("program", Plan { loss: share(0.2), duplicate: share(0.1), crash: share(0.01), partition: share(0.01), ..base }, SLOW);
+    just(
+        "loss",
+        Plan {
+            loss: share(0.2),
+            ..base
+        },
+        SLOW,
+    );
+    just(
+        "crash",
+        Plan {
+            crash: share(0.01),
+            ..base
+        },
+        SLOW,
+    );
+    just(
+        "crash fast",
+        Plan {
+            crash: share(0.01),
+            ..base
+        },
+        NO_DELAY,
+    );
+    just(
+        "partition",
+        Plan {
+            partition: share(0.01),
+            ..base
+        },
+        SLOW,
+    );
+    just(
+        "jump",
+        Plan {
+            clock_jump: share(0.01),
+            ..base
+        },
+        NO_DELAY,
+    );
+    just(
+        "slow callback",
+        Plan {
+            slow_callback: share(0.01),
+            ..base
+        },
+        NO_DELAY,
+    );
+    just(
+        "torn",
+        Plan {
+            torn_write: share(0.05),
+            ..base
+        },
+        NO_DELAY,
+    );
+    just(
+        "program",
+        Plan {
+            loss: share(0.2),
+            duplicate: share(0.1),
+            crash: share(0.01),
+            partition: share(0.01),
+            ..base
+        },
+        SLOW,
+    );
 }

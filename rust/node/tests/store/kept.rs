@@ -189,7 +189,7 @@ fn snapshots_are_files_named_by_what_is_in_them() {
     let scratch = Scratch::new();
     let (mut store, _) = open(&scratch.path());
     let name = store.keep(&[b"some ", b"", b"state"]).expect("kept");
-    assert_eq!(name, meshos_core::digest::plain(b"some state"));
+    assert_eq!(name, digest::plain(b"some state"));
     assert_eq!(store.keep(&[b"some state"]), Ok(name));
     let unnamed = store.keep(&[b"of no row"]).expect("kept");
     let row = SnapshotRow {
