@@ -253,7 +253,10 @@ fn install<D: Daemon>(
         claim.kept();
         let waited = D::apart(|| claim.active(Deadline::after(CLAIM_WAIT), &mut || false));
         waited.map_err(|why| denied(why, directory))?;
-        let files: Vec<_> = files.into_iter().filter(|file| *file != standby.frozen.image).collect();
+        // It is the first snapshot of a daemon that is kept, and of no use to another.
+        let image = standby.frozen.image;
+        let is_free = |file: &Digest| *file != image || !standby.is_kept();
+        let files: Vec<_> = files.into_iter().chain([image]).filter(is_free).collect();
         discard(stores, &files);
         Ok(claim)
     })();
