@@ -20,12 +20,17 @@ MID = b"\x77" * 16
 IMAGE = blake3(b"image").digest()
 
 
-def order(
-    entity: bytes, source: SigningKey, target: SigningKey, orchestrator: SigningKey, terms: bytes = b""
-) -> bytes:
+def order(entity: bytes, source: SigningKey, target: SigningKey, orchestrator: SigningKey, terms: bytes = b"") -> bytes:
     """Order the move of an entity, signed by its source."""
     nodes = b"".join(reference.entity_id(key) for key in (source, target, orchestrator))
-    body = (b"\2" if terms else b"\1") + MID + entity + struct.pack("<Q", 1) + nodes + struct.pack("<QIQ", 1_767_225_630_000, 2000, 1 << 20)
+    body = (
+        (b"\2" if terms else b"\1")
+        + MID
+        + entity
+        + struct.pack("<Q", 1)
+        + nodes
+        + struct.pack("<QIQ", 1_767_225_630_000, 2000, 1 << 20)
+    )
     body += struct.pack("<H", 7) + b"counter" + terms + reference.entity_id(source)
     return body + source.sign(b"meshos 2026 move order v1\0" + body).signature
 
