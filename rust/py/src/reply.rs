@@ -82,6 +82,14 @@ impl Tray {
         })
     }
 
+    /// Takes no more answers than those before a place.
+    pub fn cut(&self, places: usize) {
+        let mut state = self.state.lock();
+        let gone = state.0.len().saturating_sub(places);
+        state.0.truncate(places);
+        state.1 = state.1.saturating_sub(gone);
+    }
+
     fn put(&self, place: usize, answer: PyResult<Py<PyAny>>) {
         let mut state = self.state.lock();
         let failed = answer.is_err();

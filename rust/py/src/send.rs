@@ -150,6 +150,7 @@ fn place(runtime: &PyRuntime, origin_hash: &Bound<'_, PyAny>, given: Option<&Giv
     }
 }
 
+/// Mails an event; `None`: the daemon moved to another node since it was found here.
 fn post(
     py: Python<'_>,
     runtime: &PyRuntime,
@@ -158,7 +159,7 @@ fn post(
     want: Want,
     to: To,
     group: Option<Arc<AtomicBool>>,
-) -> PyResult<u64> {
+) -> PyResult<Option<u64>> {
     let reply = Reply {
         origin: slot.origin(),
         event: given.numbered_event(),
@@ -166,15 +167,21 @@ fn post(
     };
     let node = &runtime.runtime;
     let letter = given.letter();
-    slot.post(node.lanes(), node.sender(), letter, want, reply, group)
-        .map_err(|(error, _reply)| match error {
-            PostError::Full => errors::backpressure(py),
-            PostError::Stale => match slot.leased() {
-                Err(why @ Unleased::Fenced { .. }) => errors::unleased(why, slot.origin()),
-                _ => StaleDaemon::new_err((slot.origin().get(),)),
-            },
-            PostError::Closed => LoopClosed::new_err(("the interpreter",)),
-        })
+    let posted = slot.post(node.lanes(), node.sender(), letter, want, reply, group);
+    match posted {
+        Ok(sequence) => Ok(Some(sequence)),
+        Err((PostError::Full, _)) => Err(errors::backpressure(py)),
+        Err((PostError::Stale, _)) => match slot.leased() {
+            Err(Unleased::Fenced { .. }) if want == Want::Receipt && node.router().has_others() => Ok(None),
+            Err(why @ Unleased::Fenced { .. }) => Err(errors::unleased(why, slot.origin())),
+            _ => Err(stale(slot)),
+        },
+        Err((PostError::Closed, _)) => Err(LoopClosed::new_err(("the interpreter",))),
+    }
+}
+
+fn stale(slot: &Slot<PyDaemon>) -> PyErr {
+    StaleDaemon::new_err((slot.origin().get(),))
 }
 
 /// Sends one event and waits for its receipt.
@@ -193,7 +200,7 @@ pub fn one(
     };
     runtime.may_block(py, &slot, "DaemonRuntime.send")?;
     let tray = Tray::new(1);
-    let sequence = post(
+    let posted = post(
         py,
         runtime,
         &slot,
@@ -202,6 +209,9 @@ pub fn one(
         To::Tray(Arc::clone(&tray), 0),
         None,
     )?;
+    let Some(sequence) = posted else {
+        return away::one(py, runtime, slot.origin(), &given, deadline);
+    };
     let mut signal = None;
     match py.detach(|| tray.wait(deadline, &mut signal)) {
         Waited::Full(mut answers) => answers.pop().unwrap_or_else(|| Err(lost())),
@@ -241,7 +251,9 @@ pub fn many<'py>(
     };
     runtime.may_block(py, &slot, "DaemonRuntime.send_many")?;
     let mut receipts = Vec::with_capacity(given.len());
-    for window in given.chunks(WINDOW) {
+    let mut rest = &given[..];
+    while !rest.is_empty() {
+        let window = &rest[..rest.len().min(WINDOW)];
         let tray = Tray::new(window.len());
         let group = Arc::new(AtomicBool::new(false));
         let mut sequences = Vec::with_capacity(window.len());
@@ -249,7 +261,8 @@ pub fn many<'py>(
             let to = To::Tray(Arc::clone(&tray), place);
             let posted = post(py, runtime, &slot, item, Want::Receipt, to, Some(Arc::clone(&group)));
             match posted {
-                Ok(sequence) => sequences.push(sequence),
+                Ok(Some(sequence)) => sequences.push(sequence),
+                Ok(None) => break,
                 Err(error) => {
                     // What was mailed before it in this window goes on; the caller hears where it stopped.
                     group.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -257,6 +270,14 @@ pub fn many<'py>(
                 }
             }
         }
+        if sequences.is_empty() {
+            // It is at another node, and so is the rest.
+            let others = away::many(py, runtime, slot.origin(), rest, deadline)?;
+            receipts.extend(others.iter().map(Bound::unbind));
+            break;
+        }
+        tray.cut(sequences.len());
+        rest = &rest[sequences.len()..];
         let mut signal = None;
         match py.detach(|| tray.wait(deadline, &mut signal)) {
             Waited::Full(answers) => {
@@ -290,7 +311,10 @@ pub fn post_one(runtime: &PyRuntime, origin_hash: &Bound<'_, PyAny>, event: &Bou
         Place::Here(slot) => slot,
         Place::Away(to) => return away::post(runtime, to, &given),
     };
-    post(event.py(), runtime, &slot, &given, Want::Receipt, To::Nobody, None)
+    match post(event.py(), runtime, &slot, &given, Want::Receipt, To::Nobody, None)? {
+        Some(sequence) => Ok(sequence),
+        None => away::post(runtime, slot.origin(), &given),
+    }
 }
 
 /// Makes what stands for the answer to a mailed event, and where it goes; `None` when no loop runs on this thread.
@@ -337,8 +361,19 @@ pub fn send_soon<'py>(
         (Place::Away(origin), To::Future { future, event_loop }) => {
             runtime.futures.send(runtime, origin, &given, future, event_loop)?
         }
-        (Place::Here(slot), to) => post(py, runtime, &slot, &given, Want::Receipt, to, None)?,
-        (Place::Away(_), _) => return Ok(None),
+        (Place::Here(slot), To::Future { future, event_loop }) => {
+            let here = To::Future {
+                future: future.clone_ref(py),
+                event_loop: event_loop.clone_ref(py),
+            };
+            match post(py, runtime, &slot, &given, Want::Receipt, here, None)? {
+                Some(sequence) => sequence,
+                None => runtime
+                    .futures
+                    .send(runtime, slot.origin(), &given, future, event_loop)?,
+            }
+        }
+        _ => return Ok(None),
     };
     let origin = match &given {
         Given::Event(event) => event.get().link.origin,
