@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::digest::Digest;
@@ -289,5 +290,12 @@ impl<D: Daemon> Hands for Mover<D> {
         }
         let arrivals = std::mem::take(&mut *self.arrivals.lock());
         D::batch(|| drop(arrivals));
+    }
+}
+
+impl<D: Daemon> Drop for Mover<D> {
+    fn drop(&mut self) {
+        // Its threads end; nothing waits for them.
+        self.lanes.stop(Duration::ZERO);
     }
 }

@@ -78,7 +78,11 @@ fn under_load(clients: &[(&Client<'_>, &str)], nodes: &[&Node], body: impl FnOnc
             })
             .collect();
         until(|| sent.load(Ordering::SeqCst) > 100);
-        body();
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        if let Err(panic) = ended {
+            stop.store(true, Ordering::SeqCst);
+            std::panic::resume_unwind(panic);
+        }
         let after = sent.load(Ordering::SeqCst) + 100;
         until(|| sent.load(Ordering::SeqCst) > after);
         stop.store(true, Ordering::SeqCst);
@@ -410,8 +414,9 @@ fn a_freeze_waits_for_user_code_and_is_given_up_in_time_or_when_it_is_thawed() {
     let slot = nodes[1].spawn(&key(1), Durability::Journal);
     let client = Client::new(&nodes[1], 71, slot.origin());
     let gate = nodes[1].switches.gate.lock();
+    let before = nodes[1].switches.waiting.load(Ordering::SeqCst);
     client.send("wait0");
-    nodes[1].switches.until_waiting(1);
+    nodes[1].switches.until_waiting(before + 1);
     let opts = |within| FreezeOpts { within, ..OPTS };
     let order = order(&nodes[1], &nodes[2], slot.entity());
     let (_, frost) = freeze_with(&nodes[1], order.clone(), opts(Duration::from_millis(30)));
@@ -579,4 +584,20 @@ fn it_goes_on_reading_its_channels_where_it_had_read() {
     until(|| seen_of(&[&nodes[1], &nodes[2]], "p").len() >= count);
     assert_eq!(seen_of(&[&nodes[1], &nodes[2]], "p"), (0..count).collect::<Vec<_>>());
     assert!(nodes[1].runtime.desk().is_some_and(|desk| desk.is_empty()));
+}
+
+#[test]
+fn what_comes_back_late_is_taken_in_behind_the_rest() {
+    let nodes = three();
+    let slot = nodes[1].spawn(&key(1), Durability::Journal);
+    let client = Client::new(&nodes[2], 72, slot.origin());
+    let frosted = freeze(&nodes[1], &nodes[2], slot.entity());
+    (0..6).for_each(|number| assert!(client.send(&format!("l{number}")) > 0));
+    until(|| frosted.queue.len() == 6);
+    let mut queue = frosted.queue.take(nodes::Gate::Open);
+    let late = queue.split_off(4);
+    nodes[1].mover.thaw(&slot.entity(), queue);
+    nodes[1].mover.thaw(&slot.entity(), late);
+    assert_eq!(client.settle(), 6);
+    assert_eq!(seen_of(&[&nodes[1]], "l"), (0..6).collect::<Vec<_>>());
 }

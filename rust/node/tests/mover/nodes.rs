@@ -210,7 +210,7 @@ impl Node {
     }
 }
 
-enum Gate {
+pub enum Gate {
     Wait,
     Open,
     Elsewhere,
@@ -219,8 +219,6 @@ enum Gate {
 /// What waits at a source, as its machine keeps it: each once.
 pub struct Queue {
     state: Mutex<(Gate, Vec<Queued>)>,
-    mover: Arc<Mover<Sum>>,
-    entity: EntityId,
 }
 
 impl Waits for Queue {
@@ -235,15 +233,14 @@ impl Waits for Queue {
                     state.1.push(queued);
                 }
             }
-            Gate::Open => self.mover.thaw(&self.entity, vec![queued]),
-            // Who sent it tries again, and is told where it is.
-            Gate::Elsewhere => {}
+            // Who sent it tries again.
+            Gate::Open | Gate::Elsewhere => {}
         }
     }
 }
 
 impl Queue {
-    fn take(&self, gate: Gate) -> Vec<Queued> {
+    pub fn take(&self, gate: Gate) -> Vec<Queued> {
         let mut state = self.state.lock();
         state.0 = gate;
         std::mem::take(&mut state.1)
@@ -289,8 +286,6 @@ pub fn freeze_with<'n>(
 ) -> (Arc<Queue>, mpsc::Receiver<Result<Frost, Reject>>) {
     let queue = Arc::new(Queue {
         state: Mutex::new((Gate::Wait, Vec::new())),
-        mover: Arc::clone(&source.mover),
-        entity: order.entity,
     });
     let (told, frost) = mpsc::channel();
     let waits: Arc<dyn Waits> = queue.clone();
