@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
 
 from meshos._checks import instance
+from meshos._core import IdentityEnvelope as IdentityEnvelope
 from meshos._core import MigrationMessage as MigrationMessage
 from meshos._core import MigrationOpts as MigrationOpts
 from meshos._core import MigrationOrchestrator as MigrationOrchestrator
@@ -31,6 +32,7 @@ __all__ = [
     "MAX_SNAPSHOT_CHUNK_SIZE",
     "MAX_SNAPSHOT_SIZE",
     "SUBPROTOCOL_MIGRATION",
+    "IdentityEnvelope",
     "MigrationAborter",
     "MigrationFailureReason",
     "MigrationHandle",

@@ -4623,6 +4623,23 @@ class MigrationMessage:
     def __hash__(self) -> int: ...
 
 @final
+class IdentityEnvelope:
+    """The key of a daemon, sealed to the target of one order; nobody else can open it."""
+
+    @classmethod
+    def seal(cls, identity: Identity, order: MigrationMessage) -> Self:
+        """Seal the key of the daemon of a "prepare" message to its target; raises `InvalidArgument`, `IdentityError`."""
+    def open(self, node: Identity, order: MigrationMessage) -> Identity:
+        """Open it as the target of the order; raises `IdentityError`."""
+    def to_bytes(self) -> bytes:
+        """Return its form on the wire, 80 bytes."""
+    @classmethod
+    def from_bytes(cls, data: _BytesLike) -> Self:
+        """Read exactly one; raises `InvalidArgument`."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
 class MigrationSourceHandler:
     """The source's table of the protocol as a function: no clock, no socket.
 

@@ -1,6 +1,7 @@
 //! Keys from the operating system's randomness.
 
 use meshos_core::identity::Keypair;
+use zeroize::Zeroizing;
 
 /// Makes a fresh key.
 ///
@@ -8,7 +9,7 @@ use meshos_core::identity::Keypair;
 /// unwinds through a foreign frame.
 #[must_use]
 pub fn generate() -> Keypair {
-    let mut seed = zeroize::Zeroizing::new([0u8; 32]);
+    let mut seed = Zeroizing::new([0u8; 32]);
     if getrandom::fill(&mut seed[..]).is_err() {
         std::process::abort();
     }
@@ -23,6 +24,12 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
         std::process::abort();
     }
     bytes
+}
+
+/// A secret for one use, which is overwritten when dropped.
+#[must_use]
+pub fn ephemeral() -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(random_bytes())
 }
 
 /// A random number.

@@ -68,6 +68,11 @@ impl<D: Daemon> Mover<D> {
         let kept = runtime.stores()().keep(&[&bytes]);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
         let standby = self.restored(&runtime, order, bytes)?;
+        if self.is_closed() {
+            // What user code took so long for is of no use any more: the source goes on.
+            D::batch(|| drop(standby));
+            return Err(Reason::NotReady.into());
+        }
         let frozen = standby.frozen;
         debug_assert_eq!(frozen.image, name, "an image is named as a store names it");
         self.put(order.entity, standby);

@@ -187,7 +187,7 @@ pub struct Moves {
     stores: Stores,
     ownership: Arc<Ownership>,
     began: Instant,
-    hands: OnceLock<Weak<dyn Hands>>,
+    hands: RwLock<Option<Weak<dyn Hands>>>,
     managers: RwLock<BTreeSet<EntityId>>,
     state: Mutex<State>,
     inbox: Mutex<Inbox>,
@@ -221,7 +221,7 @@ impl Moves {
             stores,
             ownership,
             began: Instant::now(),
-            hands: OnceLock::new(),
+            hands: RwLock::new(None),
             managers: RwLock::default(),
             state: Mutex::default(),
             inbox: Mutex::default(),
@@ -248,9 +248,11 @@ impl Moves {
         Ok(moves)
     }
 
-    /// Who does what a move does with daemons; the first counts. Until then nothing is moved from here or to here.
+    /// Who does what a move does with daemons, in the place of whoever did so before. Until then nothing is moved from here or
+    /// to here.
     pub fn serve(&self, hands: Weak<dyn Hands>) {
-        let _ = self.hands.set(hands);
+        let before = self.hands.write().replace(hands);
+        drop(before);
         let has_rows = {
             let state = self.state.lock();
             !state.entries.is_empty() || !state.orders.is_empty()
@@ -375,7 +377,7 @@ impl Moves {
     }
 
     fn hands(&self) -> Option<Arc<dyn Hands>> {
-        self.hands.get().and_then(Weak::upgrade)
+        self.hands.read().as_ref().and_then(Weak::upgrade)
     }
 
     fn now(&self) -> Duration {

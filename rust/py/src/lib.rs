@@ -38,6 +38,7 @@ mod handle;
 mod horizon;
 mod host;
 mod identity;
+mod identity_envelope;
 mod link;
 mod loop_config;
 mod loop_core;
@@ -133,6 +134,7 @@ mod _core {
             move_chunks::register,
             move_frame::register,
             move_handlers::register,
+            identity_envelope::register,
             moves::register,
             factory::register,
             host::register,

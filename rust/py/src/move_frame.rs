@@ -110,6 +110,14 @@ impl PyMigrationMessage {
         Ok(message)
     }
 
+    /// The order in it; `None`: it is of another kind.
+    pub fn order(&self) -> Option<MoveOrder> {
+        match MoveFrame::decode(&self.bytes()).ok()?.body {
+            Body::Prepare(order) => Some(*order),
+            _ => None,
+        }
+    }
+
     /// Its bytes, which are one frame.
     pub fn frame(&self) -> Vec<u8> {
         self.bytes()

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use meshos_core::id::{NodeId, Origin};
+use meshos_core::id::{EntityId, NodeId, Origin};
 use meshos_core::move_frame::{Reason, Reject, Stage};
 use meshos_node::clock::Deadline;
 use meshos_node::lane::{Job, Lanes};
@@ -656,6 +656,26 @@ impl PyRuntime {
         Some(desk.progress().stage.into())
     }
 
+    /// Who owns a daemon of which the source knows nothing: this node may, or the directory knows.
+    fn elsewhere(&self, moves: &Moves, origin: Origin, source: EntityId) -> Unordered {
+        let directory = self.mesh_directory();
+        for node in [Some(self.runtime.node().entity_id()), directory] {
+            let Some(node) = node.filter(|node| *node != source) else {
+                continue;
+            };
+            // A few slices: it is asked for the sake of a better word.
+            let asked = moves.describe(node, origin, Deadline::after(Deadline::SLICE * 4), || false);
+            if let Ok(found) = asked
+                && found.epoch > 0
+                && found.owner != source
+            {
+                let (node, epoch) = (found.owner, found.epoch);
+                return Unordered::Refused(BeginError::NotOwner { node, epoch });
+            }
+        }
+        Unordered::Nowhere
+    }
+
     /// Orders a move.
     pub fn order_move(
         &self,
@@ -700,7 +720,7 @@ impl PyRuntime {
             });
             let found = asked.map_err(Unordered::Unknown)?;
             if found.epoch == 0 && found.kind.is_empty() {
-                return Err(Unordered::Nowhere);
+                return Err(self.elsewhere(moves, origin, from));
             }
             moves.begin(found, to, opts.into()).map_err(Unordered::Refused)
         });

@@ -156,6 +156,11 @@ impl PyRuntime {
         self.mesh.get().moves()
     }
 
+    /// The node that has the directory of its mesh.
+    pub fn mesh_directory(&self) -> Option<EntityId> {
+        self.mesh.get().ownership().map(|ownership| ownership.directory())
+    }
+
     /// Its node.
     pub fn node_id(&self) -> NodeId {
         self.runtime.node().node_id()
@@ -191,7 +196,8 @@ impl PyRuntime {
             if state == Lifecycle::ShuttingDown {
                 return Ok(());
             }
-            return Err(errors::reach(ReachError::NotFound(origin), py));
+            let elsewhere = self.runtime.reach(origin).err();
+            return Err(errors::reach(elsewhere.unwrap_or(ReachError::NotFound(origin)), py));
         };
         let entered = enter::inspect(py, &slot)?;
         self.runtime.stop(entered, clock::unix_ms());

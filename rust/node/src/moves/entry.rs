@@ -290,7 +290,14 @@ impl Entry {
     /// An event that came while the daemon stood still, as its mailbox saw it.
     pub(super) fn event(&mut self, queued: Queued, scene: &mut Scene<'_>) {
         match self.source.gate() {
-            Gate::Wait => self.step_source(move_source::Signal::Event(queued), scene),
+            Gate::Wait => {
+                self.step_source(move_source::Signal::Event(queued), scene);
+                let is_due = self.told.last.is_none_or(|last| last.elapsed() >= REPORT_EVERY);
+                if is_due || self.source.waits() == 1 {
+                    let (stage, orchestrator) = (self.told.stage.unwrap_or(Stage::Snapshot), self.orchestrator());
+                    self.report(stage, None, orchestrator, scene);
+                }
+            }
             // It was thawed meanwhile, or handed over.
             Gate::Open => {
                 let entity = self.entity;

@@ -109,7 +109,8 @@ impl Ordered {
 
 fn config(opts: &MoveOpts) -> OrderConfig {
     OrderConfig {
-        drive: opts.deadline,
+        // The source counts how long the daemon stands still, which is part of the whole.
+        drive: opts.deadline.saturating_sub(opts.freeze_max),
         freeze: opts.freeze_max,
         seed: keys::random_u64(),
         ..OrderConfig::default()
@@ -125,7 +126,7 @@ impl Moves {
             live: opts.live,
             rate_max: opts.bytes_per_second_max.unwrap_or(0),
         };
-        let freeze = opts.freeze_max.as_millis().clamp(1, u128::from(u32::MAX));
+        let freeze = opts.freeze_max.min(opts.deadline).as_millis().clamp(1, u128::from(u32::MAX));
         let order = MoveOrder {
             mid: desk.attempt(),
             entity: desk.entity,
