@@ -13,12 +13,13 @@ from blake3 import blake3
 
 import records
 from meshos import CausalEvent, DaemonRuntime, Identity, Mesh, MeshDaemon
-from meshos.errors import ConfigError, InvalidArgument, SnapshotDecodeError
+from meshos.errors import ConfigError, IdentityError, InvalidArgument, SnapshotDecodeError
 from meshos.mesh import OwnershipRecord
 from meshos.migration import (
     MAX_SNAPSHOT_CHUNK_SIZE,
     MAX_SNAPSHOT_SIZE,
     SUBPROTOCOL_MIGRATION,
+    IdentityEnvelope,
     MigrationMessage,
     MigrationMessageKind,
     MigrationOpts,
@@ -440,7 +441,7 @@ def test_every_message_of_the_documented_bytes_is_read() -> None:
                 message.kind, message.attempt, message.entity_id, message.epoch, message.step, message.body
             )
             assert again == message
-        every = list(get_args(MigrationMessageKind))
+        every = [get_args(kind)[0] for kind in get_args(MigrationMessageKind)]
         assert kinds == set(every[:14] if name == "move_frames" else every[14:])
 
 
@@ -477,3 +478,53 @@ def test_a_source_needs_the_records_of_its_daemon() -> None:
     for lineage in ((), others.lineage):
         with pytest.raises(InvalidArgument, match="lineage"):
             MigrationSourceHandler(nodes.here, nodes.identity, nodes.snapshot, lineage)
+
+
+# ---------------------------------------------------------------- keys
+
+
+def ordered() -> tuple[Identity, Identity, MigrationMessage]:
+    """Return a daemon, the target that it is ordered to, and the order."""
+    daemon, source, target = Identity.generate(), Identity.generate(), Identity.generate()
+    order = MigrationMessage.prepare(
+        source, daemon.entity_id, 1, source.entity_id, target.entity_id, kind="blob", not_after=NOON
+    )
+    return daemon, target, order
+
+
+def test_a_sealed_key_is_opened_by_the_target_of_the_order_alone() -> None:
+    daemon, target, order = ordered()
+
+    envelope = IdentityEnvelope.seal(daemon, order)
+    opened = IdentityEnvelope.from_bytes(envelope.to_bytes()).open(target, order)
+
+    assert opened == daemon
+    assert opened.sign(b"here") == daemon.sign(b"here")
+    assert len(envelope.to_bytes()) == 80
+    assert pickle.loads(pickle.dumps(envelope)) == envelope
+    _, other, later = ordered()
+    altered = bytearray(envelope.to_bytes())
+    altered[-1] ^= 1
+    for wrong, node, about in (
+        (envelope, other, order),
+        (envelope, target, later),
+        (envelope, daemon, order),
+        (IdentityEnvelope.from_bytes(altered), target, order),
+    ):
+        with pytest.raises(IdentityError) as caught:
+            wrong.open(node, about)
+        assert caught.value.kind == "sealed_for_another"
+
+
+def test_what_cannot_be_sealed_is_refused() -> None:
+    daemon, target, order = ordered()
+
+    with pytest.raises(IdentityError) as caught:
+        IdentityEnvelope.seal(Identity.public_only(daemon.entity_id), order)
+    assert caught.value.kind == "read_only"
+    with pytest.raises(InvalidArgument, match="identity"):
+        IdentityEnvelope.seal(target, order)
+    with pytest.raises(InvalidArgument, match="order"):
+        IdentityEnvelope.seal(daemon, MigrationMessage("freeze", order.attempt, daemon.entity_id, 1, 1, b""))
+    with pytest.raises(InvalidArgument, match="data"):
+        IdentityEnvelope.from_bytes(bytes(79))

@@ -66,29 +66,29 @@ MigrationId: TypeAlias = OriginHash
 """A move as operators name it: the origin hash of the daemon that moves. An attempt has 16 bytes of its own."""
 MigrationState: TypeAlias = MigrationSnapshot
 """Another name of `MigrationSnapshot`: what an orchestrator knows of a move."""
-MigrationMessageKind: TypeAlias = Literal[
-    "prepare",
-    "accept",
-    "reject",
-    "freeze",
-    "final",
-    "prepared",
-    "commit",
-    "committed",
-    "retire",
-    "abort",
-    "abort_request",
-    "outcome",
-    "pull",
-    "chunk",
-    "show",
-    "report",
-    "describe",
-    "described",
-    "copy",
-    "offer",
-    "copied",
-]
+MigrationMessageKind: TypeAlias = (
+    Literal["prepare"]
+    | Literal["accept"]
+    | Literal["reject"]
+    | Literal["freeze"]
+    | Literal["final"]
+    | Literal["prepared"]
+    | Literal["commit"]
+    | Literal["committed"]
+    | Literal["retire"]
+    | Literal["abort"]
+    | Literal["abort_request"]
+    | Literal["outcome"]
+    | Literal["pull"]
+    | Literal["chunk"]
+    | Literal["show"]
+    | Literal["report"]
+    | Literal["describe"]
+    | Literal["described"]
+    | Literal["copy"]
+    | Literal["offer"]
+    | Literal["copied"]
+)
 """What a message of a move is."""
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import meshos
 from meshos import CausalEvent, CausalLink, DaemonHostConfig, DaemonRuntime, Identity, MeshDaemon, Output, Resume
-from meshos import MigrationError as MigrationError  # type: ignore[attr-defined]
+from meshos import ReplicaGroup as ReplicaGroup  # type: ignore[attr-defined]
 from meshos.daemon import DaemonRef
 from meshos.dispatch import Cause, StartDaemon
 from meshos.errors import ConfigError, NotReady, ProcessFailed, WaitTimeout
@@ -68,7 +68,7 @@ def mistakes(runtime: DaemonRuntime, identity: Identity, event: CausalEvent) -> 
     runtime.spawn("good", b"key")  # type: ignore[arg-type]
     runtime.send(1, event, timeout=5)  # type: ignore[arg-type]
     runtime.send(1, event, timedelta(seconds=5))  # type: ignore[call-arg]
-    runtime.start_migration(1, 2, 3)  # type: ignore[attr-defined]
+    runtime.start_migration(1, 2)  # type: ignore[call-arg]
     Good().on_control("resume")  # type: ignore[arg-type]
     Good().process(Resume())  # type: ignore[arg-type]
     ConfigError("field")  # type: ignore[call-arg]

@@ -70,12 +70,8 @@ fn wait(py: Python<'_>, slot: &Arc<Slot<PyDaemon>>, enter: Enter) -> PyResult<En
     aio::may_block(py, "a call that waits for a busy daemon")?;
     let (mut signal, mut is_moving) = (None, false);
     let outcome = py.detach(|| {
-        // It may stand still for longer than anybody wants to wait for one event.
-        is_moving = slot.is_frozen();
-        if is_moving {
-            return Err(EnterError::Interrupted);
-        }
         enter(slot, Deadline::after(WAIT), &mut || {
+            // A move takes a moment, mostly; what takes longer may take longer than anybody wants to wait for one event.
             is_moving = slot.is_frozen();
             is_moving || guard::interrupted(&mut signal)
         })

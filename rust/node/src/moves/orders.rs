@@ -126,7 +126,11 @@ impl Moves {
             live: opts.live,
             rate_max: opts.bytes_per_second_max.unwrap_or(0),
         };
-        let freeze = opts.freeze_max.min(opts.deadline).as_millis().clamp(1, u128::from(u32::MAX));
+        let freeze = opts
+            .freeze_max
+            .min(opts.deadline)
+            .as_millis()
+            .clamp(1, u128::from(u32::MAX));
         let order = MoveOrder {
             mid: desk.attempt(),
             entity: desk.entity,
