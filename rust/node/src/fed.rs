@@ -92,8 +92,9 @@ pub(crate) trait Shelves: Send + Sync {
 
 /// Gives feeds their turns.
 pub(crate) trait Hub: Send + Sync {
-    /// Something changed: it is short and never waits.
-    fn mark(&self, fed: Arc<Fed>);
+    /// Something changed; `may_wait`: more of it comes, and after a turn a moment ago the next need not come at once. It is
+    /// short and never waits.
+    fn mark(&self, fed: Arc<Fed>, may_wait: bool);
 }
 
 /// What a turn wants done.
@@ -246,7 +247,7 @@ impl Fed {
                 line.put(output);
             }
         }
-        self.mark();
+        self.mark_for(true);
     }
 
     /// Opens a feed, in place of the one before. Whoever calls this is inside the daemon.
@@ -320,10 +321,14 @@ impl Fed {
     }
 
     fn mark(&self) {
+        self.mark_for(false);
+    }
+
+    fn mark_for(&self, may_wait: bool) {
         if !self.is_marked.swap(true, Ordering::AcqRel)
             && let Some((hub, this)) = self.hub.upgrade().zip(self.this.upgrade())
         {
-            hub.mark(this);
+            hub.mark(this, may_wait);
         }
     }
 
@@ -603,7 +608,7 @@ mod tests {
     }
 
     impl Hub for Nothing {
-        fn mark(&self, _: Arc<Fed>) {}
+        fn mark(&self, _: Arc<Fed>, _: bool) {}
     }
 
     fn fed(lease: Option<Arc<Lease>>) -> Arc<Fed> {

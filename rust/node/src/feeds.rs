@@ -45,6 +45,9 @@ pub const LETTERS_BYTES_MAX: usize = 8 << 20;
 /// Wait before a daemon is read again that was busy.
 const READ_PAUSE: Duration = Duration::from_millis(5);
 
+/// Turns for what is emitted are at least so far apart; the first output after a pause leaves at once.
+const TURN_PAUSE: Duration = Duration::from_millis(1);
+
 /// What happened to feeds, and to readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FeedStats {
@@ -125,6 +128,8 @@ pub(crate) struct Inner {
     inbox: Mutex<Inbox>,
     book: Mutex<Book>,
     marked: Mutex<Vec<Arc<Fed>>>,
+    /// When the last turn began, in nanoseconds.
+    turned: AtomicU64,
     readers: Mutex<HashMap<CallId, Arc<Letters>>>,
     place: OnceLock<Place>,
     this: Weak<Self>,
@@ -149,9 +154,14 @@ impl Take for Attached {
 }
 
 impl Hub for Inner {
-    fn mark(&self, fed: Arc<Fed>) {
+    fn mark(&self, fed: Arc<Fed>, may_wait: bool) {
         self.marked.lock().push(fed);
-        self.wake();
+        let next = Duration::from_nanos(self.turned.load(Ordering::Acquire)) + TURN_PAUSE;
+        match self.place.get() {
+            // A daemon that emits all the time does not wake the thread each time.
+            Some(place) if may_wait && self.started.elapsed() < next => place.wake_by(self.started + next),
+            _ => self.wake(),
+        }
     }
 }
 
@@ -165,6 +175,8 @@ impl Turn for Inner {
             inbox.bytes = 0;
             std::mem::take(&mut inbox.bodies)
         };
+        let began = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.turned.store(began, Ordering::Release);
         let mut posts = Vec::new();
         for delivered in bodies {
             self.hear(&delivered, &mut posts);
@@ -374,6 +386,7 @@ impl Feeds {
             inbox: Mutex::default(),
             book: Mutex::default(),
             marked: Mutex::default(),
+            turned: AtomicU64::new(0),
             readers: Mutex::default(),
             place: OnceLock::new(),
             this: Weak::clone(this),
