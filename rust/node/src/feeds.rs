@@ -308,9 +308,7 @@ impl Inner {
         let entity = fed.entity();
         let mut book = self.book.lock();
         let Book { feds, due } = &mut *book;
-        let Some((known, timer)) = feds.get_mut(&entity).filter(|(known, _)| Arc::ptr_eq(known, fed)) else {
-            return None;
-        };
+        let (known, timer) = feds.get_mut(&entity).filter(|(known, _)| Arc::ptr_eq(known, fed))?;
         if let Some(timer) = timer.take() {
             due.remove(&(timer, entity));
         }

@@ -27,7 +27,7 @@ use meshos_core::stream::Frame;
 use meshos_node::carrier::Carrier;
 use meshos_node::clock::Deadline;
 use meshos_node::deliver::{self, Want};
-use meshos_node::fed::{BYTES_MAX, Reader, SHELF_MAX};
+use meshos_node::fed::Reader;
 use meshos_node::feeds::LETTERS_MAX;
 use meshos_node::follow::{FollowError, Followed, Follower};
 use meshos_node::inside::Snapshot;
@@ -319,7 +319,6 @@ fn a_reader_that_does_not_read_holds_nothing_unbounded_and_stops_nobody() {
     assert!(pushed <= 1 + 64 * 6, "{pushed}");
     assert!(here.runtime.feeds().stats().full <= LETTERS_MAX as u64);
     read(&mut follower, 2..=9_000);
-    assert!(SHELF_MAX < 9_000 && BYTES_MAX < 1 << 30);
 }
 
 #[test]
@@ -594,6 +593,7 @@ fn an_owner_without_a_lease_pushes_nothing() {
 
 #[test]
 #[ignore = "a measurement"]
+#[allow(clippy::print_stdout, reason = "it is read by who measures")]
 fn outputs_a_second() {
     let (_net, here, there) = pair(Weather::default());
     let slot = there.spawn(DaemonHostConfig {
