@@ -32,6 +32,18 @@ pub struct Frost {
     pub record: Box<OwnershipRecord>,
     /// How long user code took for its snapshot.
     pub snapshot_took: Duration,
+    /// How often something of it was copied: 1, or 2 if this is what came since a copy.
+    pub rounds: u32,
+}
+
+/// A copy of a daemon that goes on working.
+pub struct Copied {
+    /// Where it stood.
+    pub frozen: Frozen,
+    /// What travels.
+    pub image: Arc<Image>,
+    /// How long user code took for its snapshot.
+    pub snapshot_took: Duration,
 }
 
 /// Options of a freeze.
@@ -53,6 +65,19 @@ pub trait Hands: Send + Sync {
 
     /// The daemon of that handle that runs here.
     fn entity(&self, origin: Origin) -> Option<EntityId>;
+
+    /// Takes an image of a daemon that goes on, and notes from then on what takes effect: a freeze for the same move takes
+    /// that, instead of everything. A copy that is there for another move is dropped.
+    fn copy(&self, order: &MoveOrder, opts: FreezeOpts, done: Done<Result<Copied, Reject>>);
+
+    /// Notes nothing any more for a copy.
+    fn drop_copy(&self, entity: &EntityId);
+
+    /// Keeps a copy, and restores the daemon from it, for an image of what came since.
+    fn hold_copy(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<(), Reject>>);
+
+    /// Lets go of a copy that is held, and not used yet.
+    fn drop_held(&self, entity: &EntityId);
 
     /// Lets the event in flight finish; then nothing is processed. From then on linked events that wait or come go to
     /// `waits`, in the order of the mailbox. The daemon stays so until [`thaw`](Self::thaw) or

@@ -23,7 +23,7 @@ use meshos_core::ownership::OwnershipRecord;
 use meshos_core::rows::Write;
 
 use crate::daemon::Daemon;
-use crate::hands::{Done, FreezeOpts, Frost, Hands, Waits};
+use crate::hands::{Copied, Done, FreezeOpts, Frost, Hands, Waits};
 use crate::lane::{Job, Lanes};
 use crate::mover_source::Freeze;
 use crate::mover_target::Arrival;
@@ -233,6 +233,18 @@ impl<D: Daemon> Hands for Mover<D> {
     fn entity(&self, origin: Origin) -> Option<EntityId> {
         Some(self.runtime.upgrade()?.registry().get(origin)?.entity())
     }
+
+    fn copy(&self, _: &MoveOrder, _: FreezeOpts, done: Done<Result<Copied, Reject>>) {
+        done(Err(reject(Reason::StateFailed, "no copies are made here")));
+    }
+
+    fn drop_copy(&self, _: &EntityId) {}
+
+    fn hold_copy(&self, _: &MoveOrder, _: Arc<Vec<u8>>, done: Done<Result<(), Reject>>) {
+        done(Err(reject(Reason::StateFailed, "no copies are held here")));
+    }
+
+    fn drop_held(&self, _: &EntityId) {}
 
     fn freeze(&self, order: &MoveOrder, opts: FreezeOpts, waits: Arc<dyn Waits>, done: Done<Result<Frost, Reject>>) {
         self.begin_freeze(order, opts, waits, done);

@@ -298,6 +298,7 @@ fn image_of<D: Daemon>(
         lineage,
         record: Box::new(record),
         snapshot_took,
+        rounds: 1,
     })
 }
 

@@ -12,6 +12,7 @@
 
 mod aside;
 mod chunks;
+mod copy;
 mod entry;
 mod keep;
 mod orders;
@@ -37,7 +38,7 @@ use thiserror::Error;
 
 use crate::carrier::Carrier;
 use crate::clock;
-use crate::hands::{Frost, Hands};
+use crate::hands::{Copied, Frost, Hands};
 use crate::keeping::Stores;
 use crate::keys;
 use crate::mesh::{Delivered, Take};
@@ -146,6 +147,8 @@ enum Item {
     Opened(EntityId, chunks::Opened),
     Restored(EntityId, MigrationId, Result<Frozen, Reject>),
     Installed(EntityId, MigrationId, Result<u64, String>),
+    Copied(EntityId, MigrationId, Result<Box<Copied>, Reject>),
+    Held(EntityId, MigrationId, Result<(), Reject>),
     Fenced(Box<OwnershipRecord>),
     Begin(Arc<Move>, Box<Described>),
     Abort(MigrationId),
@@ -511,7 +514,7 @@ impl Moves {
     fn take_in(&self, item: Item, work: &mut Work) {
         match item {
             Item::Body(delivered) => self.body(&delivered, work),
-            Item::Begin(desk, found) => self.begun(&desk, *found, work),
+            Item::Begin(desk, found) => self.begun(&desk, &found, work),
             Item::Abort(mid) => self.order_step(mid, meshos_core::move_order::Signal::Abort, work),
             Item::Kept(_, Role::Order(mid), ticket, is_kept) => {
                 let signal = if is_kept {
@@ -543,6 +546,12 @@ impl Moves {
             }
             Item::Installed(entity, mid, installed) => {
                 self.with(&entity, work, |entry, scene| entry.installed(mid, &installed, scene));
+            }
+            Item::Copied(entity, mid, copied) => {
+                self.with(&entity, work, |entry, scene| entry.copied(mid, copied, scene));
+            }
+            Item::Held(entity, mid, held) => {
+                self.with(&entity, work, |entry, scene| entry.held(mid, held, scene));
             }
             Item::Fenced(record) => {
                 self.with(&record.entity(), work, |entry, scene| entry.fenced(&record, scene));

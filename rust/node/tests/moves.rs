@@ -21,7 +21,7 @@ use meshos_core::store::Batch;
 use meshos_core::store::memory::MemoryStore;
 use meshos_node::carrier::Carrier;
 use meshos_node::clock::Deadline;
-use meshos_node::hands::{Done, FreezeOpts, Frost, Hands, Waits};
+use meshos_node::hands::{Copied, Done, FreezeOpts, Frost, Hands, Waits};
 use meshos_node::image::Image;
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::local_engine::LocalNetwork;
@@ -43,9 +43,13 @@ struct Thing {
     _hold: Option<Hold>,
     is_frozen: bool,
     waits: Option<Arc<dyn Waits>>,
+    has_copy: bool,
     /// Events that took effect.
     taken: Vec<Queued>,
 }
+
+/// A key, and the bytes that were restored.
+type Restored = (Arc<Keypair>, Arc<Vec<u8>>);
 
 #[derive(Default)]
 struct Scripted {
@@ -53,6 +57,9 @@ struct Scripted {
     freeze: Option<Reject>,
     never_freezes: bool,
     restore: Option<Reject>,
+    copy: Option<Reject>,
+    hold: Option<Reject>,
+    diverges: bool,
     refuses_installs: u32,
 }
 
@@ -62,7 +69,8 @@ struct Fake {
     ownership: Arc<Ownership>,
     stores: Stores,
     things: Mutex<BTreeMap<EntityId, Thing>>,
-    standby: Mutex<BTreeMap<EntityId, (Arc<Keypair>, Arc<Vec<u8>>)>>,
+    standby: Mutex<BTreeMap<EntityId, Restored>>,
+    held: Mutex<BTreeMap<EntityId, Arc<Vec<u8>>>>,
     keys: Arc<Mutex<BTreeMap<EntityId, Arc<Keypair>>>>,
     script: Mutex<Scripted>,
     log: Mutex<Vec<&'static str>>,
@@ -111,6 +119,7 @@ impl Fake {
             _hold: Some(hold),
             is_frozen: false,
             waits: None,
+            has_copy: false,
             taken: Vec::new(),
         };
         self.things.lock().insert(entity, thing);
@@ -176,9 +185,12 @@ impl Hands for Fake {
         thing.waits = Some(Arc::clone(&waits));
         let lineage = self.ownership.lineage(&order.entity).expect("it is read");
         let (_, active) = self.ownership.owned(&order.entity).expect("it is owned");
-        let frozen = Self::frozen_of(&thing.bytes, &order.entity);
+        let thing_has_copy = thing.has_copy;
+        let since = Arc::new(b"what came since".to_vec());
+        let travels = if thing_has_copy { &since } else { &thing.bytes };
+        let frozen = Self::frozen_of(travels, &order.entity);
         let record = active.moved(order.target, order.mid, frozen.sequence, frozen.head, &thing.key);
-        let image = Image::new(frozen.image, vec![Arc::new(Bytes(Arc::clone(&thing.bytes)))]);
+        let image = Image::new(frozen.image, vec![Arc::new(Bytes(Arc::clone(travels)))]);
         drop(things);
         done(Ok(Frost {
             frozen,
@@ -186,7 +198,47 @@ impl Hands for Fake {
             lineage,
             record: Box::new(record.expect("the key is whole")),
             snapshot_took: Duration::from_micros(7),
+            rounds: 1 + u32::from(thing_has_copy),
         }));
+    }
+
+    fn copy(&self, order: &MoveOrder, _: FreezeOpts, done: Done<Result<Copied, Reject>>) {
+        self.note("copy");
+        if let Some(why) = self.script.lock().copy.clone() {
+            return done(Err(why));
+        }
+        let mut things = self.things.lock();
+        let thing = things.get_mut(&order.entity).expect("it is here");
+        thing.has_copy = true;
+        let frozen = Self::frozen_of(&thing.bytes, &order.entity);
+        let image = Image::new(frozen.image, vec![Arc::new(Bytes(Arc::clone(&thing.bytes)))]);
+        drop(things);
+        done(Ok(Copied {
+            frozen,
+            image: Arc::new(image),
+            snapshot_took: Duration::from_micros(9),
+        }));
+    }
+
+    fn drop_copy(&self, entity: &EntityId) {
+        if let Some(thing) = self.things.lock().get_mut(entity) {
+            thing.has_copy = false;
+        }
+        self.note("drop_copy");
+    }
+
+    fn hold_copy(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<(), Reject>>) {
+        if let Some(why) = self.script.lock().hold.clone() {
+            return done(Err(why));
+        }
+        self.held.lock().insert(order.entity, image);
+        self.note("hold_copy");
+        done(Ok(()));
+    }
+
+    fn drop_held(&self, entity: &EntityId) {
+        self.held.lock().remove(entity);
+        self.note("drop_held");
     }
 
     fn thaw(&self, entity: &EntityId, queue: Vec<Queued>) {
@@ -216,6 +268,12 @@ impl Hands for Fake {
         }
         let frozen = Self::frozen_of(&image, &order.entity);
         let key = Arc::clone(&self.keys.lock()[&order.entity]);
+        let held = self.held.lock().remove(&order.entity);
+        let is_since = image.as_slice() == b"what came since";
+        if is_since && self.script.lock().diverges {
+            return done(Err(Reject::new(Reason::StateFailed, "another digest")));
+        }
+        let image = held.filter(|_| is_since).unwrap_or(image);
         self.standby.lock().insert(order.entity, (key, image));
         self.note("restore");
         done(Ok(frozen));
@@ -265,6 +323,7 @@ impl Hands for Fake {
                 _hold: Some(hold),
                 is_frozen: true,
                 waits: None,
+                has_copy: false,
                 taken: Vec::new(),
             };
             me.things.lock().insert(entity, thing);
@@ -338,6 +397,7 @@ fn cluster(nodes: u8) -> Vec<Node> {
             stores: Arc::clone(&stores),
             things: Mutex::default(),
             standby: Mutex::default(),
+            held: Mutex::default(),
             keys: Arc::clone(&keys),
             script: Mutex::default(),
             log: Mutex::default(),
@@ -741,4 +801,65 @@ fn what_is_no_frame_or_is_forged_changes_nothing() {
             .epoch,
         2
     );
+}
+
+fn live() -> MoveOpts {
+    MoveOpts {
+        live: true,
+        ..patient()
+    }
+}
+
+#[test]
+fn a_copy_is_made_before_and_what_came_since_is_all_that_waits() {
+    let nodes = cluster(3);
+    let [one, two, three] = &nodes[..] else { unreachable!() };
+    one.moves.permit([three.id()].into());
+    let entity = one.fake.make(20, 1_200_000);
+    let outcome = end(&three.order(&entity, one, two, live())).expect("it moves");
+    assert_eq!((outcome.epoch, outcome.rounds, outcome.live), (2, 2, true));
+    assert!(outcome.bytes_moved >= 1_200_000);
+    assert_eq!(outcome.snapshot_took, Duration::from_micros(9));
+    two.fake.until("go_live");
+    assert_eq!(two.fake.things.lock()[&entity].bytes.len(), 1_200_000);
+    let order = |node: &Node, what| node.fake.log.lock().iter().position(|noted| *noted == what);
+    assert!(order(one, "copy") < order(one, "freeze"));
+}
+
+#[test]
+fn without_a_copy_everything_is_sent() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let reject = || Some(Reject::new(Reason::StateFailed, "no"));
+    let moves = |seed| {
+        let entity = one.fake.make(seed, 64);
+        let outcome = end(&one.order(&entity, one, two, live())).expect("it moves");
+        assert_eq!((outcome.epoch, outcome.rounds, outcome.live), (2, 1, false));
+        assert_eq!(two.fake.things.lock()[&entity].bytes.len(), 64);
+    };
+    one.fake.script.lock().copy = reject();
+    moves(21);
+    one.fake.script.lock().copy = None;
+    two.fake.script.lock().hold = reject();
+    moves(22);
+    two.fake.script.lock().hold = None;
+    two.fake.script.lock().diverges = true;
+    moves(23);
+}
+
+#[test]
+fn a_copy_of_a_move_that_is_not_wanted_is_dropped() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(24, 1_200_000);
+    let slow = MoveOpts {
+        bytes_per_second_max: Some(1 << 18),
+        ..live()
+    };
+    let ordered = one.order(&entity, one, two, slow);
+    one.fake.until("copy");
+    one.moves.abort(&ordered, false);
+    let failed = end(&ordered).expect_err("nobody wants it");
+    assert_eq!((failed.kind, failed.cause), (FailedKind::Aborted, Cause::Cancelled));
+    assert_eq!(end(&one.order(&entity, one, two, live())).expect("it moves").epoch, 2);
 }

@@ -229,7 +229,11 @@ impl Moves {
         if !self.bring(&frame.entity, is_new) {
             return;
         }
-        let refusal = self.source_refuses(from, &frame);
+        let signer = match &frame.body {
+            Body::Prepare(order) => order.signer,
+            _ => from,
+        };
+        let refusal = self.source_refuses(signer, &frame.entity);
         self.with(&frame.entity.clone(), work, |entry, scene: &mut Scene<'_>| {
             entry.hear_source(from, frame, refusal, scene);
         });
@@ -249,7 +253,7 @@ impl Moves {
         let Ok(made) = self.read(entity) else { return false };
         let mut state = self.state.lock();
         let super::State { entries, stats, .. } = &mut *state;
-        let made = match entries.get(entity) {
+        let made = match entries.get_mut(entity) {
             Some(before) if !before.is_idle() => return true,
             Some(before) => made.after(before, stats),
             None => made,
@@ -266,17 +270,13 @@ impl Moves {
     }
 
     /// Why a node may not have anything moved from here.
-    fn source_refuses(&self, from: EntityId, frame: &MoveFrame<'_>) -> Option<Reject> {
-        let signer = match &frame.body {
-            Body::Prepare(order) => order.signer,
-            _ => from,
-        };
+    fn source_refuses(&self, signer: EntityId, entity: &EntityId) -> Option<Reject> {
         if self.hands().is_none() {
             return Some(Reject::from(Reason::NotReady));
         }
         let first = {
             let store = (self.stores)();
-            central::lineage(&*store, &frame.entity).unwrap_or_default()
+            central::lineage(&*store, entity).unwrap_or_default()
         };
         if self.may_order(&signer, first.first()) {
             return None;
@@ -320,7 +320,27 @@ impl Moves {
                 };
                 self.asks.answered(&frame.mid, described);
             }
-            Aside::Copy(_) | Aside::Offer { .. } | Aside::Copied { .. } => {}
+            Aside::Copied { .. } => self.has_copy(from, frame.mid, work),
+            Aside::Copy(order) if from == order.orchestrator && order.source == self.node => {
+                let refusal = self.source_refuses(order.signer, &order.entity);
+                if self.bring(&order.entity, true) {
+                    self.with(&order.entity, work, |entry, scene| entry.copy(order, refusal, scene));
+                }
+            }
+            Aside::Offer {
+                order,
+                frozen,
+                image_bytes,
+            } if from == order.source && order.target == self.node => {
+                let refusal = self.target_refuses(order);
+                if self.bring(&order.entity, true) {
+                    let of = (frozen.image, *image_bytes);
+                    self.with(&order.entity, work, |entry, scene| {
+                        entry.offered(order, of, refusal, scene)
+                    });
+                }
+            }
+            Aside::Copy(_) | Aside::Offer { .. } => {}
         }
     }
 

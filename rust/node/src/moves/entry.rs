@@ -17,6 +17,7 @@ use meshos_core::stream::{Flow, Frame};
 use zeroize::Zeroizing;
 
 use super::chunks::{Open, Opened, Seal, Spool};
+use super::copy::{Given, Taken};
 use super::{Item, MoveStats, Moves, Role, Work};
 use crate::clock;
 use crate::hands::{FreezeOpts, Frost, Waits};
@@ -40,21 +41,104 @@ pub(super) struct Scene<'a> {
 }
 
 /// An image that is being sent.
-struct Sending {
-    image: Arc<Image>,
+pub(super) struct Sending {
+    pub(super) image: Arc<Image>,
     sealer: Arc<Sealer>,
-    order: Arc<MoveOrder>,
+    pub(super) order: Arc<MoveOrder>,
     /// When the next chunk may leave.
     next_at: Option<Instant>,
 }
 
+impl Sending {
+    pub(super) fn new(image: Arc<Image>, order: MoveOrder) -> Result<Self, Reject> {
+        let transcript = Transcript::of(&order, image.digest, image.len);
+        let sealer = Sealer::new(&transcript, &Zeroizing::new(keys::random_bytes()));
+        let sealer = sealer.map_err(|_| Reject::new(Reason::IdentityTransportFailed, "the target's key is none"))?;
+        Ok(Self {
+            image,
+            sealer: Arc::new(sealer),
+            order: Arc::new(order),
+            next_at: None,
+        })
+    }
+
+    /// Has a chunk sent, as fast as it may be.
+    pub(super) fn send(&mut self, to: EntityId, index: u32, scene: &mut Scene<'_>) {
+        let rate = self.order.terms.rate_max;
+        let mut at = None;
+        if rate > 0 {
+            let now = Instant::now();
+            let begin = self.next_at.map_or(now, |next| next.max(now));
+            let takes = Duration::from_secs_f64(seal::CHUNK_PLAIN as f64 / rate as f64);
+            self.next_at = begin.checked_add(takes);
+            at = Some(begin);
+        }
+        scene.work.seals.push(Seal {
+            to,
+            order: Arc::clone(&self.order),
+            image: Arc::clone(&self.image),
+            sealer: Arc::clone(&self.sealer),
+            index,
+            at,
+        });
+    }
+}
+
 /// An image that is being pulled.
-struct Pulling {
-    receiver: ChunkReceiver,
-    order: Arc<MoveOrder>,
-    image: Digest,
+pub(super) struct Pulling {
+    pub(super) receiver: ChunkReceiver,
+    pub(super) order: Arc<MoveOrder>,
+    pub(super) image: Digest,
     opener: Arc<Opener>,
     spool: Arc<Spool>,
+}
+
+impl Pulling {
+    pub(super) fn begin(
+        order: MoveOrder,
+        digest: Digest,
+        image_bytes: u64,
+        scene: &Scene<'_>,
+    ) -> Result<(Self, Vec<move_chunks::Action>), Reject> {
+        let no_size = || Reject::new(Reason::TooLarge, "the image is of no size that there is");
+        let plain = seal::plain_len(image_bytes).ok_or_else(no_size)?;
+        let size = usize::try_from(plain).map_err(|_| no_size())?;
+        let opener = Opener::new(&Transcript::of(&order, digest, plain), &scene.moves.key);
+        let opener = opener.map_err(|_| Reject::from(Reason::IdentityTransportFailed))?;
+        let mut actions = Vec::new();
+        let seed = keys::random_u64();
+        let begun = ChunkReceiver::begin(scene.now, (digest, image_bytes), IMAGE_MAX, [], seed, &mut actions);
+        let pulling = Self {
+            receiver: begun.map_err(|_| Reject::from(Reason::TooLarge))?,
+            order: Arc::new(order),
+            image: digest,
+            opener: Arc::new(opener),
+            spool: Arc::new(Spool(Mutex::new(vec![0; size]))),
+        };
+        Ok((pulling, actions))
+    }
+
+    /// Asks the source for a chunk.
+    pub(super) fn ask(&self, index: u32, scene: &mut Scene<'_>) {
+        let body = Body::Pull {
+            image: self.image,
+            index,
+        };
+        let order = &self.order;
+        let frame = MoveFrame {
+            mid: order.mid,
+            entity: order.entity,
+            epoch: order.epoch,
+            step: 1,
+            body,
+        };
+        scene.work.posts.push((order.source, frame));
+    }
+
+    /// The bytes, when they are whole.
+    pub(super) fn bytes(&self) -> Arc<Vec<u8>> {
+        Arc::new(std::mem::take(&mut *self.spool.0.lock()))
+    }
 }
 
 /// What a source tells of a move.
@@ -64,17 +148,24 @@ struct Told {
     snapshot_took: Duration,
     image_bytes: u64,
     moved: u64,
+    /// Bytes of the copy before.
+    before: u64,
+    rounds: u32,
     last: Option<Instant>,
     stage: Option<Stage>,
 }
 
 pub(super) struct Entry {
-    entity: EntityId,
+    pub(super) entity: EntityId,
     known: Known,
     source: MoveSource,
     target: MoveTarget,
     sending: Option<Sending>,
     pulling: Option<Pulling>,
+    /// A copy that was made here.
+    pub(super) given: Option<Given>,
+    /// A copy that is being pulled, or held.
+    pub(super) taken: Option<Taken>,
     told: Told,
     /// Who saw to the move that was under way last.
     last_order: Option<(EntityId, MigrationId, u64)>,
@@ -100,6 +191,8 @@ impl Entry {
             target: MoveTarget::new(node, entity, target, recovered.prepared),
             sending: None,
             pulling: None,
+            given: None,
+            taken: None,
             told: Told::default(),
             last_order: None,
             due: None,
@@ -120,7 +213,12 @@ impl Entry {
     pub(super) fn wake_at(&self) -> Option<Duration> {
         let pulling = self.pulling.as_ref().and_then(|pulling| pulling.receiver.wake_at());
         let machines = [self.source.wake_at(), self.target.wake_at()];
-        machines.into_iter().flatten().chain(pulling).min()
+        let copies = [
+            self.given.as_ref().map(Given::wake_at),
+            self.taken.as_ref().and_then(Taken::wake_at),
+        ];
+        let waking = machines.into_iter().chain(copies).flatten();
+        waking.chain(pulling).min()
     }
 
     /// Whether nothing is under way: what is known can be read again.
@@ -134,9 +232,11 @@ impl Entry {
     }
 
     /// Takes the counters of another one over.
-    pub(super) fn after(mut self, before: &Self, stats: &mut MoveStats) -> Self {
+    pub(super) fn after(mut self, before: &mut Self, stats: &mut MoveStats) -> Self {
         before.count(stats);
         self.due = before.due;
+        self.given = before.given.take();
+        self.taken = before.taken.take();
         self
     }
 
@@ -158,6 +258,11 @@ impl Entry {
         refusal: Option<Reject>,
         scene: &mut Scene<'_>,
     ) {
+        if let Body::Pull { image, index } = frame.body
+            && self.give(from, frame.mid, image, index, scene)
+        {
+            return;
+        }
         let says_committed = matches!(frame.body, Body::Committed);
         // Whoever asks about another move than the one that is under way learns what became of it, and ends nothing.
         let is_asked = matches!(frame.body, Body::AbortReq);
@@ -205,10 +310,9 @@ impl Entry {
         sealed: &[u8],
         scene: &mut Scene<'_>,
     ) {
-        let Some(pulling) = self.pulling.as_ref().filter(|pulling| pulling.order.mid == mid) else {
-            return;
-        };
-        if pulling.image == image {
+        let copy = self.taken.as_ref().and_then(|taken| taken.pulling.as_ref());
+        let mut pullings = self.pulling.iter().chain(copy);
+        if let Some(pulling) = pullings.find(|pulling| pulling.order.mid == mid && pulling.image == image) {
             scene.work.opens.push(Open {
                 entity: self.entity,
                 mid,
@@ -222,10 +326,10 @@ impl Entry {
     }
 
     pub(super) fn opened(&mut self, opened: Opened, scene: &mut Scene<'_>) {
-        let Some(pulling) = self.pulling.as_mut() else { return };
-        if pulling.order.mid != opened.mid || pulling.image != opened.image {
-            return;
-        }
+        let is_it = |pulling: &&mut Pulling| pulling.order.mid == opened.mid && pulling.image == opened.image;
+        let Some(pulling) = self.pulling.as_mut().filter(is_it) else {
+            return self.opened_copy(&opened, scene);
+        };
         if !opened.is_whole {
             let text = format!("chunk {} of the image cannot be opened", opened.index);
             self.pulling = None;
@@ -258,24 +362,17 @@ impl Entry {
             lineage,
             record,
             snapshot_took,
+            rounds,
         } = *frost;
-        let sealer = Sealer::new(
-            &Transcript::of(&order, image.digest, image.len),
-            &Zeroizing::new(keys::random_bytes()),
-        );
-        let Ok(sealer) = sealer else {
-            let why = Reject::new(Reason::IdentityTransportFailed, "the target's key is none");
-            return self.step_source(move_source::Signal::FreezeFailed(why), scene);
+        let sending = match Sending::new(Arc::clone(&image), order) {
+            Ok(sending) => sending,
+            Err(why) => return self.step_source(move_source::Signal::FreezeFailed(why), scene),
         };
         let image_bytes = seal::sealed_len(image.len);
-        self.told.snapshot_took = snapshot_took;
+        self.told.snapshot_took = self.told.snapshot_took.max(snapshot_took);
         self.told.image_bytes = image_bytes;
-        self.sending = Some(Sending {
-            image,
-            sealer: Arc::new(sealer),
-            order: Arc::new(order),
-            next_at: None,
-        });
+        self.told.rounds = rounds;
+        self.sending = Some(sending);
         let signal = move_source::Signal::Frozen {
             frozen,
             image_bytes,
@@ -361,6 +458,7 @@ impl Entry {
     }
 
     pub(super) fn timer(&mut self, scene: &mut Scene<'_>) {
+        self.copy_timer(scene);
         self.step_source(move_source::Signal::Timer, scene);
         self.step_target(move_target::Signal::Timer, scene);
         if let Some(pulling) = &mut self.pulling
@@ -375,7 +473,7 @@ impl Entry {
     }
 
     /// Epoch in which this node may act for it now.
-    fn owned(&self, scene: &Scene<'_>) -> Option<u64> {
+    pub(super) fn owned(&self, scene: &Scene<'_>) -> Option<u64> {
         let owned = scene.moves.ownership.owned(&self.entity);
         owned.map(|(epoch, _)| epoch)
     }
@@ -419,12 +517,14 @@ impl Entry {
             }
             move_source::Action::Thaw { queue } => {
                 self.sending = None;
+                self.given = None;
                 let thaw = move |hands: &dyn crate::hands::Hands| hands.thaw(&entity, queue);
                 scene.work.calls.push(Box::new(thaw));
             }
             move_source::Action::Redirect { queue } => self.redirect(queue, scene),
             move_source::Action::Fence(record) => {
                 self.sending = None;
+                self.given = None;
                 let hand_over = move |hands: &dyn crate::hands::Hands| hands.hand_over(&record);
                 scene.work.calls.push(Box::new(hand_over));
             }
@@ -458,8 +558,11 @@ impl Entry {
             transport_identity: !order.terms.key_stays,
             within,
         };
+        let copy = self.given.as_ref().filter(|given| given.order.mid == order.mid);
         self.told = Told {
             frozen_at: Some(Instant::now()),
+            before: copy.map_or(0, |given| given.moved),
+            snapshot_took: copy.map_or(Duration::ZERO, |given| given.snapshot_took),
             ..Told::default()
         };
         let me = scene.moves.me.clone();
@@ -481,23 +584,7 @@ impl Entry {
         let Some(sending) = self.sending.as_mut().filter(|sending| sending.image.digest == image) else {
             return;
         };
-        let rate = sending.order.terms.rate_max;
-        let mut at = None;
-        if rate > 0 {
-            let now = Instant::now();
-            let begin = sending.next_at.map_or(now, |next| next.max(now));
-            let takes = Duration::from_secs_f64(seal::CHUNK_PLAIN as f64 / rate as f64);
-            sending.next_at = begin.checked_add(takes);
-            at = Some(begin);
-        }
-        scene.work.seals.push(Seal {
-            to,
-            order: Arc::clone(&sending.order),
-            image: Arc::clone(&sending.image),
-            sealer: Arc::clone(&sending.sealer),
-            index,
-            at,
-        });
+        sending.send(to, index, scene);
     }
 
     fn redirect(&self, queue: Vec<Queued>, scene: &mut Scene<'_>) {
@@ -550,11 +637,11 @@ impl Entry {
         let report = Report {
             stage,
             image_bytes: told.image_bytes,
-            moved: told.moved,
+            moved: told.before + told.moved,
             blackout_us: blackout,
             snapshot_us: micros(told.snapshot_took),
             waiting: self.source.waits() as u64,
-            rounds: 1,
+            rounds: told.rounds,
             refused,
         };
         let frame = MoveFrame {
@@ -589,6 +676,7 @@ impl Entry {
             } => self.pull(*order, image, image_bytes, scene),
             move_target::Action::Discard { image } => {
                 self.pulling = None;
+                self.drop_taken(scene);
                 let discard = move |hands: &dyn crate::hands::Hands| hands.discard(&entity, &image);
                 scene.work.calls.push(Box::new(discard));
             }
@@ -609,6 +697,7 @@ impl Entry {
             }
             move_target::Action::GoLive { queue } => {
                 scene.stats.arrived += 1;
+                self.taken = None;
                 let go_live = move |hands: &dyn crate::hands::Hands| hands.go_live(&entity, queue, Box::new(drop));
                 scene.work.calls.push(Box::new(go_live));
             }
@@ -628,50 +717,20 @@ impl Entry {
     }
 
     fn pull(&mut self, order: MoveOrder, digest: Digest, image_bytes: u64, scene: &mut Scene<'_>) {
-        let plain = seal::plain_len(image_bytes).and_then(|plain| Some((plain, usize::try_from(plain).ok()?)));
-        let opener = plain.and_then(|(plain, size)| {
-            let opener = Opener::new(&Transcript::of(&order, digest, plain), &scene.moves.key).ok()?;
-            Some((opener, size))
-        });
-        let Some((opener, size)) = opener else {
-            let why = Reject::new(Reason::IdentityTransportFailed, "the image is of no size that there is");
-            return self.step_target(move_target::Signal::RestoreFailed(why), scene);
-        };
-        let mut actions = Vec::new();
-        let seed = keys::random_u64();
-        let begun = ChunkReceiver::begin(scene.now, (digest, image_bytes), IMAGE_MAX, [], seed, &mut actions);
-        let Ok(receiver) = begun else {
-            return self.step_target(move_target::Signal::RestoreFailed(Reason::TooLarge.into()), scene);
-        };
-        self.pulling = Some(Pulling {
-            receiver,
-            order: Arc::new(order),
-            image: digest,
-            opener: Arc::new(opener),
-            spool: Arc::new(Spool(Mutex::new(vec![0; size]))),
-        });
-        self.do_chunks(actions, scene);
+        match Pulling::begin(order, digest, image_bytes, scene) {
+            Err(why) => self.step_target(move_target::Signal::RestoreFailed(why), scene),
+            Ok((pulling, actions)) => {
+                self.pulling = Some(pulling);
+                self.do_chunks(actions, scene);
+            }
+        }
     }
 
     fn do_chunks(&mut self, actions: Vec<move_chunks::Action>, scene: &mut Scene<'_>) {
         for action in actions {
             let Some(pulling) = &self.pulling else { return };
             match action {
-                move_chunks::Action::Pull { index } => {
-                    let body = Body::Pull {
-                        image: pulling.image,
-                        index,
-                    };
-                    let order = &pulling.order;
-                    let frame = MoveFrame {
-                        mid: order.mid,
-                        entity: self.entity,
-                        epoch: order.epoch,
-                        step: 1,
-                        body,
-                    };
-                    scene.work.posts.push((order.source, frame));
-                }
+                move_chunks::Action::Pull { index } => pulling.ask(index, scene),
                 move_chunks::Action::Take { .. } => {}
                 move_chunks::Action::Whole => self.restore(scene),
             }
@@ -681,9 +740,9 @@ impl Entry {
     fn restore(&mut self, scene: &mut Scene<'_>) {
         let Some(pulling) = self.pulling.take() else { return };
         let me = scene.moves.me.clone();
+        let image = pulling.bytes();
         let (entity, order) = (self.entity, pulling.order);
         let mid = order.mid;
-        let image = Arc::new(std::mem::take(&mut *pulling.spool.0.lock()));
         let done = Box::new(move |restored: Result<Frozen, Reject>| {
             if let Some(moves) = me.upgrade() {
                 moves.put(Item::Restored(entity, mid, restored), 0);

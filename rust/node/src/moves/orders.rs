@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshos_core::id::EntityId;
-use meshos_core::move_frame::{Body, MoveFrame, Reason, Reject, Report, Stage};
+use meshos_core::move_frame::{Aside, Body, MoveFrame, Reason, Reject, Report, Stage};
 use meshos_core::move_order::{self, MoveOrchestrator, OrderConfig};
 use meshos_core::move_rows::{MoveOrder, Outcome, Terms};
 use meshos_core::ownership::MigrationId;
@@ -21,6 +21,10 @@ const LAST_WORD: Duration = Duration::from_millis(250);
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 /// The longest.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// The first wait before a copy is asked for again; it doubles.
+const COPY_FIRST: Duration = Duration::from_millis(100);
+/// A copy of which nobody says a word for so long is given up.
+const COPY_SILENCE: Duration = Duration::from_secs(10);
 /// How long a side that is busy with another move is tried again.
 const BUSY_FOR: Duration = Duration::from_millis(500);
 /// After so long without a word of a source that is not there any more, whoever waits is told so.
@@ -30,11 +34,23 @@ const LOST_AFTER: Duration = Duration::from_secs(10);
 enum Stand {
     /// It has not begun, or begins again then.
     Waits(Option<Duration>),
+    /// It is being copied while it works.
+    Copies(Box<MoveOrder>, Copying),
     /// The machine sees to it.
     Runs(Box<MoveOrchestrator>),
     /// The target owns, and the source has not said what it saw: until then.
     Done(Duration),
     Over,
+}
+
+/// A copy that is being made.
+struct Copying {
+    /// When the whole is given up.
+    until: Duration,
+    /// When the copy is given up, if nobody says a word.
+    silent_until: Duration,
+    next_at: Duration,
+    pause: Duration,
 }
 
 pub(super) struct Ordered {
@@ -47,12 +63,15 @@ pub(super) struct Ordered {
     asking_since: Option<Duration>,
     pause: Duration,
     epoch: u64,
+    /// Whether it is to be copied while it works.
+    is_live: bool,
 }
 
 impl Ordered {
     /// One that begins when its turn comes.
     pub(super) fn reserved(desk: Arc<Move>, found: Described) -> Self {
         Self {
+            is_live: desk.opts.live,
             desk,
             epoch: found.epoch,
             found: Some(found),
@@ -79,6 +98,7 @@ impl Ordered {
             asking_since: None,
             pause: RETRY_FIRST,
             epoch,
+            is_live: false,
         }
     }
 
@@ -97,6 +117,7 @@ impl Ordered {
     fn wake_at(&self) -> Option<Duration> {
         match &self.stand {
             Stand::Waits(at) => *at,
+            Stand::Copies(_, copying) => Some(copying.next_at),
             Stand::Runs(machine) => {
                 let lost = self.asking_since.map(|since| since + LOST_AFTER);
                 machine.wake_at().into_iter().chain(lost).min()
@@ -119,11 +140,38 @@ fn config(opts: &MoveOpts) -> OrderConfig {
 
 impl Moves {
     /// A move begins, or begins again.
-    pub(super) fn begun(&self, desk: &Arc<Move>, found: Described, work: &mut Work) {
+    pub(super) fn begun(&self, desk: &Arc<Move>, found: &Described, work: &mut Work) {
+        let mid = desk.attempt();
+        let now = self.now();
+        let is_live = self
+            .state
+            .lock()
+            .orders
+            .get(&mid)
+            .is_some_and(|ordered| ordered.is_live);
+        let Some(order) = self.order_of(desk, found, is_live) else {
+            return;
+        };
+        if !is_live {
+            return self.run(desk, order, work);
+        }
+        let copying = Copying {
+            until: now + desk.opts.deadline,
+            silent_until: now + COPY_SILENCE,
+            next_at: now,
+            pause: COPY_FIRST,
+        };
+        if let Some(ordered) = self.state.lock().orders.get_mut(&mid) {
+            ordered.stand = Stand::Copies(Box::new(order), copying);
+        }
+        self.order_due(mid, now, work);
+    }
+
+    fn order_of(&self, desk: &Move, found: &Described, is_live: bool) -> Option<MoveOrder> {
         let opts = desk.opts;
         let terms = Terms {
             key_stays: !opts.transport_identity,
-            live: opts.live,
+            live: is_live,
             rate_max: opts.bytes_per_second_max.unwrap_or(0),
         };
         let freeze = opts
@@ -141,28 +189,112 @@ impl Moves {
             not_after: clock::unix_ms().plus(NOT_AFTER),
             freeze_ms: u32::try_from(freeze).unwrap_or(u32::MAX),
             size: found.size,
-            kind: found.kind,
+            kind: found.kind.clone(),
             terms,
             signer: self.node,
             signature: [0; 64],
         };
-        let Ok(order) = order.signed(&self.key) else { return };
+        order.signed(&self.key).ok()
+    }
+
+    /// The machine sees to it from here on.
+    fn run(&self, desk: &Move, order: MoveOrder, work: &mut Work) {
         let mid = order.mid;
-        let (machine, action) = MoveOrchestrator::begin(order, config(&opts));
-        let mut state = self.state.lock();
-        let Some(ordered) = state.orders.get_mut(&mid) else {
-            return;
-        };
-        ordered.stand = Stand::Runs(Box::new(machine));
-        drop(state);
+        let (machine, action) = MoveOrchestrator::begin(order, config(&desk.opts));
+        {
+            let mut state = self.state.lock();
+            let Some(ordered) = state.orders.get_mut(&mid) else {
+                return;
+            };
+            ordered.stand = Stand::Runs(Box::new(machine));
+        }
         self.do_order(mid, action, work);
         if desk.is_unwanted() {
             self.order_step(mid, move_order::Signal::Abort, work);
         }
     }
 
+    /// The target holds the copy.
+    pub(super) fn has_copy(&self, from: EntityId, mid: MigrationId, work: &mut Work) {
+        let found = {
+            let state = self.state.lock();
+            let ordered = state.orders.get(&mid).filter(|ordered| ordered.desk.target == from);
+            ordered.and_then(|ordered| match &ordered.stand {
+                Stand::Copies(..) => Some((Arc::clone(&ordered.desk), ordered.found.clone()?)),
+                _ => None,
+            })
+        };
+        if let Some((desk, found)) = found
+            // It may be too late for the first one by now.
+            && let Some(order) = self.order_of(&desk, &found, true)
+        {
+            self.run(&desk, order, work);
+        }
+    }
+
+    /// A side does not copy it. What else would refuse the move does so in a moment; what only concerns copies does not.
+    fn refuses_copy(&self, from: EntityId, mid: MigrationId, work: &mut Work) -> bool {
+        let found = {
+            let mut state = self.state.lock();
+            let Some(ordered) = state.orders.get_mut(&mid) else {
+                return false;
+            };
+            if !matches!(ordered.stand, Stand::Copies(..)) {
+                return false;
+            }
+            let is_side = [ordered.desk.source, ordered.desk.target].contains(&from);
+            ordered.is_live &= !is_side;
+            is_side
+                .then(|| Some((Arc::clone(&ordered.desk), ordered.found.clone()?)))
+                .flatten()
+        };
+        if let Some((desk, found)) = found
+            && let Some(order) = self.order_of(&desk, &found, false)
+        {
+            self.run(&desk, order, work);
+        }
+        true
+    }
+
+    /// A copy is asked for again, or given up.
+    fn copy_due(&self, mid: MigrationId, now: Duration, work: &mut Work) {
+        let mut state = self.state.lock();
+        let Some(ordered) = state.orders.get_mut(&mid) else {
+            return;
+        };
+        let desk = Arc::clone(&ordered.desk);
+        let Stand::Copies(order, copying) = &mut ordered.stand else {
+            return;
+        };
+        if desk.is_unwanted() || now >= copying.until {
+            state.orders.remove(&mid);
+            drop(state);
+            work.tells
+                .push(Box::new(move || desk.failed(None, Cause::Deadline, false)));
+            return;
+        }
+        if now >= copying.silent_until {
+            drop(state);
+            self.refuses_copy(desk.source, mid, work);
+            return;
+        }
+        copying.next_at = now + copying.pause;
+        copying.pause = (copying.pause * 2).min(RETRY_MAX);
+        let frame = MoveFrame {
+            mid,
+            entity: order.entity,
+            epoch: order.epoch,
+            step: 1,
+            body: Body::Aside(Box::new(Aside::Copy(order.clone()))),
+        };
+        work.posts.push((desk.source, frame));
+    }
+
     /// What a side says of a move.
     pub(super) fn hear_order(&self, from: EntityId, frame: &MoveFrame<'_>, work: &mut Work) {
+        if matches!(frame.body, Body::Reject(_)) && self.refuses_copy(from, frame.mid, work) {
+            return;
+        }
         let signal = move_order::Signal::Heard {
             from,
             body: frame.body.clone(),
@@ -176,7 +308,11 @@ impl Moves {
         let Some(ordered) = state.orders.get_mut(&mid).filter(|ordered| ordered.desk.source == from) else {
             return;
         };
-        ordered.has_begun |= report.stage > Stage::Snapshot || report.image_bytes > 0;
+        if let Stand::Copies(_, copying) = &mut ordered.stand {
+            copying.silent_until = self.now() + COPY_SILENCE;
+        } else {
+            ordered.has_begun |= report.stage > Stage::Snapshot || report.image_bytes > 0;
+        }
         let is_last = report.stage == Stage::Complete;
         let desk = Arc::clone(&ordered.desk);
         let is_over = is_last && matches!(ordered.stand, Stand::Done(_));
@@ -265,6 +401,12 @@ impl Moves {
             (_, true) => Some(BUSY_FOR),
             _ => None,
         };
+        // What came since a copy did not fit: everything is sent.
+        let is_stopped = ordered.is_live && why.as_ref().is_some_and(|why| why.reason == Reason::StateFailed);
+        if is_stopped && !desk.is_unwanted() {
+            ordered.is_live = false;
+        }
+        let patience = if is_stopped { Some(desk.opts.deadline) } else { patience };
         let is_tried_again = patience.is_some_and(|patience| desk.elapsed() + ordered.pause <= patience);
         if is_tried_again && ordered.found.is_some() {
             let Some(mut again) = state.orders.remove(&mid) else {
@@ -317,6 +459,10 @@ impl Moves {
         };
         let desk = Arc::clone(&ordered.desk);
         match &ordered.stand {
+            Stand::Copies(..) => {
+                drop(state);
+                self.copy_due(mid, now, work);
+            }
             Stand::Waits(_) => {
                 let Some(found) = ordered.found.clone() else { return };
                 ordered.stand = Stand::Waits(None);
