@@ -279,8 +279,8 @@ pub fn order(source: &Node, target: &Node, entity: EntityId) -> MoveOrder {
     order.signed(&source.key).expect("whole")
 }
 
-pub fn freeze_with<'n>(
-    source: &'n Node,
+pub fn freeze_with(
+    source: &Node,
     order: MoveOrder,
     opts: FreezeOpts,
 ) -> (Arc<Queue>, mpsc::Receiver<Result<Frost, Reject>>) {
