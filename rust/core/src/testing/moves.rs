@@ -13,6 +13,7 @@
 //! A [`Crash`] stops a node exactly at one of its messages or writes.
 
 mod centre;
+mod coverage;
 mod disk;
 mod ends;
 mod facts;
@@ -23,11 +24,13 @@ mod subject;
 mod timeline;
 mod world;
 
-pub use plan::{Plan, Share};
+pub use coverage::{Coverage, Pair};
+pub use plan::{Faults, Plan, Share};
 pub use subject::{Emitted, Fault, Given, Kind, Number, Numbers, Subject};
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -37,7 +40,7 @@ use super::random::SplitMix64;
 use super::samples::keypair;
 use crate::config::Durability;
 use crate::digest::Digest;
-use crate::id::EntityId;
+use crate::id::{EntityId, Origin};
 use crate::identity::Keypair;
 use crate::move_frame::MoveFrame;
 use crate::move_rows::Frozen;
@@ -153,6 +156,8 @@ pub struct Options {
     pub pauses: bool,
     /// Whether there is a directory, which has the daemon taken over at random.
     pub takeovers: bool,
+    /// Whether nodes say again what they said before, orders are taken back, and user code takes long.
+    pub strays: bool,
     /// The network.
     pub network: network::Faults,
     /// Nothing goes wrong but this, and one move is ordered, from the first node to the second, by the node that is named.
@@ -173,6 +178,7 @@ impl Options {
             two_orders: false,
             pauses: false,
             takeovers: false,
+            strays: false,
             network: network::Faults::default(),
             scripted: None,
             mistake: None,
@@ -199,18 +205,18 @@ impl Options {
         }
     }
 
-    /// What a plan says, with so many nodes, and messages that take from `delay.0` to `delay.1`.
+    /// What a plan says, with so many nodes.
     #[must_use]
-    pub fn planned(nodes: usize, plan: Plan, delay: (Duration, Duration)) -> Self {
+    pub fn planned(nodes: usize, plan: Plan) -> Self {
         Self {
             nodes: nodes.clamp(2, NODES_MAX),
             plan: Some(plan),
             journal: plan.config.durability == Durability::Journal,
-            crashes: plan.crash != Share::default(),
+            crashes: plan.faults.crash != Share::default(),
             network: network::Faults {
-                delay_min: delay.0,
-                delay_max: delay.1,
-                late_max: delay.1,
+                delay_min: plan.faults.delay.0,
+                delay_max: plan.faults.delay.1,
+                late_max: plan.faults.delay.1,
                 queue_max: usize::MAX,
                 ..network::Faults::CALM
             },
@@ -236,6 +242,13 @@ impl Options {
     #[must_use]
     pub const fn takeovers(mut self) -> Self {
         self.takeovers = true;
+        self
+    }
+
+    /// The same, with messages that are said again, orders that are taken back, and user code that takes long.
+    #[must_use]
+    pub const fn strays(mut self) -> Self {
+        self.strays = true;
         self
     }
 
@@ -294,6 +307,8 @@ pub struct Report {
     pub thawed: u64,
     /// Losses that were told.
     pub lost: u64,
+    /// Acknowledged events that were lost with them.
+    pub rolled_back: u64,
     /// Events that were sent.
     pub written: u64,
     /// Moves whose orchestrator reported that they were committed.
@@ -367,6 +382,8 @@ pub const NODES_MAX: usize = 8;
 struct Layout {
     /// Nodes that may own the daemon.
     candidates: usize,
+    /// Consumers of its chain.
+    consumers: usize,
 }
 
 impl Layout {
@@ -379,8 +396,8 @@ impl Layout {
         [self.candidates + 1, self.candidates + 2]
     }
 
-    const fn readers(self) -> [usize; 2] {
-        [self.candidates + 3, self.candidates + 4]
+    fn readers(self) -> Range<usize> {
+        self.candidates + 3..self.candidates + 3 + self.consumers
     }
 
     /// The directory.
@@ -463,6 +480,9 @@ struct Scene {
     /// Whether the daemon is compared with one that never moves.
     compares: bool,
     timeline: Timeline,
+    coverage: Coverage,
+    /// What nodes said of moves, to be said again.
+    said: Vec<(usize, usize, Message)>,
     /// By how many milliseconds the wall clock of each is off.
     walls: Vec<i64>,
     random: SplitMix64,
@@ -487,6 +507,8 @@ impl Scene {
         let mut random = SplitMix64::new(seed);
         let layout = Layout {
             candidates: options.nodes,
+            // A plan is about user code, and no user code sees a consumer.
+            consumers: if options.plan.is_some() { 0 } else { 2 },
         };
         Self {
             now: START,
@@ -497,6 +519,8 @@ impl Scene {
             reference: Reference::default(),
             compares: options.mistake.is_none() && !options.takeovers,
             timeline: Timeline::new(options.plan.is_some()),
+            coverage: Coverage::default(),
+            said: Vec::new(),
             walls: vec![0; layout.all()],
             network: Network::new(layout.all(), random.next_u64(), options.network),
             facts: Facts::new(options),
@@ -537,11 +561,11 @@ impl Scene {
 
     fn send(&mut self, from: usize, to: usize, message: Message) {
         if let Some(plan) = self.options.plan.filter(|_| !self.is_calm) {
-            if plan.loss.happens(&mut self.random) {
+            if plan.faults.loss.happens(&mut self.random) {
                 self.report.messages_lost += 1;
                 return;
             }
-            if plan.duplicate.happens(&mut self.random) {
+            if plan.faults.duplicate.happens(&mut self.random) {
                 self.report.messages_repeated += 1;
                 self.network.send(self.now, from, to, message.clone());
             }
@@ -564,6 +588,12 @@ impl Scene {
         let is_random = !self.is_calm && self.options.scripted.is_none() && self.options.plan.is_none();
         is_random && self.random.below(many) == 0
     }
+}
+
+/// The handle of the daemon that is simulated.
+#[must_use]
+pub fn origin() -> Origin {
+    ENTITY.origin()
 }
 
 /// A run that came to its end.
@@ -596,14 +626,23 @@ pub struct Failure {
 /// # Panics
 /// Where a machine found a bug of its own.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Broken> {
-    let run = simulate(seed, options, Box::new(Numbers));
-    run.map(|run| run.report).map_err(|failure| match failure.why {
+    run_covering(seed, options).0
+}
+
+/// The same, with which machine was given which signal in which phase.
+///
+/// # Panics
+/// Where a machine found a bug of its own.
+pub fn run_covering(seed: u64, options: &Options) -> (Result<Report, Broken>, Coverage) {
+    let (outcome, coverage) = simulated(seed, options, Box::new(Numbers));
+    let outcome = outcome.map(|run| run.report).map_err(|failure| match failure.why {
         Stop::Broken(broken) => broken,
         Stop::Fault(fault) => Broken {
             rule: "Machines",
             what: fault.to_string(),
         },
-    })
+    });
+    (outcome, coverage)
 }
 
 /// Simulates one seed with daemons of a kind.
@@ -614,26 +653,29 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Broken> {
 /// # Panics
 /// Where a machine found a bug of its own.
 pub fn simulate(seed: u64, options: &Options, kind: Box<dyn Kind>) -> Result<Run, Failure> {
+    simulated(seed, options, kind).0
+}
+
+fn simulated(seed: u64, options: &Options, kind: Box<dyn Kind>) -> (Result<Run, Failure>, Coverage) {
     let mut world = World::new(seed, options, kind);
     let outcome = world.begin().and_then(|()| world.run());
     let scene = &mut world.scene;
     let counters = *scene.network.counters();
     scene.report.messages_lost += counters.cut + counters.refused;
     scene.report.messages_overtook = counters.overtook;
-    match outcome {
-        Ok(()) => {
-            let ended = format!("{:?}", scene.report);
-            scene.timeline.commit(&[ended.as_bytes()]);
-            Ok(Run {
-                report: scene.report,
-                digest: scene.timeline.digest(),
-                simulated: scene.now - START,
-            })
-        }
+    let ended = format!("{:?}", scene.report);
+    scene.timeline.commit(&[ended.as_bytes()]);
+    let outcome = match outcome {
+        Ok(()) => Ok(Run {
+            report: scene.report,
+            digest: scene.timeline.digest(),
+            simulated: scene.now - START,
+        }),
         Err(why) => Err(Failure {
             why,
             step: scene.report.steps,
             timeline: scene.timeline.lines(),
         }),
-    }
+    };
+    (outcome, std::mem::take(&mut scene.coverage))
 }

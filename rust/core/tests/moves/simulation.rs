@@ -1,8 +1,11 @@
 //! Moves where everything goes wrong. `SIM_SEEDS` sets how many seeds of each mix are tried, `SIM_SEED` which is the first.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
-use meshos_core::testing::moves::{Broken, Crash, Mistake, Options, Report, run};
+use meshos_core::testing::moves::{Broken, Coverage, Crash, Mistake, Options, Pair, Report, run, run_covering};
 
 /// Seeds of each mix in a short run.
 const SEEDS: u64 = 20;
@@ -20,9 +23,24 @@ fn outcome(seed: u64, options: &Options) -> Result<Report, Broken> {
     })
 }
 
+/// Says something in a run of `make sim`, also of a test that passes.
+fn say(text: &str) {
+    if std::env::var_os("SIM_SEEDS").is_some() {
+        let said = writeln!(std::io::stderr(), "{text}");
+        said.expect("somebody listens");
+    }
+}
+
+/// A moment, to say how many seeds a minute there were.
+#[expect(clippy::disallowed_methods, reason = "what is simulated does not see it")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// Runs all seeds of a mix; a seed that fails comes with the command that repeats it.
 fn hold(mix: &str, options: &Options) -> Report {
     let (first, seeds) = (number("SIM_SEED", 0), number("SIM_SEEDS", SEEDS));
+    let begun = now();
     let mut sum = Report::default();
     for seed in first..first + seeds {
         let report = outcome(seed, options).unwrap_or_else(|broken| {
@@ -43,6 +61,14 @@ fn hold(mix: &str, options: &Options) -> Report {
         sum.lost += report.lost;
         sum.takeovers += report.takeovers;
     }
+    let minutes = begun.elapsed().as_secs_f64() / 60.0;
+    say(&format!(
+        "{mix}: {seeds} seeds, {:.0} seeds a minute, {} moves committed, {} aborted, {} crashes",
+        seeds as f64 / minutes.max(1e-9),
+        sum.committed,
+        sum.aborted,
+        sum.crashes
+    ));
     if seeds > 10 {
         let each = [sum.acknowledged, sum.taken, sum.orders, sum.committed].map(|sum| sum / seeds);
         assert!(
@@ -80,6 +106,14 @@ fn simulation_all() {
 }
 
 #[test]
+fn simulation_strays() {
+    hold(
+        "simulation_strays",
+        &Options::journal().two_orders().pauses().late().strays(),
+    );
+}
+
+#[test]
 fn simulation_none() {
     hold("simulation_none", &Options::none().two_orders().pauses().late());
 }
@@ -107,6 +141,297 @@ fn one_seed_gives_one_run() {
     for options in [Options::journal(), Options::none().two_orders().pauses().late()] {
         assert_eq!(outcome(7, &options), outcome(7, &options));
     }
+}
+
+/// Seeds of each mix in which every pair that can be reached is.
+const COVERING: u64 = 60;
+
+const ASKED: &str = "it answers what is asked for in another phase";
+const NOTHING_KEPT: &str = "nothing is being kept";
+const LATER: &str = "it follows on something that comes later in the same move";
+const GATE: &str = "the gate says in other phases that an event waits";
+const UNKNOWN: &str = "a target says it of a commit that it does not know, which would break OneLive";
+const OVER: &str = "the other way was decided, or nobody is there any more";
+const RARE: &str = "not in these seeds: the tables have it";
+const ONE_IMAGE: &str = "there is one image of a move, and its chunks were checked on their way";
+
+/// A machine, a phase, signals that it is not given there by a simulation, and why.
+const NEVER: [(&str, &str, &[&str], &str); 65] = [
+    ("source", "Idle", &["outcome"], UNKNOWN),
+    ("source", "Idle", &["event"], GATE),
+    ("source", "Idle", &["frozen", "freeze failed"], ASKED),
+    (
+        "source",
+        "Reserved",
+        &["prepared", "committed", "retire", "pull"],
+        LATER,
+    ),
+    ("source", "Reserved", &["outcome", "outcome of another move"], UNKNOWN),
+    ("source", "Reserved", &["event"], GATE),
+    ("source", "Reserved", &["frozen", "freeze failed"], ASKED),
+    ("source", "Reserved", &["fenced"], RARE),
+    (
+        "source",
+        "Intending",
+        &[
+            "reject",
+            "freeze of another move",
+            "committed of another move",
+            "retire of another move",
+            "pull of another move",
+            "fenced",
+        ],
+        RARE,
+    ),
+    (
+        "source",
+        "Intending",
+        &["prepared", "committed", "retire", "pull"],
+        LATER,
+    ),
+    ("source", "Intending", &["outcome", "outcome of another move"], UNKNOWN),
+    ("source", "Intending", &["event"], GATE),
+    ("source", "Intending", &["frozen", "freeze failed"], ASKED),
+    (
+        "source",
+        "Freezing",
+        &[
+            "reject",
+            "committed of another move",
+            "retire of another move",
+            "fenced",
+        ],
+        RARE,
+    ),
+    (
+        "source",
+        "Freezing",
+        &["prepared", "committed", "retire", "pull"],
+        LATER,
+    ),
+    ("source", "Freezing", &["outcome", "outcome of another move"], UNKNOWN),
+    ("source", "Frozen", &["committed", "retire"], LATER),
+    ("source", "Frozen", &["outcome", "outcome of another move"], UNKNOWN),
+    ("source", "Frozen", &["retire of another move", "fenced"], RARE),
+    ("source", "Frozen", &["frozen", "freeze failed"], ASKED),
+    (
+        "source",
+        "Committing",
+        &[
+            "reject",
+            "freeze of another move",
+            "prepared of another move",
+            "committed of another move",
+            "retire of another move",
+        ],
+        RARE,
+    ),
+    ("source", "Committing", &["committed", "retire"], LATER),
+    ("source", "Committing", &["outcome", "outcome of another move"], UNKNOWN),
+    ("source", "Committing", &["frozen", "freeze failed"], ASKED),
+    ("source", "Committed", &["outcome", "outcome of another move"], UNKNOWN),
+    ("source", "Committed", &["retire of another move"], RARE),
+    ("source", "Committed", &["event"], GATE),
+    ("source", "Committed", &["frozen", "freeze failed"], ASKED),
+    ("source", "Committed", &["failed"], NOTHING_KEPT),
+    (
+        "source",
+        "Retiring",
+        &[
+            "reject",
+            "abort req",
+            "freeze of another move",
+            "prepared of another move",
+            "retire of another move",
+            "pull of another move",
+        ],
+        RARE,
+    ),
+    ("source", "Retiring", &["outcome", "outcome of another move"], UNKNOWN),
+    ("source", "Retiring", &["event"], GATE),
+    ("source", "Retiring", &["frozen", "freeze failed"], ASKED),
+    ("source", "Aborting", &["committed", "retire"], LATER),
+    ("source", "Aborting", &["outcome", "outcome of another move"], UNKNOWN),
+    (
+        "source",
+        "Aborting",
+        &["prepared of another move", "retire of another move", "fenced"],
+        RARE,
+    ),
+    ("source", "Aborting", &["frozen", "freeze failed"], ASKED),
+    ("target", "Idle", &["kept", "failed"], NOTHING_KEPT),
+    (
+        "target",
+        "Idle",
+        &["restored", "restore failed", "install refused"],
+        ASKED,
+    ),
+    ("target", "Reserved", &["commit"], LATER),
+    ("target", "Reserved", &["kept", "failed"], NOTHING_KEPT),
+    (
+        "target",
+        "Reserved",
+        &["restored", "restore failed", "install refused"],
+        ASKED,
+    ),
+    ("target", "Restoring", &["commit"], LATER),
+    ("target", "Restoring", &["kept", "failed"], NOTHING_KEPT),
+    ("target", "Restoring", &["activated", "install refused"], ASKED),
+    ("target", "Keeping", &["commit"], LATER),
+    (
+        "target",
+        "Keeping",
+        &["final of another move", "commit of another move"],
+        RARE,
+    ),
+    (
+        "target",
+        "Keeping",
+        &["restored", "restore failed", "activated", "install refused"],
+        ASKED,
+    ),
+    ("target", "Prepared", &["final of another move"], RARE),
+    ("target", "Prepared", &["kept", "failed"], NOTHING_KEPT),
+    (
+        "target",
+        "Prepared",
+        &["restored", "restore failed", "activated", "install refused"],
+        ASKED,
+    ),
+    ("target", "Installing", &["abort"], OVER),
+    (
+        "target",
+        "Installing",
+        &["final of another move", "commit of another move", "install refused"],
+        RARE,
+    ),
+    ("target", "Installing", &["kept", "failed"], NOTHING_KEPT),
+    ("target", "Installing", &["restored", "restore failed"], ASKED),
+    ("target", "Erasing", &["commit"], OVER),
+    (
+        "target",
+        "Erasing",
+        &["final of another move", "commit of another move", "fenced", "activated"],
+        RARE,
+    ),
+    (
+        "target",
+        "Erasing",
+        &["restored", "restore failed", "install refused"],
+        ASKED,
+    ),
+    (
+        "orchestrator",
+        "Ordering",
+        &["accept", "reject", "commit", "committed", "outcome"],
+        LATER,
+    ),
+    ("orchestrator", "Preparing", &["commit", "committed", "outcome"], LATER),
+    ("orchestrator", "Preparing", &["kept", "failed"], NOTHING_KEPT),
+    ("orchestrator", "Driving", &["kept", "failed"], NOTHING_KEPT),
+    ("orchestrator", "Asking", &["kept", "failed"], NOTHING_KEPT),
+    (
+        "orchestrator",
+        "Ended",
+        &[
+            "accept",
+            "reject",
+            "commit",
+            "committed",
+            "outcome",
+            "kept",
+            "failed",
+            "timer",
+            "abort",
+        ],
+        OVER,
+    ),
+    (
+        "chunks",
+        "Pulling",
+        &["chunk of another image", "chunk of another length"],
+        ONE_IMAGE,
+    ),
+];
+
+#[test]
+fn simulation_reaches_every_pair_of_the_tables() {
+    let seeds = number("SIM_SEEDS", COVERING).clamp(COVERING, 2000);
+    let mixes = [
+        Options::journal(),
+        Options::journal().two_orders().pauses().late(),
+        Options::none().two_orders().pauses().late(),
+        Options::journal().two_orders().pauses().late().takeovers(),
+        Options::journal().two_orders().strays(),
+        Options::journal().two_orders().pauses().late().strays(),
+    ];
+    let mut all = Coverage::default();
+    for seed in 0..seeds {
+        if seed == COVERING {
+            let (never, listed) = never(&all);
+            assert_eq!(never, listed, "what is never reached is exactly what is listed");
+        }
+        for options in &mixes {
+            let (outcome, coverage) = run_covering(seed, options);
+            outcome.unwrap_or_else(|broken| panic!("seed {seed} of {options:?}: {broken}"));
+            all.add(&coverage);
+        }
+    }
+    say(&table(&all));
+    let (never, listed) = never(&all);
+    if seeds == COVERING {
+        assert_eq!(never, listed, "what is never reached is exactly what is listed");
+    }
+    assert!(never.iter().all(|pair| listed.contains(pair)), "{never:#?}");
+}
+
+/// What was never reached, and what is listed as such.
+fn never(all: &Coverage) -> (Vec<Pair>, Vec<Pair>) {
+    let is_listed = |pair: &Pair| {
+        NEVER.iter().any(|(machine, phase, signals, _)| {
+            *machine == pair.machine && *phase == pair.phase && signals.contains(&pair.signal.as_str())
+        })
+    };
+    let pairs = all.pairs();
+    let never = pairs
+        .iter()
+        .filter(|(_, times)| *times == 0)
+        .map(|(pair, _)| pair.clone());
+    let listed = pairs.iter().map(|(pair, _)| pair.clone()).filter(is_listed);
+    (never.collect(), listed.collect())
+}
+
+fn table(all: &Coverage) -> String {
+    let mut table = "machine       phase       signal                        times\n".to_owned();
+    let pairs = all.pairs();
+    for (pair, times) in pairs.iter().filter(|(_, times)| *times > 0) {
+        writeln!(
+            table,
+            "{:<13} {:<11} {:<29} {times}",
+            pair.machine, pair.phase, pair.signal
+        )
+        .unwrap();
+    }
+    let reached = pairs.iter().filter(|(_, times)| *times > 0).count();
+    writeln!(
+        table,
+        "{reached} of {} pairs were reached; never reached, and why:",
+        pairs.len()
+    )
+    .unwrap();
+    for (pair, _) in pairs.iter().filter(|(_, times)| *times == 0) {
+        let why = NEVER.iter().find(|(machine, phase, signals, _)| {
+            *machine == pair.machine && *phase == pair.phase && signals.contains(&pair.signal.as_str())
+        });
+        let why = why.map_or("not listed", |(.., why)| why);
+        writeln!(
+            table,
+            "{:<13} {:<11} {:<29} {why}",
+            pair.machine, pair.phase, pair.signal
+        )
+        .unwrap();
+    }
+    table
 }
 
 /// Every place of a move at which a node can crash, of each node, whoever gives the order.

@@ -136,7 +136,7 @@ impl Disk {
         let fails = is_step
             && !scene.is_calm
             && match plan {
-                Some(plan) => plan.torn_write.happens(&mut scene.random),
+                Some(plan) => plan.faults.torn_write.happens(&mut scene.random),
                 None => scene.random.below(60) == 0,
             };
         scene.report.writes_failed += u64::from(fails);
@@ -208,7 +208,7 @@ impl Disk {
     /// Forgets what is not durable, but for a random beginning. Returns how much of it survived.
     pub fn crash(&mut self, scene: &mut Scene) -> Held<usize> {
         let survives = match scene.options.plan {
-            Some(plan) => plan.torn_write.happens(&mut scene.random),
+            Some(plan) => plan.faults.torn_write.happens(&mut scene.random),
             None => true,
         };
         let kept = if survives {

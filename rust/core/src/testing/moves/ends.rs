@@ -108,11 +108,12 @@ impl Sender {
                         return broken("Receipt", format!("{sequence} is open, and got Stale"));
                     }
                 }
-                Action::Lost { .. } => {
+                Action::Lost { after, through, .. } => {
                     if scene.facts.keeps_all() {
                         return broken("NotLost", format!("{action:?} is told"));
                     }
                     scene.report.lost += 1;
+                    scene.report.rolled_back += through - after;
                 }
                 Action::Release { .. } | Action::TimedOut { .. } | Action::Refused { .. } => {}
             }

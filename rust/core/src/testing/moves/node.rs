@@ -188,7 +188,7 @@ impl Node {
             Some((_, Some(crash))) => scene.is_counting && (crash.node, crash.place) == (self.index, self.places),
             Some(_) => false,
             None => match scene.options.plan {
-                Some(plan) => !scene.is_calm && plan.crash.happens(&mut scene.random),
+                Some(plan) => !scene.is_calm && plan.faults.crash.happens(&mut scene.random),
                 None => scene.options.crashes && scene.one_in(500),
             },
         };

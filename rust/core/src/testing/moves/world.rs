@@ -166,11 +166,11 @@ impl World {
         if scene.is_calm {
             return Ok(());
         }
-        if plan.crash.happens(&mut scene.random) {
+        if plan.faults.crash.happens(&mut scene.random) {
             let node = scene.random.below(scene.layout.nodes());
             self.nodes[node].crash(scene)?;
         }
-        if plan.partition.happens(&mut scene.random) && self.heal_at.is_none() {
+        if plan.faults.partition.happens(&mut scene.random) && self.heal_at.is_none() {
             let node = scene.random.below(scene.layout.nodes());
             let group = [node, scene.random.below(scene.layout.all())];
             let both = scene.random.below(2) == 0;
@@ -179,7 +179,7 @@ impl World {
             scene.note(Note::CutOff(node));
             self.heal_at = Some(scene.soon(500_000));
         }
-        if plan.clock_jump.happens(&mut scene.random) {
+        if plan.faults.clock_jump.happens(&mut scene.random) {
             let node = scene.random.below(scene.layout.nodes());
             let by = scene.random.below(120_001) as i64 - 60_000;
             scene.walls[node] = by;
@@ -223,7 +223,12 @@ impl World {
                 chaos_at = self.scene.soon(160_000);
                 match self.scene.options.scripted {
                     Some((orchestrator, _)) => self.script(orchestrator, CHAOS - chaos_left)?,
-                    None => self.chaos()?,
+                    None => {
+                        self.chaos()?;
+                        if self.scene.options.strays {
+                            self.stray()?;
+                        }
+                    }
                 }
                 if chaos_left == 0 {
                     self.calm();
@@ -296,7 +301,7 @@ impl World {
         };
         match layout.senders().iter().position(|sender| *sender == to) {
             Some(sender) => self.senders[sender].hear(&frame, &mut self.scene),
-            None => self.readers[to - layout.readers()[0]].hear(&frame, &mut self.scene),
+            None => self.readers[to - layout.readers().start].hear(&frame, &mut self.scene),
         }
     }
 
@@ -337,6 +342,22 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// Says again what was said before, and takes an order back.
+    fn stray(&mut self) -> Held {
+        let scene = &mut self.scene;
+        for _ in 0..scene.random.below(12) {
+            let at = scene.random.below(scene.said.len());
+            if let Some((from, to, message)) = scene.said.get(at).cloned() {
+                scene.send(from, to, message);
+            }
+        }
+        let by = scene.random.below(self.nodes.len());
+        if scene.random.below(8) == 0 {
+            return self.nodes[by].take_back(scene);
+        }
+        Ok(())
     }
 
     /// Orders a move, most often of the node that owns.

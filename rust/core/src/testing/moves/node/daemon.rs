@@ -75,13 +75,15 @@ impl Node {
             return Ok(());
         }
         let is_slow = match scene.options.plan {
-            Some(plan) if !scene.is_calm => plan.slow_callback.happens(&mut scene.random),
+            Some(plan) if !scene.is_calm => plan.faults.slow_callback.happens(&mut scene.random),
+            None if scene.options.strays => scene.one_in(30),
             _ => false,
         };
         if !is_slow {
             return self.take(from, event, scene);
         }
-        let until = scene.soon(SLOW_MICROS);
+        let is_planned = scene.options.plan.is_some();
+        let until = scene.soon(if is_planned { SLOW_MICROS } else { SLOW_MICROS / 10 });
         scene.report.slow += 1;
         scene.note(Note::Slow(self.index, until - scene.now));
         live.slow = Some((until, from, Frame::Event(*event).to_bytes()));

@@ -22,6 +22,8 @@ impl Node {
         let Some(live) = &mut self.live else { return Ok(()) };
         let mut actions = Vec::new();
         let before = live.source.counters().shipped;
+        let under_way = live.source.order().map(|order| order.mid);
+        scene.coverage.source(live.source.phase(), under_way, &signal);
         live.source.step(scene.now, &mut live.known, signal, &mut actions);
         let shipped = live.source.counters().shipped - before;
         for action in actions {
@@ -145,7 +147,11 @@ impl Node {
 
     pub(super) fn say(&mut self, to: crate::id::EntityId, frame: MoveFrame<'static>, scene: &mut Scene) -> Held {
         if !self.place(scene)? {
-            scene.send(self.index, node_of(to), Message::Move(Box::new(frame)));
+            let message = Message::Move(Box::new(frame));
+            if scene.options.strays {
+                scene.said.push((self.index, node_of(to), message.clone()));
+            }
+            scene.send(self.index, node_of(to), message);
             self.place(scene)?;
         }
         Ok(())
@@ -155,6 +161,8 @@ impl Node {
         let Some(live) = &mut self.live else { return Ok(()) };
         let mut actions = Vec::new();
         let order = live.target.order().cloned();
+        let under_way = order.as_ref().map(|order| order.mid);
+        scene.coverage.target(live.target.phase(), under_way, &signal);
         live.target.step(scene.now, &mut live.known, signal, &mut actions);
         for action in actions {
             self.do_target(action, order.as_ref(), scene)?;
@@ -267,7 +275,9 @@ impl Node {
             return Ok(());
         };
         let mut actions = Vec::new();
+        let (before, is_chunk) = (*chunks.counters(), signal != move_chunks::Signal::Timer);
         chunks.step(scene.now, signal, &mut actions);
+        scene.coverage.chunk(before, *chunks.counters(), is_chunk);
         self.do_chunks(actions, scene)
     }
 
@@ -354,6 +364,14 @@ impl Node {
         self.do_order(mid, action, scene)
     }
 
+    /// Whoever ordered the moves that it sees to does not want them any more.
+    pub fn take_back(&mut self, scene: &mut Scene) -> Held {
+        for mid in self.order_ids() {
+            self.order_step(mid, move_order::Signal::Abort, scene)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn order_step(&mut self, mid: MigrationId, signal: move_order::Signal<'_>, scene: &mut Scene) -> Held {
         let Some(live) = &mut self.live else { return Ok(()) };
         let Some(orchestrator) = live.orders.get_mut(&mid) else {
@@ -361,6 +379,7 @@ impl Node {
         };
         let mut actions = Vec::new();
         let before = orchestrator.phase();
+        scene.coverage.order(before, &signal);
         orchestrator.step(scene.now, signal, &mut actions);
         let asks = before == move_order::Phase::Driving && orchestrator.phase() == move_order::Phase::Asking;
         if asks && scene.makes(Mistake::ReportsItsWish) {
