@@ -67,7 +67,7 @@ pub trait Hands: Send + Sync {
     fn entity(&self, origin: Origin) -> Option<EntityId>;
 
     /// Takes an image of a daemon that goes on, and notes from then on what takes effect: a freeze for the same move takes
-    /// that, instead of everything. A copy that is there for another move is dropped.
+    /// that, instead of everything, if its order is live. A copy that is there for another move is dropped.
     fn copy(&self, order: &MoveOrder, opts: FreezeOpts, done: Done<Result<Copied, Reject>>);
 
     /// Notes nothing any more for a copy.

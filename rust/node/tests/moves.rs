@@ -185,7 +185,7 @@ impl Hands for Fake {
         thing.waits = Some(Arc::clone(&waits));
         let lineage = self.ownership.lineage(&order.entity).expect("it is read");
         let (_, active) = self.ownership.owned(&order.entity).expect("it is owned");
-        let thing_has_copy = thing.has_copy;
+        let thing_has_copy = thing.has_copy && order.terms.live;
         let since = Arc::new(b"what came since".to_vec());
         let travels = if thing_has_copy { &since } else { &thing.bytes };
         let frozen = Self::frozen_of(travels, &order.entity);
@@ -244,6 +244,7 @@ impl Hands for Fake {
     fn thaw(&self, entity: &EntityId, queue: Vec<Queued>) {
         if let Some(thing) = self.things.lock().get_mut(entity) {
             thing.is_frozen = false;
+            thing.has_copy = false;
             thing.waits = None;
             thing.taken.extend(queue);
         }

@@ -185,7 +185,7 @@ impl Entry {
         true
     }
 
-    fn drop_given(&mut self, scene: &mut Scene<'_>) {
+    pub(super) fn drop_given(&mut self, scene: &mut Scene<'_>) {
         if self.given.take().is_some() {
             let entity = self.entity;
             let forget = move |hands: &dyn Hands| hands.drop_copy(&entity);

@@ -558,6 +558,10 @@ impl Entry {
             transport_identity: !order.terms.key_stays,
             within,
         };
+        if !order.terms.live {
+            // The target holds none.
+            self.drop_given(scene);
+        }
         let copy = self.given.as_ref().filter(|given| given.order.mid == order.mid);
         self.told = Told {
             frozen_at: Some(Instant::now()),
