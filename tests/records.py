@@ -27,6 +27,7 @@ import meshos.recovery
 import meshos.runtime
 import meshos.scheduler
 import meshos.status
+import meshos.testing
 from meshos.errors import InvalidArgument
 
 MODULES = (
@@ -47,6 +48,7 @@ MODULES = (
     meshos.runtime,
     meshos.scheduler,
     meshos.status,
+    meshos.testing,
 )
 UTC = datetime.UTC
 NOON = datetime.datetime(2026, 11, 21, 12, 0, 0, 123_000, tzinfo=UTC)

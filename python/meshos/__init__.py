@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meshos import status as status
     from meshos import store as store
     from meshos import stream as stream
+    from meshos import testing as testing
     from meshos._core import __version__ as __version__
     from meshos.chain import CausalEvent as CausalEvent
     from meshos.chain import CausalLink as CausalLink
@@ -207,6 +208,7 @@ _MODULES = frozenset(
         "status",
         "store",
         "stream",
+        "testing",
     )
 )
 

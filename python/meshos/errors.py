@@ -61,6 +61,7 @@ __all__ = [
     "InvalidDaemon",
     "InvalidDaemonKind",
     "InvalidSpan",
+    "InvariantViolation",
     "KeyFileError",
     "KeyFileErrorKind",
     "LoopClosed",
@@ -1653,6 +1654,41 @@ class AuditRequired(VerifyError):
     @property
     def kind(self) -> Literal["audit_required"]:
         return "audit_required"
+
+
+# ---------------------------------------------------------------- simulation
+
+
+class InvariantViolation(MeshOsError, AssertionError):
+    """A promise was broken in a simulated run: run it again, and mend the daemon.
+
+    Attributes:
+        invariant: Its name, such as "SameState", "SameOutputs" or "NotLost".
+        seed: Of the run.
+        step: Step at which it was seen.
+        reproduce: The call that repeats the run.
+        timeline: What led to it, shortened; the last line is what was broken.
+    """
+
+    def __init__(self, invariant: str, seed: int, step: int, reproduce: str, timeline: tuple[str, ...]) -> None:
+        what = timeline[-1] if timeline else "it does not hold"
+        super().__init__(
+            invariant,
+            seed,
+            step,
+            reproduce,
+            timeline,
+            text=f"{invariant}, at step {step} of seed {seed}: {what}",
+        )
+        self.invariant: str = invariant
+        self.seed: int = seed
+        self.step: int = step
+        self.reproduce: str = reproduce
+        self.timeline: tuple[str, ...] = timeline
+
+    @property
+    def kind(self) -> Literal["invariant_violated"]:
+        return "invariant_violated"
 
 
 def _seconds(span: timedelta) -> str:

@@ -1,7 +1,17 @@
 """The compiled module. Its public names have a home module each; import them from there."""
 
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from datetime import datetime, timedelta
 from os import PathLike
 from types import TracebackType
@@ -5578,3 +5588,138 @@ class LoopCore:
     def daemon_registry(self) -> DaemonRegistry: ...
     def shutdown(self, timeout: timedelta) -> RuntimeStats: ...
     def abandon(self) -> bool: ...
+
+# ---------------------------------------------------------------- simulation
+
+@final
+class Faults:
+    """What goes wrong in a simulated run. Shares are 0 to 1.
+
+    A step is a few events that are sent, an event that is taken in, or a message or write of a move.
+    """
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        loss: float = 0.0,
+        duplicate: float = 0.0,
+        delay: tuple[timedelta, timedelta] = ...,
+        crash: float = 0.0,
+        partition: float = 0.0,
+        torn_write: float = 0.0,
+        slow_callback: float = 0.0,
+        clock_jump: float = 0.0,
+    ) -> Self:
+        """Raise `ConfigError` for an option out of range."""
+    @property
+    def loss(self) -> float:
+        """Share of the messages that are lost."""
+    @property
+    def duplicate(self) -> float:
+        """Share of the messages that arrive twice."""
+    @property
+    def delay(self) -> tuple[timedelta, timedelta]:
+        """Shortest and longest time of a message; messages overtake each other. Both 0."""
+    @property
+    def crash(self) -> float:
+        """Share of steps at which a node crashes; it restarts with what its store had made durable."""
+    @property
+    def partition(self) -> float:
+        """Share of steps at which some nodes are cut off, in one direction or both, for up to half a second."""
+    @property
+    def torn_write(self) -> float:
+        """Share of the writes of moves that fail, and of crashes after which a beginning of what was not synced is there."""
+    @property
+    def slow_callback(self) -> float:
+        """Share of the events for which `process` takes long, up to two seconds."""
+    @property
+    def clock_jump(self) -> float:
+        """Share of steps at which the wall clock of a node jumps, by up to a minute."""
+
+@final
+class SimulationRun:
+    """A run in which every promise held."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        seed: int,
+        digest: bytes,
+        steps: int,
+        acknowledged: int,
+        rolled_back: int,
+        moves_completed: int,
+        moves_aborted: int,
+        crashes: int,
+        partitions: int,
+        messages_lost: int,
+        messages_repeated: int,
+        messages_overtaken: int,
+        writes_failed: int,
+        slow_callbacks: int,
+        clock_jumps: int,
+        simulated: timedelta,
+    ) -> Self: ...
+    @property
+    def seed(self) -> int:
+        """The seed."""
+    @property
+    def digest(self) -> bytes:
+        """Commits to everything that happened: equal arguments, equal digests."""
+    @property
+    def steps(self) -> int:
+        """Steps of the run: something arrives, or falls due."""
+    @property
+    def acknowledged(self) -> int:
+        """Events, each of which took effect once."""
+    @property
+    def rolled_back(self) -> int:
+        """Acknowledged events that a crash rolled back, and whose senders were told: none under "journal"."""
+    @property
+    def moves_completed(self) -> int:
+        """Moves that were committed."""
+    @property
+    def moves_aborted(self) -> int:
+        """Moves that were not; the daemon stayed where it was."""
+    @property
+    def crashes(self) -> int:
+        """Crashes of nodes."""
+    @property
+    def partitions(self) -> int:
+        """Times at which nodes were cut off."""
+    @property
+    def messages_lost(self) -> int:
+        """Messages that were lost, or cut off."""
+    @property
+    def messages_repeated(self) -> int:
+        """Messages that arrived twice."""
+    @property
+    def messages_overtaken(self) -> int:
+        """Messages that arrived before one that was sent earlier to the same node."""
+    @property
+    def writes_failed(self) -> int:
+        """Writes that failed."""
+    @property
+    def slow_callbacks(self) -> int:
+        """Calls of `process` that took long."""
+    @property
+    def clock_jumps(self) -> int:
+        """Jumps of wall clocks."""
+    @property
+    def simulated(self) -> timedelta:
+        """How long it took there."""
+
+def _simulate(
+    daemon: Callable[[], MeshDaemon],
+    seed: int,
+    nodes: int,
+    events: int,
+    moves: int,
+    faults: Faults,
+    payload: Callable[[int], bytes] | None,
+    config: DaemonHostConfig,
+    again: Callable[[], str],
+    finish: Callable[[Awaitable[object] | AsyncIterable[object]], object],
+) -> SimulationRun: ...

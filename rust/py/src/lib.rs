@@ -68,6 +68,7 @@ mod runtime;
 mod scorer;
 mod send;
 mod signal;
+mod simulation;
 mod snapshot;
 mod spawn;
 mod stats;
@@ -107,6 +108,7 @@ mod _core {
             verify::register,
             event::register,
             signal::register,
+            simulation::register,
             command::register,
             operator::register,
             maintenance_state::register,
