@@ -151,6 +151,8 @@ enum Item {
     Held(EntityId, MigrationId, Result<(), Reject>),
     Fenced(Box<OwnershipRecord>),
     Begin(Arc<Move>, Box<Described>),
+    /// To be sent now.
+    Said(Vec<(EntityId, MoveFrame<'static>)>),
     Abort(MigrationId),
 }
 
@@ -515,6 +517,7 @@ impl Moves {
         match item {
             Item::Body(delivered) => self.body(&delivered, work),
             Item::Begin(desk, found) => self.begun(&desk, &found, work),
+            Item::Said(said) => work.posts.extend(said),
             Item::Abort(mid) => self.order_step(mid, meshos_core::move_order::Signal::Abort, work),
             Item::Kept(_, Role::Order(mid), ticket, is_kept) => {
                 let signal = if is_kept {

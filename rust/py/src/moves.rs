@@ -740,7 +740,7 @@ impl PyRuntime {
                 InvalidArgument::new_err(("target_node", "must be another node than the source"))
             }
             Unordered::Refused(BeginError::NotOwner { node, .. }) if node == from => {
-                silent("is not certain that it owns it; nothing was ordered")
+                silent("does not run it, or is not certain that it owns it; nothing was ordered")
             }
             Unordered::Refused(BeginError::NotOwner { node, epoch }) => {
                 NotOwner::new_err((origin.get(), node.node_id().get(), epoch))

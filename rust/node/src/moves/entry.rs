@@ -702,7 +702,17 @@ impl Entry {
             move_target::Action::GoLive { queue } => {
                 scene.stats.arrived += 1;
                 self.taken = None;
-                let go_live = move |hands: &dyn crate::hands::Hands| hands.go_live(&entity, queue, Box::new(drop));
+                // That it owns is said once others find it here: whoever hears it may ask for it at once.
+                let is_said = |frame: &MoveFrame<'_>| frame.entity == entity && matches!(frame.body, Body::Committed);
+                let posts = &mut scene.work.posts;
+                let said: Vec<_> = posts.extract_if(.., |(_, frame)| is_said(frame)).collect();
+                let me = scene.moves.me.clone();
+                let done = Box::new(move |()| {
+                    if let Some(moves) = me.upgrade() {
+                        moves.put(Item::Said(said), 0);
+                    }
+                });
+                let go_live = move |hands: &dyn crate::hands::Hands| hands.go_live(&entity, queue, done);
                 scene.work.calls.push(Box::new(go_live));
             }
             move_target::Action::Redirect { queue } => self.redirect(queue, scene),
