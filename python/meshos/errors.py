@@ -1678,7 +1678,7 @@ class InvariantViolation(MeshOsError, AssertionError):
             step,
             reproduce,
             timeline,
-            text=f"{invariant}, at step {step} of seed {seed}: {what}",
+            text=f"step {step} of seed {seed} broke {invariant}: {what}",
         )
         self.invariant: str = invariant
         self.seed: int = seed
