@@ -88,13 +88,14 @@ check: build ## Run everything that CI runs
 	if [ -n "$$failed" ]; then echo "make check: not passed:$$failed" >&2; exit 1; fi; \
 	echo "make check: all parts passed"
 
-sim: | toolchain ## Simulate daemons on bad disks and bad networks with SEEDS (10000) seeds, and kill a process KILLS (100) times
+sim: build ## Simulate daemons on bad disks and bad networks with SEEDS (10000) seeds, and kill a process KILLS (100) times
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test durability -- store daemon
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test streams -- simulation
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test ownership -- simulation
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test moves -- simulation
 	SIM_SEEDS=$(SEEDS) cargo test --release --package meshos-core --features testing --locked --test channels -- simulation
 	KILLS=$(KILLS) cargo test --release --package meshos-node --locked --test store -- killed
+	KILLS=$(KILLS) $(RUN) -m pytest tests/test_move_kill.py
 
 bench: build ## Measure core, node and behaviour loop; ends with a line a figure of the loop
 	$(RUN) benchmarks/loop_lines.py 'cargo bench --workspace --exclude meshos-py --features meshos-core/testing --benches' '$(RUN) benchmarks/loop.py'

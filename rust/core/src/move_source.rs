@@ -375,6 +375,12 @@ impl MoveSource {
         self.phase
     }
 
+    /// Whether somebody is answered as soon as something is durable.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        !self.closing.is_empty()
+    }
+
     /// The order of the move that is under way.
     #[must_use]
     pub fn order(&self) -> Option<&MoveOrder> {

@@ -506,8 +506,12 @@ impl Moves {
             return;
         };
         let due = entry.wake_at();
+        let is_idle_talk = entry.is_idle_talk();
         if let Some(before) = entry.set_due(due) {
             state.due.remove(&(before, *entity));
+        }
+        if is_idle_talk {
+            state.entries.remove(entity);
         }
         state.due.extend(due.map(|at| (at, *entity)));
     }

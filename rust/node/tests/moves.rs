@@ -11,8 +11,8 @@ use meshos_core::directory::DirectoryConfig;
 use meshos_core::frame::{Kind, MeshId};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
-use meshos_core::move_frame::{Reason, Reject, Stage};
-use meshos_core::move_rows::{Frozen, Item, MoveOrder, Prepared, Queued};
+use meshos_core::move_frame::{Aside, Body, MoveFrame, Reason, Reject, Report, Stage};
+use meshos_core::move_rows::{Frozen, Item, MoveOrder, Outcome, Prepared, Queued};
 use meshos_core::owner::OwnerConfig;
 use meshos_core::ownership::OwnershipRecord;
 use meshos_core::presence::{Members, PresenceConfig};
@@ -25,7 +25,7 @@ use meshos_node::hands::{Copied, Done, FreezeOpts, Frost, Hands, Waits};
 use meshos_node::image::Image;
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::local_engine::LocalNetwork;
-use meshos_node::mesh::{Mesh, MeshConfig};
+use meshos_node::mesh::{Delivered, Mesh, MeshConfig, Take};
 use meshos_node::moves::{BeginError, Cause, DescribeError, Described, FailedKind, Move, MoveEnd, MoveOpts, Moves};
 use meshos_node::ownership::{Hold, Ownership, OwnershipConfig, Wish};
 use meshos_node::sync::{Condvar, Mutex};
@@ -51,11 +51,16 @@ struct Thing {
 /// A key, and the bytes that were restored.
 type Restored = (Arc<Keypair>, Arc<Vec<u8>>);
 
+/// A freeze that waits.
+type Late = (MoveOrder, FreezeOpts, Arc<dyn Waits>, Done<Result<Frost, Reject>>);
+
 #[derive(Default)]
 struct Scripted {
     refusal: Option<Reject>,
     freeze: Option<Reject>,
     never_freezes: bool,
+    /// A freeze waits until somebody says so.
+    freezes_late: bool,
     restore: Option<Reject>,
     copy: Option<Reject>,
     hold: Option<Reject>,
@@ -73,6 +78,7 @@ struct Fake {
     held: Mutex<BTreeMap<EntityId, Arc<Vec<u8>>>>,
     keys: Arc<Mutex<BTreeMap<EntityId, Arc<Keypair>>>>,
     script: Mutex<Scripted>,
+    late: Mutex<Vec<Late>>,
     log: Mutex<Vec<&'static str>>,
     bell: Condvar,
     me: Weak<Self>,
@@ -82,6 +88,14 @@ impl Fake {
     fn note(&self, what: &'static str) {
         self.log.lock().push(what);
         self.bell.notify_all();
+    }
+
+    /// Freezes what was to be frozen.
+    fn go_on(&self) {
+        let late = std::mem::take(&mut *self.late.lock());
+        for (order, opts, waits, done) in late {
+            self.freeze(&order, opts, waits, done);
+        }
     }
 
     fn count(&self, what: &str) -> usize {
@@ -167,8 +181,12 @@ impl Hands for Fake {
             .copied()
     }
 
-    fn freeze(&self, order: &MoveOrder, _: FreezeOpts, waits: Arc<dyn Waits>, done: Done<Result<Frost, Reject>>) {
+    fn freeze(&self, order: &MoveOrder, opts: FreezeOpts, waits: Arc<dyn Waits>, done: Done<Result<Frost, Reject>>) {
         self.note("freeze");
+        if self.script.lock().freezes_late {
+            self.late.lock().push((order.clone(), opts, waits, done));
+            return;
+        }
         {
             let script = self.script.lock();
             if script.never_freezes {
@@ -401,6 +419,7 @@ fn cluster(nodes: u8) -> Vec<Node> {
             held: Mutex::default(),
             keys: Arc::clone(&keys),
             script: Mutex::default(),
+            late: Mutex::default(),
             log: Mutex::default(),
             bell: Condvar::new(),
             me: Weak::clone(me),
@@ -863,4 +882,222 @@ fn a_copy_of_a_move_that_is_not_wanted_is_dropped() {
     let failed = end(&ordered).expect_err("nobody wants it");
     assert_eq!((failed.kind, failed.cause), (FailedKind::Aborted, Cause::Cancelled));
     assert_eq!(end(&one.order(&entity, one, two, live())).expect("it moves").epoch, 2);
+}
+
+/// What a node says of a move in which it has no part, with the ids of that move.
+fn foreign(order: &MoveOrder, image: Digest, lineage: &[OwnershipRecord], stranger: &Node) -> Vec<MoveFrame<'static>> {
+    let frozen = Frozen {
+        image,
+        ..Fake::frozen_of(b"", &order.entity)
+    };
+    let last = lineage.last().expect("it was spawned");
+    let record = |node: EntityId, signer: &Keypair| {
+        let moved = last.moved(node, order.mid, 0, frozen.head, signer);
+        Box::new(moved.expect("the key is whole"))
+    };
+    // Signed by somebody, but not by who may.
+    let records = [
+        record(order.target, &stranger.key),
+        record(stranger.id(), &stranger.key),
+    ];
+    let own = MoveOrder {
+        orchestrator: stranger.id(),
+        ..order.clone()
+    };
+    let own = own.signed(&stranger.key).expect("the key is whole");
+    let forged = MoveOrder {
+        signer: order.source,
+        ..own.clone()
+    };
+    let fresh = MoveOrder {
+        mid: [9; 16],
+        target: stranger.id(),
+        ..own.clone()
+    };
+    let fresh = fresh.signed(&stranger.key).expect("the key is whole");
+    let report = Report {
+        stage: Stage::Complete,
+        image_bytes: 1,
+        moved: 1,
+        blackout_us: 1,
+        snapshot_us: 1,
+        waiting: 1,
+        rounds: 9,
+        refused: Some(Reject::from(Reason::StateFailed)),
+    };
+    let tail = vec![queued(stranger.id(), 7)];
+    let mut bodies = vec![
+        Body::Accept,
+        Body::Reject(Reject::from(Reason::StateFailed)),
+        Body::Freeze,
+        Body::Final {
+            frozen,
+            image_bytes: 5,
+            lineage: lineage.to_vec(),
+            queue: tail.clone(),
+        },
+        Body::Prepared { idx: 0, frozen },
+        Body::Committed,
+        Body::Retire,
+        Body::Abort,
+        Body::AbortReq,
+        Body::Outcome {
+            outcome: None,
+            record: None,
+        },
+        Body::Outcome {
+            outcome: Some(Outcome::Aborted),
+            record: None,
+        },
+        Body::Pull { image, index: 0 },
+        Body::Chunk {
+            image,
+            index: 0,
+            bytes: &[7; 1 << 20],
+        },
+        Body::Chunk {
+            image,
+            index: 1,
+            bytes: b"short",
+        },
+        Body::Aside(Box::new(Aside::Report(report))),
+        Body::Aside(Box::new(Aside::Copied { image })),
+    ];
+    for record in records {
+        bodies.push(Body::Commit {
+            record: record.clone(),
+            from: 0,
+            tail: tail.clone(),
+        });
+        bodies.push(Body::Outcome {
+            outcome: Some(Outcome::Committed),
+            record: Some(record.clone()),
+        });
+        bodies.push(Body::Aside(Box::new(Aside::Show(record))));
+    }
+    for order in [order.clone(), own, forged, fresh] {
+        bodies.push(Body::Aside(Box::new(Aside::Copy(Box::new(order.clone())))));
+        bodies.push(Body::Aside(Box::new(Aside::Offer {
+            order: Box::new(order.clone()),
+            frozen,
+            image_bytes: 5,
+        })));
+        bodies.push(Body::Prepare(Box::new(order)));
+    }
+    let frame = |body| MoveFrame {
+        mid: order.mid,
+        entity: order.entity,
+        epoch: order.epoch,
+        step: 1,
+        body,
+    };
+    bodies.into_iter().map(frame).collect()
+}
+
+/// Counts bodies of moves that hold bytes of an image, or an order to pull some.
+#[derive(Default)]
+struct Sniffer(Mutex<usize>);
+
+impl Take for Sniffer {
+    fn take(&self, delivered: Delivered) -> bool {
+        let frame = MoveFrame::decode(delivered.body()).expect("a frame");
+        let is_loot = match frame.body {
+            Body::Chunk { .. } | Body::Pull { .. } | Body::Final { .. } => true,
+            Body::Aside(aside) => matches!(*aside, Aside::Offer { .. }),
+            _ => false,
+        };
+        *self.0.lock() += usize::from(is_loot);
+        true
+    }
+}
+
+#[test]
+fn a_node_without_a_part_changes_nothing_in_any_phase() {
+    let nodes = cluster(4);
+    let [one, two, three, four] = &nodes[..] else {
+        unreachable!()
+    };
+    one.moves.permit([three.id()].into());
+    let loot = Arc::new(Sniffer::default());
+    let carrier = Carrier::mesh(four.mesh.clone());
+    carrier.attach(Kind::MOVE, Arc::clone(&loot) as Arc<dyn Take>);
+    let slow = MoveOpts {
+        bytes_per_second_max: Some(4 << 20),
+        ..patient()
+    };
+    for (seed, phase) in ["freeze", "frozen", "installing", "over"].into_iter().enumerate() {
+        let seed = 60 + u8::try_from(seed).expect("few");
+        let entity = one.fake.make(seed, 2_200_000);
+        let image = digest::plain(&one.fake.things.lock()[&entity].bytes);
+        let lineage = one.ownership.lineage(&entity).expect("it is read");
+        nodes.iter().for_each(|node| node.fake.log.lock().clear());
+        match phase {
+            "freeze" => one.fake.script.lock().freezes_late = true,
+            "installing" => two.fake.script.lock().refuses_installs = 1_000,
+            _ => {}
+        }
+        let ordered = three.order(&entity, one, two, slow);
+        let is_in_phase = || match phase {
+            "freeze" => one.fake.count("freeze") > 0,
+            "frozen" => ordered.progress().bytes_moved > 0,
+            "installing" => two.fake.count("refused") > 0,
+            _ => ordered.progress().is_over,
+        };
+        let deadline = within();
+        while !is_in_phase() {
+            assert!(!deadline.passed(), "{phase}");
+            thread::yield_now();
+        }
+        let order = MoveOrder {
+            mid: ordered.attempt(),
+            entity,
+            epoch: 1,
+            source: one.id(),
+            target: two.id(),
+            orchestrator: three.id(),
+            not_after: meshos_node::clock::unix_ms().plus(Duration::from_secs(60)),
+            freeze_ms: 0,
+            size: 1,
+            kind: "thing".to_owned(),
+            terms: meshos_core::move_rows::Terms::default(),
+            signer: three.id(),
+            signature: [0; 64],
+        };
+        let order = order.signed(&three.key).expect("the key is whole");
+        // The target decides nothing about a move that it holds.
+        let is_decided = || {
+            let rows = two.rows();
+            rows.iter().any(|row| matches!(row, Item::Done(_)))
+        };
+        for frame in foreign(&order, image, &lineage, four) {
+            for node in [one, two, three] {
+                carrier
+                    .post(&node.id(), Kind::MOVE, &frame.to_bytes())
+                    .expect("it leaves");
+            }
+        }
+        // What is asked next is answered when all that was read.
+        for node in [one, two, three] {
+            let before = node.moves.stats();
+            carrier.post(&node.id(), Kind::MOVE, b"the end").expect("it leaves");
+            let deadline = within();
+            while node.moves.stats().malformed == before.malformed {
+                assert!(!deadline.passed(), "{phase}");
+                thread::yield_now();
+            }
+        }
+        assert!(phase == "over" || !is_decided(), "{phase}: {:?}", two.rows());
+        two.fake.script.lock().refuses_installs = 0;
+        one.fake.script.lock().freezes_late = false;
+        one.fake.go_on();
+        let outcome = end(&ordered).unwrap_or_else(|failed| panic!("{phase}: {failed:?}"));
+        assert_eq!((outcome.epoch, outcome.rounds), (2, 1), "{phase}");
+        two.fake.until("go_live");
+        assert!(two.fake.has(&entity) && !four.fake.has(&entity), "{phase}");
+        assert_eq!(two.fake.things.lock()[&entity].taken, [], "{phase}");
+        assert_eq!(digest::plain(&two.fake.things.lock()[&entity].bytes), image, "{phase}");
+        let record = one.ownership.record_of(entity.origin()).expect("it is known");
+        assert_eq!((record.node(), record.epoch()), (two.id(), 2), "{phase}");
+        assert_eq!(*loot.0.lock(), 0, "{phase}");
+    }
 }

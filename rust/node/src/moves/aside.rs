@@ -148,7 +148,7 @@ impl Moves {
         let entity = frame.entity;
         if let Body::Chunk { image, index, bytes } = frame.body {
             let of = (frame.mid, image, index);
-            return self.with(&entity, work, |entry, scene| entry.chunk(of, bytes, scene));
+            return self.with(&entity, work, |entry, scene| entry.chunk(from, of, bytes, scene));
         }
         if self.hands().is_none() && !needs_no_hands(&frame.body) {
             return;
@@ -288,7 +288,7 @@ impl Moves {
     fn aside(&self, from: EntityId, frame: &MoveFrame<'_>, aside: &Aside, work: &mut Work) {
         match aside {
             Aside::Show(record) => {
-                if record.entity() == frame.entity {
+                if record.entity() == frame.entity && self.may_show(&from, record) {
                     self.ownership.heard(record);
                 }
             }
@@ -342,6 +342,21 @@ impl Moves {
             }
             Aside::Copy(_) | Aside::Offer { .. } => {}
         }
+    }
+
+    /// Whether what is shown is believed: who signed it may for every entity, or was its owner as far as is known here; or who
+    /// shows it is, and so gives away what is its own.
+    fn may_show(&self, from: &EntityId, record: &OwnershipRecord) -> bool {
+        let signer = record.certificate.signer;
+        if signer == record.entity() || signer == self.ownership.directory() {
+            return true;
+        }
+        let owner = {
+            let store = (self.stores)();
+            let lineage = central::lineage(&*store, &record.entity()).unwrap_or_default();
+            lineage.last().map(OwnershipRecord::node)
+        };
+        owner.is_some_and(|owner| owner != self.node && (owner == *from || owner == signer))
     }
 
     /// What there is of a handle.

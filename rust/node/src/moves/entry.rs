@@ -118,6 +118,11 @@ impl Pulling {
         Ok((pulling, actions))
     }
 
+    /// Whether a node sends chunks of this.
+    fn is_of(&self, from: EntityId, mid: MigrationId, image: Digest) -> bool {
+        (self.order.source, self.order.mid, self.image) == (from, mid, image)
+    }
+
     /// Asks the source for a chunk.
     pub(super) fn ask(&self, index: u32, scene: &mut Scene<'_>) {
         let body = Body::Pull {
@@ -170,6 +175,8 @@ pub(super) struct Entry {
     /// Who saw to the move that was under way last.
     last_order: Option<(EntityId, MigrationId, u64)>,
     due: Option<Duration>,
+    /// Something was under way here.
+    was_engaged: bool,
 }
 
 impl Entry {
@@ -196,6 +203,7 @@ impl Entry {
             told: Told::default(),
             last_order: None,
             due: None,
+            was_engaged: false,
         }
     }
 
@@ -226,6 +234,13 @@ impl Entry {
         self.source.phase() == move_source::Phase::Idle && self.target.phase() == move_target::Phase::Idle
     }
 
+    /// Whether nothing ever came of what was said about it, so that nothing is lost when it is read again. Whoever speaks of
+    /// entities that are not moved takes no room.
+    pub(super) fn is_idle_talk(&mut self) -> bool {
+        self.was_engaged |= !self.is_idle() || self.given.is_some() || self.taken.is_some();
+        !self.was_engaged && !self.source.is_answering() && self.wake_at().is_none()
+    }
+
     /// Whether a move of it away from here is under way.
     pub(super) fn is_engaged(&self) -> bool {
         self.source.phase() != move_source::Phase::Idle
@@ -235,6 +250,7 @@ impl Entry {
     pub(super) fn after(mut self, before: &mut Self, stats: &mut MoveStats) -> Self {
         before.count(stats);
         self.due = before.due;
+        self.was_engaged |= before.was_engaged;
         self.given = before.given.take();
         self.taken = before.taken.take();
         self
@@ -261,6 +277,10 @@ impl Entry {
         if let Body::Pull { image, index } = frame.body
             && self.give(from, frame.mid, image, index, scene)
         {
+            return;
+        }
+        if self.target.order().is_some_and(|order| order.mid == frame.mid) {
+            // It is not this node that decides about what comes here.
             return;
         }
         let says_committed = matches!(frame.body, Body::Committed);
@@ -306,13 +326,14 @@ impl Entry {
     /// A chunk that is being waited for.
     pub(super) fn chunk(
         &mut self,
+        from: EntityId,
         (mid, image, index): (MigrationId, Digest, u32),
         sealed: &[u8],
         scene: &mut Scene<'_>,
     ) {
         let copy = self.taken.as_ref().and_then(|taken| taken.pulling.as_ref());
         let mut pullings = self.pulling.iter().chain(copy);
-        if let Some(pulling) = pullings.find(|pulling| pulling.order.mid == mid && pulling.image == image) {
+        if let Some(pulling) = pullings.find(|pulling| pulling.is_of(from, mid, image)) {
             scene.work.opens.push(Open {
                 entity: self.entity,
                 mid,
