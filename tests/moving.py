@@ -139,12 +139,20 @@ class Image:
 
     def encode(self) -> bytes:
         """Put everything together."""
+        return self.tagged(b"\1", self.rows, self.snapshot)
+
+    def tagged(self, tag: bytes, rows: Sequence[bytes], snapshot: bytes) -> bytes:
+        """Put an image together that begins with this tag."""
         stored = struct.pack("<BH", 2, 7) + b"counter"
         stored += struct.pack("<QI4BIQIIQ", 100, 10_000, 0, 0, 1, 1, 10_000, 64 << 20, 7, 3, 86_400_000)
         stored = journals.summed(stored + b"\1\0")
-        rows = struct.pack("<I", len(self.rows)) + b"".join(self.rows)
-        head = b"\1\1" + struct.pack("<H", len(stored)) + stored + b"\1" + self.identity()
-        return head + struct.pack("<Q", len(rows)) + rows + self.snapshot
+        packed = struct.pack("<I", len(rows)) + b"".join(rows)
+        head = b"\1" + tag + struct.pack("<H", len(stored)) + stored + b"\1" + self.identity()
+        return head + struct.pack("<Q", len(packed)) + packed + snapshot
+
+    def since(self, copy: bytes, steps: bytes, snapshot: bytes) -> bytes:
+        """Put together what came since a copy, which the row of steps goes on from."""
+        return self.tagged(b"\2" + copy, (steps, *self.rows), snapshot)
 
     def identity(self) -> bytes:
         """Seal the key of the daemon to the target."""

@@ -239,6 +239,7 @@ def owned() -> dict[str, bytes]:
         "move_asides": moving.asides(ID, NODE_1, NODE_2, CHILD, head, made),
         "move_rows": moving.rows(ID, ordered, head, made),
         "image": travelling().encode(),
+        "image_since": since_copy(),
         "image_chunk": travelling().chunk(),
     }
 
@@ -255,8 +256,19 @@ def travelling() -> moving.Image:
         journals.write("outbox", ID + struct.pack(">Q", 2), due),
         journals.write("streams", ID + struct.pack(">Q", stream), source),
     )
-    frozen = replace(snapshot(), epoch=1, head=made.events[2][0], digest=made.digests[3], lineage=certificates()[:1])
-    return moving.Image(ENTITY, NODE_1, NODE_2, rows, frozen.encode())
+    return moving.Image(ENTITY, NODE_1, NODE_2, rows, stood().encode())
+
+
+def stood() -> reference.Snapshot:
+    """Where the daemon stands after its third output."""
+    made = chain()
+    return replace(snapshot(), epoch=1, head=made.events[2][0], digest=made.digests[3], lineage=certificates()[:1])
+
+
+def since_copy() -> bytes:
+    """What came since a copy of the daemon before its first step."""
+    steps = journals.write("journal", ID + struct.pack(">Q", 1), kept()["steps"])
+    return travelling().since(blake3(b"a copy").digest(), steps, replace(stood(), state=b"").encode())
 
 
 def values() -> dict[str, str]:

@@ -266,6 +266,19 @@ impl Host {
         Ok(())
     }
 
+    /// The same host, that has taken again what led to this snapshot of itself: with the counters, the cursors, the ledger and
+    /// the certificates that it has there. What it took since its own last snapshot still counts.
+    ///
+    /// # Errors
+    /// [`ResumeError`]: it stands elsewhere.
+    pub fn caught_up(self, meta: SnapshotMeta) -> Result<Self, ResumeError> {
+        Position::of(&meta).reaches(&self.position())?;
+        self.position().reaches(&Position::of(&meta))?;
+        let since_snapshot = self.since_snapshot;
+        let host = Self::resumed(self.entity(), meta, self.config)?;
+        Ok(Self { since_snapshot, ..host })
+    }
+
     /// Decides about an event before `process` is called. A duplicate is counted.
     pub fn admit(&mut self, key: EventKey) -> Admission {
         let admission = ingress::admit(&self.cursors, self.config.delivery, key);

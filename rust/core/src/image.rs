@@ -1,11 +1,16 @@
 //! The image of a daemon that moves: its snapshot, and what else of it a store has.
 //!
 //! ```text
-//! image  version u8 = 1 | tag u8 = 1 (whole) | length u16, stored daemon | identity u8 (0, 1) | if 1: sealed identity 80
+//! whole  version u8 = 1 | tag u8 = 1 | length u16, stored daemon | identity u8 (0, 1) | if 1: sealed identity 80
 //!        | length u64, rows | snapshot
+//! since  version u8 = 1 | tag u8 = 2 | name of a whole image, the copy 32 | the rest as in a whole one, with an empty state
 //! ```
 //! Numbers are little endian. The stored daemon is as in [`stored`](crate::stored), as one that runs, and without a key; the
 //! identity as in [`seal`]; rows are as in [`rows`], the snapshot is as in [`snapshot`].
+//!
+//! An image of what came since a copy has the rows of all steps since, and of their outputs: the steps are numbered from 1, and
+//! are bound from [`Mark::start`](crate::journal::Mark::start) at the copy. Everything else in it is as of the end. The outputs
+//! before are in the copy.
 //!
 //! An image is named by [`digest::plain`] of it, which its readers compare before they read anything.
 //!
@@ -19,7 +24,7 @@ pub mod seal;
 use std::ops::Range;
 
 use crate::codec::{DecodeError, Fault, Put, Reader};
-use crate::digest;
+use crate::digest::{self, Digest};
 use crate::id::EntityId;
 use crate::rows::{self, Table, Write, of_entity_key};
 use crate::snapshot::{self, SnapshotMeta};
@@ -31,15 +36,18 @@ use seal::SealedIdentity;
 pub const VERSION: u8 = 1;
 
 const WHOLE: u8 = 1;
+const SINCE: u8 = 2;
 
 /// What travels beside a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Baggage {
+    /// The image that this one goes on from; `None`: it is whole.
+    pub copy: Option<Digest>,
     /// Its kind and its options.
     pub stored: StoredDaemon,
     /// Its key, which the target alone can open; `None`: it stays.
     pub identity: Option<SealedIdentity>,
-    /// Outputs, checkpoints, dead letters, outputs that are due, and sources.
+    /// Outputs, checkpoints, dead letters, outputs that are due, and sources; and steps, since a copy.
     pub rows: Vec<Write>,
 }
 
@@ -55,8 +63,9 @@ pub struct Unpacked {
 }
 
 /// Whether rows of a table travel, and how many numbers their keys have.
-const fn numbers(table: Table) -> Option<usize> {
+const fn numbers(table: Table, is_whole: bool) -> Option<usize> {
     match table {
+        Table::Journal if !is_whole => Some(1),
         Table::Outputs | Table::DeadLetters | Table::Outbox | Table::Streams => Some(1),
         Table::Checkpoints => Some(2),
         Table::Node
@@ -88,15 +97,22 @@ impl Baggage {
     /// What stands before the state and what stands behind it.
     ///
     /// # Panics
-    /// If there is something in the baggage that does not travel, or its rows are not in their order.
+    /// If there is something in the baggage that does not travel, or its rows are not in their order, or there is a state and
+    /// a copy.
     #[must_use]
     pub fn around(&self, meta: &SnapshotMeta, state: &[u8]) -> (Vec<u8>, [u8; 32]) {
-        if let Err(field) = self.check(meta) {
+        if let Err(field) = self.check(meta, state.len()) {
             panic!("{field}: it does not travel like this");
         }
         let mut out = Vec::new();
         out.put_u8(VERSION);
-        out.put_u8(WHOLE);
+        match &self.copy {
+            None => out.put_u8(WHOLE),
+            Some(copy) => {
+                out.put_u8(SINCE);
+                out.put(copy.as_bytes());
+            }
+        }
         let stored = self.stored.to_bytes();
         out.put_u16(u16::try_from(stored.len()).expect("a kind has 255 bytes at most"));
         out.put(&stored);
@@ -114,7 +130,7 @@ impl Baggage {
     }
 
     /// Gives the first field that no writer writes like this.
-    fn check(&self, meta: &SnapshotMeta) -> Result<(), &'static str> {
+    fn check(&self, meta: &SnapshotMeta, state_len: usize) -> Result<(), &'static str> {
         if !self.stored.runs || self.stored.key.is_some() {
             return Err("stored daemon");
         }
@@ -122,12 +138,15 @@ impl Baggage {
             return Err("kind");
         }
         let fits = |row: &Write| {
-            let numbers = numbers(row.table);
+            let numbers = numbers(row.table, self.copy.is_none());
             row.value.is_some() && numbers.is_some_and(|numbers| is_of(&row.key, &meta.entity, numbers))
         };
         let ascends = |pair: &[Write]| (pair[0].table, &pair[0].key) < (pair[1].table, &pair[1].key);
         if !self.rows.iter().all(fits) || !self.rows.windows(2).all(ascends) {
             return Err("rows");
+        }
+        if self.copy.is_some() && state_len > 0 {
+            return Err("state");
         }
         Ok(())
     }
@@ -140,23 +159,34 @@ impl Baggage {
 pub fn decode(bytes: &[u8]) -> Result<Unpacked, DecodeError> {
     let mut reader = Reader::new(bytes);
     let parts = Parts::read(&mut reader)?;
-    let Parts { stored, identity, rows } = parts;
+    let Parts {
+        copy,
+        stored,
+        identity,
+        rows,
+    } = parts;
     let read = StoredDaemon::decode(stored.1).map_err(|error| behind(error, stored.0))?;
     if read.to_bytes() != stored.1 {
         return Err(invalid(stored.0, "stored daemon"));
     }
     let baggage = Baggage {
+        copy,
         stored: read,
         identity,
         rows: rows::read_all(rows.1, rows.0)?,
     };
     let (begin, rest) = (reader.offset(), reader.take(reader.remaining())?);
     let (meta, state) = snapshot::decode(rest, u64::MAX).map_err(|error| behind(error, begin))?;
-    baggage.check(&meta).map_err(|field| {
-        let at = if field == "rows" { rows.0 } else { stored.0 };
+    let at_snapshot = begin;
+    let begin = bytes.len() - rest.len();
+    baggage.check(&meta, state.len()).map_err(|field| {
+        let at = match field {
+            "rows" => rows.0,
+            "state" => at_snapshot + state.start as u64,
+            _ => stored.0,
+        };
         invalid(at, field)
     })?;
-    let begin = bytes.len() - rest.len();
     Ok(Unpacked {
         baggage,
         meta,
@@ -173,10 +203,20 @@ pub fn read_snapshot(bytes: &[u8], bytes_max: u64) -> Result<(SnapshotMeta, Rang
     if bytes.first() != Some(&VERSION) {
         return snapshot::decode(bytes, bytes_max);
     }
+    if copy_of(bytes).is_some() {
+        return Err(invalid(1, "tag"));
+    }
     let begin = snapshot_at(bytes)?;
     let snapshot = snapshot::decode(&bytes[begin..], bytes_max);
     let (meta, state) = snapshot.map_err(|error| behind(error, begin as u64))?;
     Ok((meta, begin + state.start..begin + state.end))
+}
+
+/// The image that an image goes on from, which is all that is looked at; `None`: it is whole, or none at all.
+#[must_use]
+pub fn copy_of(bytes: &[u8]) -> Option<Digest> {
+    let rest = bytes.strip_prefix(&[VERSION, SINCE])?;
+    rest.first_chunk().map(|copy| Digest::from_bytes(*copy))
 }
 
 /// Where in an image its snapshot begins.
@@ -191,6 +231,7 @@ pub fn snapshot_at(bytes: &[u8]) -> Result<usize, DecodeError> {
 
 /// What stands before the snapshot, each with where it begins.
 struct Parts<'a> {
+    copy: Option<Digest>,
     stored: (u64, &'a [u8]),
     identity: Option<SealedIdentity>,
     rows: (u64, &'a [u8]),
@@ -200,9 +241,11 @@ impl<'a> Parts<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         reader.version_u8(VERSION)?;
         let at = reader.clone();
-        if reader.u8()? != WHOLE {
-            return Err(at.fault(Fault::Invalid { field: "tag" }));
-        }
+        let copy = match reader.u8()? {
+            WHOLE => None,
+            SINCE => Some(Digest::from_bytes(reader.array()?)),
+            _ => return Err(at.fault(Fault::Invalid { field: "tag" })),
+        };
         let length = usize::from(reader.u16()?);
         let stored = (reader.offset(), reader.take(length)?);
         let at = reader.clone();
@@ -213,7 +256,12 @@ impl<'a> Parts<'a> {
         };
         let length = reader.u64()?;
         let rows = (reader.offset(), reader.take_long(length)?);
-        Ok(Self { stored, identity, rows })
+        Ok(Self {
+            copy,
+            stored,
+            identity,
+            rows,
+        })
     }
 }
 

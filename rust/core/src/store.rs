@@ -100,7 +100,7 @@ pub trait Store: Send {
 
     /// Keeps a snapshot or an image, given in parts, and names it by its content: by [`plain`](crate::digest::plain) of the
     /// whole. It is durable when this returns. If the process ends before a row of [`Table::Snapshots`] names it, or one of a
-    /// target in [`Table::Moves`], it goes.
+    /// target in [`Table::Moves`], it goes; a copy that such an image goes on from stays with it.
     ///
     /// # Errors
     /// [`StoreError`]: it is not kept.

@@ -61,6 +61,8 @@ impl Controls {
 /// User code raised, which was counted and told.
 pub fn give<D: Daemon>(entered: &mut Entered<D>, control: DaemonControl) -> Option<Result<(), D::Error>> {
     let given = entered.lend(|daemon| daemon.control(control))?;
+    // No step says what it changed.
+    entered.untape();
     Some(given.inspect_err(|error| complain(entered, error)))
 }
 

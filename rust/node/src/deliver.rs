@@ -277,6 +277,7 @@ pub(crate) fn finish_letter<D: Daemon>(
     let config = *inside.host.config();
     let kept = &mut inside.outputs;
     let mut journal = inside.journal.as_deref_mut();
+    let tape = inside.tape.as_deref();
     let count = outputs.len();
     let mut routed = Few::<(u64, Route, D::Event)>::new();
     let epoch = inside.host.epoch();
@@ -296,6 +297,9 @@ pub(crate) fn finish_letter<D: Daemon>(
     let emitted = inside.host.returned(key, outputs, |link, digest, output| {
         if let Some(journal) = &mut journal {
             journal.output(&link, output.as_ref());
+        }
+        if let Some(tape) = tape {
+            tape.output(&link, output.as_ref());
         }
         if let Some(fed) = fed {
             followed.push((fed.shelved(link, output.as_ref()), digest));
@@ -340,9 +344,9 @@ pub(crate) fn finish_letter<D: Daemon>(
     if !followed.is_empty() {
         inside.follow(followed);
     }
-    if let Some(journal) = &mut inside.journal {
+    if inside.journal.is_some() || inside.tape.is_some() {
         let (link, payload) = D::parts(event);
-        journal.step(&Step {
+        inside.note_step(&Step {
             outcome: Outcome::Processed,
             receipt: receipt.is_some(),
             link,
@@ -416,6 +420,7 @@ fn raised<D: Daemon>(entered: &mut Entered<D>, key: EventKey, error: D::Error) -
         .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
     if entered.host.config().on_error != OnError::Restore {
         entered.stray();
+        entered.untape();
     } else if let Err(reason) = revive::rebuild(entered) {
         return DeliverError::Lost { error, reason };
     }
@@ -452,6 +457,7 @@ fn unsaved<D: Daemon>(entered: &mut Entered<D>, error: D::Error) -> DeliverError
         .emit(DaemonLifecycleSignal::Crashed { crash, down: false });
     if entered.host.config().on_error != OnError::Restore {
         entered.stray();
+        entered.untape();
     } else if let Err(reason) = revive::rebuild(entered) {
         return DeliverError::Lost { error, reason };
     }

@@ -1,6 +1,8 @@
 //! The image of a daemon that travels: taken from one that is frozen, and restored at the node that it goes to.
 //!
 //! Invariants
+//! * What came since a copy is taken without user code, and restored by having user code take the same steps again: if it does
+//!   something else, nothing of it is.
 //! * Taking an image changes nothing of the daemon: if it is thawed it goes on as if nothing had been.
 //! * The state is not copied for it: an image is read in pieces.
 //! * What is restored stands exactly where the daemon was frozen, and does nothing before it is installed.
@@ -27,9 +29,11 @@ use meshos_core::link::CausalLink;
 use meshos_core::move_frame::{Reason, Reject};
 use meshos_core::move_rows::{Frozen, MoveOrder};
 use meshos_core::ownership::OwnershipRecord;
+use meshos_core::resumption::{Place, Replay};
 use meshos_core::retention::OutputsHeld;
 use meshos_core::rows::{KeyRange, Table, Write, entity_key, of_entity_key};
-use meshos_core::source::Source;
+use meshos_core::snapshot::SnapshotMeta;
+use meshos_core::source::{self, Source};
 use meshos_core::store::StoreError;
 use meshos_core::stored::{SealedKey, StoredDaemon};
 use meshos_core::time::UnixMs;
@@ -43,7 +47,7 @@ use crate::journal::{Journal, Rows, Stores};
 use crate::leave::Entered;
 use crate::letters::Letter;
 use crate::outgoing::{Emitter, Sending};
-use crate::resumption::each;
+use crate::resumption::{self, each};
 use crate::slot::SharedKey;
 use crate::sync::Mutex;
 use crate::{clock, keys};
@@ -128,6 +132,36 @@ fn raised<D: Daemon>(error: &D::Error) -> Reject {
     }
 }
 
+/// What an image is made of, of a daemon that may go on meanwhile.
+pub struct Gathered<D: Daemon> {
+    baggage: Baggage,
+    meta: SnapshotMeta,
+    state: D::State,
+    took: Duration,
+}
+
+impl<D: Daemon> Gathered<D> {
+    /// Where the chain stands.
+    #[must_use]
+    pub const fn head(&self) -> (u64, Digest) {
+        (self.meta.head.sequence, self.meta.digest)
+    }
+
+    /// Puts the image together. Tells where the daemon stood, and how long user code took.
+    #[must_use]
+    pub fn image(self) -> (Image, Frozen, Duration) {
+        let (before, behind) = self.baggage.around(&self.meta, self.state.as_ref());
+        let digest = digest::plain_of_parts(&[&before, self.state.as_ref(), &behind]);
+        let frozen = Frozen {
+            sequence: self.meta.head.sequence,
+            head: self.meta.digest,
+            image: digest,
+        };
+        let parts: Vec<Part> = vec![Arc::new(before), Arc::new(self.state), Arc::new(behind)];
+        (Image::new(digest, parts), frozen, self.took)
+    }
+}
+
 /// Takes the image of a daemon that is frozen: who calls is inside, and stays until it is thawed or gone. User code runs on
 /// this thread. Tells where it stands, and how long user code took.
 ///
@@ -139,6 +173,69 @@ pub fn take<D: Daemon>(
     key: &SharedKey,
     transport_identity: bool,
 ) -> Result<(Image, Frozen, Duration), Reject> {
+    Ok(gather(entered, order, key, transport_identity)?.image())
+}
+
+/// As [`take`], but the image is put together later: the daemon may go on at once.
+///
+/// # Errors
+/// [`Reject`]: the daemon is as it was, except that an error of user code was counted.
+pub fn gather<D: Daemon>(
+    entered: &mut Entered<D>,
+    order: &MoveOrder,
+    key: &SharedKey,
+    transport_identity: bool,
+) -> Result<Gathered<D>, Reject> {
+    drain(entered, order)?;
+    let begun = Instant::now();
+    let state = match deliver::state_inside(entered) {
+        Some(Ok(state)) => state,
+        Some(Err(error)) => {
+            entered.host.raised();
+            return Err(raised::<D>(&error));
+        }
+        None => return Err(failed("it was stopped meanwhile")),
+    };
+    let took = begun.elapsed();
+    let tables = &[Table::Outputs, Table::Outbox];
+    let (baggage, meta) = beside(entered, order, key, transport_identity, tables)?;
+    Ok(Gathered {
+        baggage,
+        meta,
+        state,
+        took,
+    })
+}
+
+/// Takes what came since a copy of a daemon that is frozen, given the rows of its steps. No user code runs.
+///
+/// # Errors
+/// [`Reject`]: the daemon is as it was.
+pub fn since<D: Daemon>(
+    entered: &mut Entered<D>,
+    order: &MoveOrder,
+    key: &SharedKey,
+    transport_identity: bool,
+    (copy, steps): (Digest, Vec<Write>),
+) -> Result<(Image, Frozen), Reject> {
+    drain(entered, order)?;
+    let (mut baggage, meta) = beside(entered, order, key, transport_identity, &[Table::Outbox])?;
+    baggage.copy = Some(copy);
+    baggage.rows.extend(steps);
+    baggage.sort();
+    let state = D::state(Vec::new());
+    let gathered = Gathered::<D> {
+        baggage,
+        meta,
+        state,
+        took: Duration::ZERO,
+    };
+    let (image, frozen, _) = gathered.image();
+    Ok((image, frozen))
+}
+
+/// Has everything kept that it did.
+fn drain<D: Daemon>(entered: &mut Entered<D>, order: &MoveOrder) -> Result<(), Reject> {
     if let Some(failure) = entered.failure() {
         return Err(failed(failure));
     }
@@ -150,16 +247,17 @@ pub fn take<D: Daemon>(
         let drained = D::apart(|| journal.lost().map_or_else(|| journal.drain(), Err));
         drained.map_err(failed)?;
     }
-    let begun = Instant::now();
-    let state = match deliver::state_inside(entered) {
-        Some(Ok(state)) => state,
-        Some(Err(error)) => {
-            entered.host.raised();
-            return Err(raised::<D>(&error));
-        }
-        None => return Err(failed("it was stopped meanwhile")),
-    };
-    let took = begun.elapsed();
+    Ok(())
+}
+
+/// What travels beside the state.
+fn beside<D: Daemon>(
+    entered: &mut Entered<D>,
+    order: &MoveOrder,
+    key: &SharedKey,
+    transport_identity: bool,
+    tables: &[Table],
+) -> Result<(Baggage, SnapshotMeta), Reject> {
     let inside: &mut Inside<D> = entered;
     let meta = inside.host.meta(
         inside.daemon.kind().to_string(),
@@ -168,6 +266,7 @@ pub fn take<D: Daemon>(
     );
     let identity = if transport_identity { seal(key, order)? } else { None };
     let mut baggage = Baggage {
+        copy: None,
         stored: StoredDaemon {
             kind: meta.kind.clone(),
             config: *inside.host.config(),
@@ -175,18 +274,10 @@ pub fn take<D: Daemon>(
             key: None,
         },
         identity,
-        rows: rows(entered).map_err(failed)?,
+        rows: rows(entered, tables).map_err(failed)?,
     };
     baggage.sort();
-    let (before, behind) = baggage.around(&meta, state.as_ref());
-    let digest = digest::plain_of_parts(&[&before, state.as_ref(), &behind]);
-    let parts: Vec<Part> = vec![Arc::new(before), Arc::new(state), Arc::new(behind)];
-    let frozen = Frozen {
-        sequence: meta.head.sequence,
-        head: meta.digest,
-        image: digest,
-    };
-    Ok((Image::new(digest, parts), frozen, took))
+    Ok((baggage, meta))
 }
 
 /// `None`: the daemon has only a public key here.
@@ -202,8 +293,8 @@ fn seal(key: &SharedKey, order: &MoveOrder) -> Result<Option<SealedIdentity>, Re
         .map_err(|error| refused(Reason::IdentityTransportFailed, error))
 }
 
-/// What travels of a daemon beside its snapshot.
-fn rows<D: Daemon>(entered: &mut Entered<D>) -> Result<Vec<Write>, StoreError> {
+/// What travels of a daemon beside its snapshot; of what its store has, these tables.
+fn rows<D: Daemon>(entered: &mut Entered<D>, tables: &[Table]) -> Result<Vec<Write>, StoreError> {
     let exits = entered.slot().exits().cloned();
     let inside: &mut Inside<D> = entered;
     let entity = inside.host.entity();
@@ -213,7 +304,7 @@ fn rows<D: Daemon>(entered: &mut Entered<D>) -> Result<Vec<Write>, StoreError> {
     let mut rows = match journal {
         Some(journal) => {
             let stores = Arc::clone(journal.stores());
-            D::apart(|| kept(&stores, &entity))?
+            D::apart(|| kept(&stores, &entity, tables))?
         }
         None => {
             let emitter = Emitter {
@@ -227,7 +318,8 @@ fn rows<D: Daemon>(entered: &mut Entered<D>) -> Result<Vec<Write>, StoreError> {
     // The store lets go of whole rows, and memory begins with the process: what reaches back farther travels.
     let is_output = |row: &&Write| row.table == Table::Outputs;
     let first = rows.iter().find(is_output).and_then(|row| of_entity_key::<1>(&row.key));
-    if first.is_none_or(|(_, [first])| first > inside.outputs.base_sequence + 1) {
+    let reaches_back = first.is_none_or(|(_, [first])| first > inside.outputs.base_sequence + 1);
+    if tables.contains(&Table::Outputs) && reaches_back {
         rows.retain(|row| row.table != Table::Outputs);
         rows.extend(outputs_of(&inside.outputs, &entity));
     }
@@ -241,10 +333,10 @@ fn rows<D: Daemon>(entered: &mut Entered<D>) -> Result<Vec<Write>, StoreError> {
     Ok(rows)
 }
 
-/// The outputs of a daemon that its store has, and those that are due.
-fn kept(stores: &Stores, entity: &EntityId) -> Result<Vec<Write>, StoreError> {
+/// What the store of a daemon has of it in these tables.
+fn kept(stores: &Stores, entity: &EntityId, tables: &[Table]) -> Result<Vec<Write>, StoreError> {
     let (store, mut rows) = (stores(), Vec::new());
-    for table in [Table::Outputs, Table::Outbox] {
+    for &table in tables {
         let own = KeyRange::beginning_with(entity.as_bytes());
         each(&*store, table, own, |key, value| {
             rows.push(Write::put(table, key.to_vec(), value.to_vec()));
@@ -298,7 +390,9 @@ pub struct Standby<D: Daemon> {
     pub due: Vec<Sending>,
     stored: StoredDaemon,
     rows: Vec<Write>,
+    /// Its first snapshot, and how far the steps lead that were taken since.
     base: SnapshotRow,
+    mark: Mark,
 }
 
 /// A standby cannot be installed as it was asked.
@@ -328,16 +422,17 @@ pub fn restore<D: Daemon>(
 ) -> Result<Standby<D>, Reject> {
     let digest = digest::plain(&bytes);
     let Unpacked { baggage, meta, state } = image::decode(&bytes).map_err(failed)?;
-    let Baggage { stored, identity, rows } = baggage;
-    if meta.entity != order.entity || meta.kind != order.kind || meta.epoch > order.epoch {
-        return Err(failed("it is not the daemon of the order"));
+    is_of(order, &meta)?;
+    let Baggage {
+        copy,
+        stored,
+        identity,
+        rows,
+    } = baggage;
+    if copy.is_some() {
+        return Err(failed("it is not whole"));
     }
-    let key = match identity {
-        Some(sealed) => sealed
-            .open(order, node)
-            .map_err(|error| refused(Reason::IdentityTransportFailed, error))?,
-        None => Keypair::public_only(order.entity),
-    };
+    let key = opened(identity, order, node)?;
     let host = Host::resumed(meta.entity, meta.clone(), stored.config).map_err(failed)?;
     let daemon = make(&meta.kind)?;
     if **daemon.kind() != *meta.kind {
@@ -378,8 +473,81 @@ pub fn restore<D: Daemon>(
         stored,
         rows,
         base,
+        mark: base.mark,
     };
     standby.unpack()?;
+    let rows = std::mem::take(&mut standby.rows);
+    standby.unpack_outputs(&rows, true)?;
+    standby.rows = rows;
+    Ok(standby)
+}
+
+fn is_of(order: &MoveOrder, meta: &SnapshotMeta) -> Result<(), Reject> {
+    if meta.entity != order.entity || meta.kind != order.kind || meta.epoch > order.epoch {
+        return Err(failed("it is not the daemon of the order"));
+    }
+    Ok(())
+}
+
+/// The key that came with a daemon; public only if none did.
+fn opened(identity: Option<SealedIdentity>, order: &MoveOrder, node: &Keypair) -> Result<Keypair, Reject> {
+    let Some(sealed) = identity else {
+        return Ok(Keypair::public_only(order.entity));
+    };
+    let opened = sealed.open(order, node);
+    opened.map_err(|error| refused(Reason::IdentityTransportFailed, error))
+}
+
+fn differs(why: impl std::fmt::Display) -> Reject {
+    failed(format_args!("the replay differs: {why}"))
+}
+
+/// Has a daemon that was restored from a copy take again what came since, from the bytes of that image. What it emits is held
+/// back, and compared; user code runs on this thread. It then stands where it was frozen.
+///
+/// # Errors
+/// [`Reject`]: user code did something else than the first time, or the image is not one that fits.
+pub fn catch_up<D: Daemon>(
+    mut standby: Standby<D>,
+    bytes: &[u8],
+    order: &MoveOrder,
+    node: &Keypair,
+) -> Result<Standby<D>, Reject> {
+    let digest = digest::plain(bytes);
+    let Unpacked { baggage, meta, .. } = image::decode(bytes).map_err(failed)?;
+    is_of(order, &meta)?;
+    let Baggage {
+        copy,
+        stored,
+        identity,
+        rows,
+    } = baggage;
+    if copy != Some(standby.base.name) {
+        return Err(differs("the copy is another one"));
+    }
+    let key = opened(identity, order, node)?;
+    standby.key = Arc::new(Mutex::new(key));
+    let (mut since, mut rows): (Vec<_>, Vec<_>) = rows
+        .into_iter()
+        .partition(|row| matches!(row.table, Table::Journal | Table::Outputs));
+    standby.stored = stored;
+    std::mem::swap(&mut standby.rows, &mut rows);
+    standby.unpack()?;
+    standby.take_again(&since)?;
+    let inside = &mut standby.inside;
+    let host = inside.host.clone().caught_up(meta).map_err(differs)?;
+    inside.host = host.with_config(standby.stored.config);
+    let position = inside.host.position();
+    standby.frozen = Frozen {
+        sequence: position.sequence,
+        head: position.digest,
+        image: digest,
+    };
+    standby.unpack_outputs(&since, false)?;
+    // Of the copy the outputs count, of what came since everything.
+    rows.retain(|row| row.table == Table::Outputs);
+    standby.rows.append(&mut rows);
+    standby.rows.append(&mut since);
     Ok(standby)
 }
 
@@ -400,7 +568,30 @@ impl<D: Daemon> Standby<D> {
         self.stored.config.durability != Durability::None
     }
 
-    /// Puts into memory what the rows say.
+    /// The image that it was restored from, and that of what came since, if there is one.
+    #[must_use]
+    pub fn images(&self) -> (Digest, Option<Digest>) {
+        let (whole, last) = (self.base.name, self.frozen.image);
+        (whole, Some(last).filter(|last| *last != whole))
+    }
+
+    /// Has user code take steps again.
+    fn take_again(&mut self, rows: &[Write]) -> Result<(), Reject> {
+        let inside = &mut self.inside;
+        let mut replay = Replay::after(inside.host.entity(), self.mark, inside.host.epoch());
+        for row in rows.iter().filter(|row| row.table == Table::Journal) {
+            let value = row.value.as_deref().unwrap_or_default();
+            let steps = replay.row(last_number(&row.key), value).map_err(differs)?;
+            for (place, step) in Place::all(&steps).zip(&steps.steps) {
+                let taken = resumption::take_again(inside, &mut replay, place, step, None, &mut None);
+                taken.map_err(|why| differs(why.reason()))?;
+            }
+        }
+        self.mark = *replay.mark();
+        Ok(())
+    }
+
+    /// Puts into memory what the rows say, except outputs.
     fn unpack(&mut self) -> Result<(), Reject> {
         let rows = std::mem::take(&mut self.rows);
         let (mut sources, mut checkpoints) = (BTreeMap::new(), Vec::new());
@@ -424,6 +615,8 @@ impl<D: Daemon> Standby<D> {
             checkpoints.push(made);
         }
         self.inside.checkpoints = Checkpoint::in_order(checkpoints);
+        self.inside.letters = None;
+        self.due.clear();
         for (number, value) in of(Table::DeadLetters) {
             let row = DeadLetter::decode(value).map_err(bad(Table::DeadLetters))?;
             let letter = Letter::read(&row, self.inside.source(row.stream));
@@ -440,30 +633,32 @@ impl<D: Daemon> Standby<D> {
                 has_row,
             });
         }
-        let taken_ns = self.base.taken_at.get().saturating_mul(1_000_000);
-        self.unpack_outputs(&mut of(Table::Outputs), taken_ns)?;
         self.rows = rows;
         Ok(())
     }
 
-    /// Has the outputs ready for export, which have to be the end of the chain.
-    fn unpack_outputs(&mut self, rows: &mut dyn Iterator<Item = (u64, &[u8])>, received_ns: u64) -> Result<(), Reject> {
+    /// Reads outputs, which have to be the end of the chain, and has them ready for export if that is wanted.
+    fn unpack_outputs(&mut self, rows: &[Write], is_kept: bool) -> Result<(), Reject> {
         let (origin, config) = (self.inside.host.origin(), self.stored.config);
+        let received_ns = self.base.taken_at.get().saturating_mul(1_000_000);
         let mut end = None;
-        for (first, value) in rows {
+        for row in rows.iter().filter(|row| row.table == Table::Outputs) {
+            let (first, value) = (last_number(&row.key), row.value.as_deref().unwrap_or_default());
             let row = Emitted::decode(origin, value).map_err(bad(Table::Outputs))?;
             let starts = row.outputs.first().map(|(link, _)| link.sequence) == Some(first);
             if !starts || end.is_some_and(|end| end != (first - 1, row.before)) {
                 return Err(failed("the outputs are not one chain"));
             }
-            if end.is_none() {
+            if is_kept && end.is_none() {
                 self.inside.outputs = Outputs::after(first - 1, row.before);
             }
             let mut digest = row.before;
             for (link, payload) in &row.outputs {
                 digest = digest::event(&digest, &link.to_bytes(), payload);
-                let event = D::received(*link, payload, received_ns);
-                self.inside.outputs.push(event, digest, &config);
+                if is_kept {
+                    let event = D::received(*link, payload, received_ns);
+                    self.inside.outputs.push(event, digest, &config);
+                }
                 end = Some((link.sequence, digest));
             }
         }
@@ -532,15 +727,22 @@ impl<D: Daemon> Standby<D> {
         };
         for row in &self.rows {
             // Of outputs and of what is due there are rows only where there are steps.
-            if !keeps_steps && matches!(row.table, Table::Outputs | Table::Outbox) {
+            if !keeps_steps && matches!(row.table, Table::Journal | Table::Outputs | Table::Outbox) {
                 continue;
+            }
+            if row.table == Table::Journal {
+                held.steps.push_back(last_number(&row.key));
             }
             held.outputs.extend(held_in(row, now));
             writes.push(row.clone());
         }
+        if self.images().1.is_some() {
+            // That in the first snapshot is of before.
+            writes.push(source::ledger(&entity, self.inside.host.bindings()));
+        }
         let (stores, stored) = (Arc::clone(stores), self.stored.clone());
         let epoch = self.inside.host.epoch();
-        let journal = Journal::after(entity, stores, stored, self.base.mark, epoch, held);
+        let journal = Journal::after(entity, stores, stored, self.mark, epoch, held);
         self.inside.journal = Some(Box::new(journal));
     }
 

@@ -9,6 +9,7 @@ use meshos_core::digest::Digest;
 use meshos_core::event::DaemonHealth;
 use meshos_core::host::Host;
 use meshos_core::id::NodeId;
+use meshos_core::journal::Step;
 use meshos_core::name::ChannelName;
 use meshos_core::snapshot::SnapshotMeta;
 use meshos_core::source::{self, Source};
@@ -20,6 +21,7 @@ use crate::fed::Followed;
 use crate::journal::{Content, Journal};
 use crate::letters::Letters;
 use crate::outgoing::Line;
+use crate::tape::Tape;
 
 /// A snapshot with the state as user code gave it.
 pub struct Snapshot<D: Daemon> {
@@ -133,6 +135,8 @@ pub struct Inside<D: Daemon> {
     pub(crate) followed: Option<Followed>,
     /// Where its streams from channels come from, by stream; `None`: it never had one.
     pub(crate) sources: Option<BTreeMap<u64, Arc<Source>>>,
+    /// What takes effect since a copy of it was made; `None`: there is no copy, or what came since does not lead here.
+    pub(crate) tape: Option<Arc<Tape>>,
     /// Health and load as last told.
     pub told: (DaemonHealth, f64),
 }
@@ -156,6 +160,7 @@ impl<D: Daemon> Inside<D> {
             line: None,
             followed: None,
             sources: None,
+            tape: None,
             told: (DaemonHealth::Healthy, 0.0),
         }
     }
@@ -190,6 +195,31 @@ impl<D: Daemon> Inside<D> {
         let row = source::ledger(&self.host.entity(), self.host.bindings());
         if let Some(journal) = &mut self.journal {
             journal.also(row);
+        }
+    }
+
+    /// Whether it is noted what takes effect, for a copy of it.
+    #[must_use]
+    pub const fn is_taped(&self) -> bool {
+        self.tape.is_some()
+    }
+
+    /// Notes a step where that is done.
+    pub(crate) fn note_step(&mut self, step: &Step<'_>) {
+        if let Some(journal) = &mut self.journal {
+            journal.step(step);
+        }
+        if let Some(tape) = &self.tape
+            && !tape.step(step)
+        {
+            self.tape = None;
+        }
+    }
+
+    /// Steps since a copy do not lead to the present state any more.
+    pub(crate) fn untape(&mut self) {
+        if let Some(tape) = self.tape.take() {
+            tape.end();
         }
     }
 

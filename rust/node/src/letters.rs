@@ -220,9 +220,9 @@ pub(crate) fn pass_over<D: Daemon>(
     };
     letter.failed_with(error);
     inside.put_letter(number, letter);
-    if let Some(journal) = &mut inside.journal {
+    if inside.journal.is_some() || inside.tape.is_some() {
         let (link, payload) = D::parts(event);
-        journal.step(&Step {
+        inside.note_step(&Step {
             outcome: Outcome::PassedOver,
             receipt: false,
             link,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod sync;
+pub mod tape;
 pub mod clock;
 pub mod keys;
 pub mod lease;
@@ -87,5 +88,6 @@ pub mod follow;
 pub mod image;
 pub mod hands;
 pub mod mover;
+mod mover_copy;
 mod mover_source;
 mod mover_target;

@@ -25,6 +25,7 @@ use meshos_core::rows::Write;
 use crate::daemon::Daemon;
 use crate::hands::{Copied, Done, FreezeOpts, Frost, Hands, Waits};
 use crate::lane::{Job, Lanes};
+use crate::mover_copy::{Copying, Held};
 use crate::mover_source::Freeze;
 use crate::mover_target::Arrival;
 use crate::runtime::Runtime;
@@ -82,6 +83,8 @@ pub struct Mover<D: Daemon> {
     pub(crate) factories: Arc<dyn Factories<D>>,
     pub(crate) frozen: Mutex<BTreeMap<EntityId, Arc<Freeze<D>>>>,
     pub(crate) arrivals: Mutex<BTreeMap<EntityId, Arc<Arrival<D>>>>,
+    pub(crate) copies: Mutex<BTreeMap<EntityId, Arc<Copying>>>,
+    pub(crate) held: Mutex<BTreeMap<EntityId, Held<D>>>,
     pub(crate) is_closed: AtomicBool,
     policy: Mutex<Policy>,
     lanes: Lanes,
@@ -97,6 +100,8 @@ impl<D: Daemon> Mover<D> {
             factories,
             frozen: Mutex::default(),
             arrivals: Mutex::default(),
+            copies: Mutex::default(),
+            held: Mutex::default(),
             is_closed: AtomicBool::new(false),
             policy: Mutex::default(),
             lanes: Lanes::new("meshos-move", THREADS_MAX, |body| body()),
@@ -234,17 +239,21 @@ impl<D: Daemon> Hands for Mover<D> {
         Some(self.runtime.upgrade()?.registry().get(origin)?.entity())
     }
 
-    fn copy(&self, _: &MoveOrder, _: FreezeOpts, done: Done<Result<Copied, Reject>>) {
-        done(Err(reject(Reason::StateFailed, "no copies are made here")));
+    fn copy(&self, order: &MoveOrder, opts: FreezeOpts, done: Done<Result<Copied, Reject>>) {
+        self.begin_copy(order, opts, done);
     }
 
-    fn drop_copy(&self, _: &EntityId) {}
-
-    fn hold_copy(&self, _: &MoveOrder, _: Arc<Vec<u8>>, done: Done<Result<(), Reject>>) {
-        done(Err(reject(Reason::StateFailed, "no copies are held here")));
+    fn drop_copy(&self, entity: &EntityId) {
+        self.end_copy(entity);
     }
 
-    fn drop_held(&self, _: &EntityId) {}
+    fn hold_copy(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<(), Reject>>) {
+        self.begin_hold(order, image, done);
+    }
+
+    fn drop_held(&self, entity: &EntityId) {
+        self.end_hold(entity);
+    }
 
     fn freeze(&self, order: &MoveOrder, opts: FreezeOpts, waits: Arc<dyn Waits>, done: Done<Result<Frost, Reject>>) {
         self.begin_freeze(order, opts, waits, done);
@@ -300,8 +309,11 @@ impl<D: Daemon> Hands for Mover<D> {
         for entity in frozen {
             self.end_freeze(&entity, Vec::new());
         }
+        let copies: Vec<_> = self.copies.lock().keys().copied().collect();
+        copies.iter().for_each(|entity| self.end_copy(entity));
         let arrivals = std::mem::take(&mut *self.arrivals.lock());
-        D::batch(|| drop(arrivals));
+        let held = std::mem::take(&mut *self.held.lock());
+        D::batch(|| drop((arrivals, held)));
     }
 }
 

@@ -8,11 +8,13 @@
 //! | hand over | frozen | gone: its mail is sent on, its lease fenced |
 //!
 //! Invariants
+//! * Only what came since a copy travels, if that was noted as a whole; then no user code runs.
 //! * What was acknowledged before the freeze is in the image, and durable where steps are.
 //! * No caller is forgotten: each is answered here, or sent on.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use meshos_core::digest::Digest;
 use meshos_core::event::{Crash, DaemonLifecycleSignal};
@@ -27,6 +29,7 @@ use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::store::StoreError;
 
 use crate::clock::Deadline;
+use crate::commit::Waited;
 use crate::daemon::{Daemon, DeliverError, Delivered, NotTaken};
 use crate::deliver;
 use crate::hands::{Done, FreezeOpts, Frost, Waits};
@@ -108,7 +111,7 @@ impl<D: Daemon> Mover<D> {
         waits: &Arc<dyn Waits>,
         freeze: &Arc<Freeze<D>>,
     ) -> Result<Frost, Reject> {
-        let entered = self.enter(order, opts, freeze);
+        let entered = self.enter(order, opts, &mut || freeze.is_thawed());
         let (runtime, mut entered) = match entered {
             Ok(entered) => entered,
             Err(reject) => {
@@ -117,7 +120,8 @@ impl<D: Daemon> Mover<D> {
             }
         };
         entered.slot().divert(waits);
-        let frost = image_of(&runtime, &mut entered, order, opts);
+        let since = self.since_copy(order, &mut entered);
+        let frost = image_of(&runtime, &mut entered, order, opts, since);
         if !entered.is_present() {
             self.forget_freeze(&order.entity, freeze);
             return Err(reject(Reason::StateFailed, "it was stopped meanwhile"));
@@ -143,18 +147,18 @@ impl<D: Daemon> Mover<D> {
     }
 
     /// Waits until nobody else is inside.
-    fn enter(
+    pub(crate) fn enter(
         &self,
         order: &MoveOrder,
         opts: FreezeOpts,
-        freeze: &Freeze<D>,
+        is_unwanted: &mut (dyn FnMut() -> bool + Send),
     ) -> Result<(Arc<Runtime<D>>, Entered<D>), Reject> {
         let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
         let slot = runtime.registry().get(order.entity.origin());
         let slot = slot.filter(|slot| slot.entity() == order.entity);
         let slot = slot.ok_or(Reason::NotOwner)?;
         let deadline = Deadline::after(opts.within);
-        let entered = D::apart(|| slot.inspect_later(deadline, &mut || freeze.is_thawed() || self.is_closed()));
+        let entered = D::apart(|| slot.inspect_later(deadline, &mut || is_unwanted() || self.is_closed()));
         let mut entered = entered.map_err(|error| match error {
             EnterError::Stale => Reason::NotOwner.into(),
             EnterError::Interrupted => reject(Reason::Busy, "it was thawed"),
@@ -261,14 +265,12 @@ impl<D: Daemon> Mover<D> {
     }
 }
 
-/// Has everything kept that it did, and takes its image.
-fn image_of<D: Daemon>(
+/// Whether it may be moved on this order, with all certificates that it needs; gives the record of this node.
+pub(crate) fn ready<D: Daemon>(
     runtime: &Arc<Runtime<D>>,
     entered: &mut Entered<D>,
     order: &MoveOrder,
-    opts: FreezeOpts,
-) -> Result<Frost, Reject> {
-    let slot = Arc::clone(entered.slot());
+) -> Result<OwnershipRecord, Reject> {
     let ownership = runtime.ownership().ok_or(Reason::ComputeNotSupported)?;
     let Some((epoch, active)) = ownership.owned(&order.entity) else {
         return Err(Reason::NotOwner.into());
@@ -276,13 +278,45 @@ fn image_of<D: Daemon>(
     if epoch != order.epoch || entered.host.epoch() != epoch {
         return Err(Reason::NotOwner.into());
     }
-    let not_kept = |error: StoreError| reject(Reason::StateFailed, format!("it is not kept: {error}"));
+    let slot = Arc::clone(entered.slot());
     let _ = runtime.certify(slot.key(), entered);
-    deliver::submit(entered);
-    if let Some(journal) = &mut entered.journal {
-        D::apart(|| journal.settle(Deadline::after(opts.within))).map_err(not_kept)?;
-    }
-    let (image, frozen, snapshot_took) = image::take(entered, order, slot.key(), opts.transport_identity)?;
+    Ok(active)
+}
+
+/// Has everything kept that it did, and takes its image; only what came since a copy, if all of that is there.
+fn image_of<D: Daemon>(
+    runtime: &Arc<Runtime<D>>,
+    entered: &mut Entered<D>,
+    order: &MoveOrder,
+    opts: FreezeOpts,
+    since: Option<(Digest, Vec<Write>)>,
+) -> Result<Frost, Reject> {
+    let slot = Arc::clone(entered.slot());
+    let active = ready(runtime, entered, order)?;
+    let ownership = runtime.ownership().ok_or(Reason::ComputeNotSupported)?;
+    let not_kept = |error: StoreError| reject(Reason::StateFailed, format!("it is not kept: {error}"));
+    let commit = deliver::submit(entered);
+    let deadline = Deadline::after(opts.within);
+    let is_since = since.is_some();
+    let (image, frozen, snapshot_took) = match since {
+        Some(since) => {
+            // Snapshots that are being written do not travel, and are not waited for.
+            if let Some(commit) = commit {
+                let waited = D::apart(|| commit.wait(deadline, &mut || false));
+                let in_time = matches!(waited, Waited::Settled(_));
+                let too_late = || reject(Reason::StateFailed, "it is not kept in time");
+                in_time.then_some(()).ok_or_else(too_late)?;
+            }
+            let (image, frozen) = image::since(entered, order, slot.key(), opts.transport_identity, since)?;
+            (image, frozen, Duration::ZERO)
+        }
+        None => {
+            if let Some(journal) = &mut entered.journal {
+                D::apart(|| journal.settle(deadline)).map_err(not_kept)?;
+            }
+            image::take(entered, order, slot.key(), opts.transport_identity)?
+        }
+    };
     let lineage = D::apart(|| ownership.lineage(&order.entity)).map_err(not_kept)?;
     if lineage.last() != Some(&active) {
         return Err(reject(Reason::NotOwner, "its records end with another one"));
@@ -298,7 +332,7 @@ fn image_of<D: Daemon>(
         lineage,
         record: Box::new(record),
         snapshot_took,
-        rounds: 1,
+        rounds: 1 + u32::from(is_since),
     })
 }
 

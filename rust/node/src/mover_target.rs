@@ -13,9 +13,11 @@
 //! * What was here of an earlier term goes in the commit that installs the later one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
+use meshos_core::image as core_image;
 use meshos_core::journal::SnapshotRow;
 use meshos_core::lifecycle::Call;
 use meshos_core::move_frame::{Reason, Reject};
@@ -26,6 +28,7 @@ use meshos_core::rows::{KeyRange, Table, Write};
 use crate::claims::denied;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
+use crate::deliver;
 use crate::image::{self, Standby};
 use crate::keeping::Stores;
 use crate::mover::{Mover, reject};
@@ -38,10 +41,16 @@ use crate::runtime::Runtime;
 use crate::slot::Slot;
 use crate::sync::Mutex;
 
+/// How long a daemon that is live may be busy until no snapshot is taken of it.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(60);
+
+/// Whether the snapshot that is kept of it is of before steps that are not.
+type IsOld = bool;
+
 enum Stage<D: Daemon> {
     Standby(Box<Standby<D>>),
     /// It is installed, and nobody finds it yet.
-    Installed(Arc<Slot<D>>, Vec<Sending>),
+    Installed(Arc<Slot<D>>, Vec<Sending>, IsOld),
     /// Somebody works on it, or it is live.
     Taken,
 }
@@ -67,7 +76,16 @@ impl<D: Daemon> Mover<D> {
         }
         let kept = runtime.stores()().keep(&[&bytes]);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
-        let standby = self.restored(&runtime, order, bytes)?;
+        let standby = match core_image::copy_of(&bytes) {
+            None => self.restored(&runtime, order, bytes)?,
+            Some(copy) => {
+                let held = self.take_held(&order.entity, &copy);
+                let missing = || reject(Reason::StateFailed, "the replay differs: the copy is not here");
+                let standby = held.ok_or_else(missing);
+                let standby = D::batch(|| self.caught_up(&runtime, order, *standby?, &bytes));
+                standby.inspect_err(|_| self.free(&runtime, &order.entity, &[name, copy]))?
+            }
+        };
         if self.is_closed() {
             // What user code took so long for is of no use any more: the source goes on.
             D::batch(|| drop(standby));
@@ -80,9 +98,19 @@ impl<D: Daemon> Mover<D> {
         Ok(frozen)
     }
 
-    fn restored(&self, runtime: &Runtime<D>, order: &MoveOrder, bytes: Arc<Vec<u8>>) -> Result<Standby<D>, Reject> {
+    pub(crate) fn restored(
+        &self,
+        runtime: &Runtime<D>,
+        order: &MoveOrder,
+        bytes: Arc<Vec<u8>>,
+    ) -> Result<Standby<D>, Reject> {
         let make = |kind: &str| self.factories.make(kind);
-        let mut standby = D::batch(|| image::restore(bytes, order, runtime.node(), make))?;
+        let standby = D::batch(|| image::restore(bytes, order, runtime.node(), make))?;
+        Ok(self.dressed(order, standby))
+    }
+
+    /// With the options and the key that were named before.
+    pub(crate) fn dressed(&self, order: &MoveOrder, mut standby: Standby<D>) -> Standby<D> {
         let expected = self.expected(order.entity.origin(), &order.kind);
         let config = expected.as_ref().and_then(|expected| expected.config);
         if let Some(config) = config.or_else(|| self.factories.config(&order.kind)) {
@@ -94,7 +122,7 @@ impl<D: Daemon> Mover<D> {
         {
             standby.key = key;
         }
-        Ok(standby)
+        standby
     }
 
     fn put(&self, entity: EntityId, standby: Standby<D>) -> Arc<Arrival<D>> {
@@ -120,10 +148,24 @@ impl<D: Daemon> Mover<D> {
             runtime.router().arriving(*entity, false);
             runtime.unreserve(entity);
         }
+        let copy = arrival.as_ref().and_then(|arrival| match &*arrival.stage.lock() {
+            Stage::Standby(standby) => Some(standby.images().0),
+            _ => None,
+        });
         D::batch(|| drop(arrival));
-        if !is_named(runtime.stores(), entity, image) {
-            discard(runtime.stores(), &[*image]);
-        }
+        let images: Vec<_> = copy.into_iter().chain([*image]).collect();
+        self.free(&runtime, entity, &images);
+    }
+
+    /// Removes images that no snapshot is in.
+    pub(crate) fn free(&self, runtime: &Runtime<D>, entity: &EntityId, images: &[Digest]) {
+        let stores = runtime.stores();
+        let free: Vec<_> = images
+            .iter()
+            .filter(|image| !is_named(stores, entity, image))
+            .copied()
+            .collect();
+        discard(stores, &free);
     }
 
     /// Claims a daemon, keeps all of it and has a lease.
@@ -158,9 +200,9 @@ impl<D: Daemon> Mover<D> {
         };
         let mut standby = match arrival.take() {
             Stage::Standby(standby) => standby,
-            Stage::Installed(slot, due) => {
+            Stage::Installed(slot, due, is_old) => {
                 let epoch = slot.view().epoch;
-                *arrival.stage.lock() = Stage::Installed(slot, due);
+                *arrival.stage.lock() = Stage::Installed(slot, due, is_old);
                 return Ok(epoch);
             }
             Stage::Taken => return Err("it is being installed".to_owned()),
@@ -174,10 +216,11 @@ impl<D: Daemon> Mover<D> {
                 return Err(why);
             }
         };
+        let is_old = standby.images().1.is_some() && standby.is_kept() && !standby.keeps_steps();
         let Standby { inside, key, due, .. } = *standby;
         let slot = Slot::new(key, Some(runtime.node().entity_id()), inside);
         runtime.hold(&slot, claim);
-        *arrival.stage.lock() = Stage::Installed(slot, due);
+        *arrival.stage.lock() = Stage::Installed(slot, due, is_old);
         Ok(record.epoch())
     }
 
@@ -187,7 +230,15 @@ impl<D: Daemon> Mover<D> {
         let bytes = runtime.stores()().fetch(&image, prepared.image_bytes);
         let bytes = bytes.map_err(|error| format!("its image is not to be had: {error}"))?;
         let order = &prepared.order;
-        let standby = self.restored(runtime, order, Arc::new(bytes));
+        let standby = match core_image::copy_of(&bytes) {
+            None => self.restored(runtime, order, Arc::new(bytes)),
+            Some(copy) => {
+                let whole = runtime.stores()().fetch(&copy, u64::MAX);
+                let whole = whole.map_err(|error| format!("its copy is not to be had: {error}"))?;
+                let whole = self.restored(runtime, order, Arc::new(whole));
+                whole.and_then(|whole| D::batch(|| self.caught_up(runtime, order, whole, &bytes)))
+            }
+        };
         let standby = standby.map_err(|reject| format!("it is not restored: {}", reject.text))?;
         if standby.frozen != prepared.frozen {
             return Err("it stands elsewhere than it was frozen".to_owned());
@@ -198,10 +249,11 @@ impl<D: Daemon> Mover<D> {
     /// Lets others have a daemon that is installed, with the events that came with it.
     pub(crate) fn place(&self, entity: &EntityId, queue: Vec<Queued>) {
         let Some(runtime) = self.runtime.upgrade() else { return };
+        self.end_hold(entity);
         let arrival = self.arrivals.lock().remove(entity);
         let stage = arrival.map(|arrival| arrival.take());
         D::batch(|| match stage {
-            Some(Stage::Installed(slot, due)) => {
+            Some(Stage::Installed(slot, due, is_old)) => {
                 let left = runtime.archive.lock().forget(entity);
                 drop(left);
                 slot.put_first(runtime.lanes(), queue, &runtime.router().back());
@@ -213,6 +265,9 @@ impl<D: Daemon> Mover<D> {
                     self.forget(origin);
                     slot.retry_marked(runtime.lanes());
                     slot.work();
+                    if is_old {
+                        self.later(move |_| snapshot_of(&slot));
+                    }
                 }
             }
             stage => {
@@ -226,6 +281,20 @@ impl<D: Daemon> Mover<D> {
             }
         });
         runtime.router().arriving(*entity, false);
+    }
+}
+
+/// Has a snapshot kept of a daemon of which only snapshots are, as soon as nobody is inside.
+fn snapshot_of<D: Daemon>(slot: &Arc<Slot<D>>) {
+    let deadline = Deadline::after(SNAPSHOT_WAIT);
+    // If it cannot be had, a crash goes back to the copy that it came with.
+    if let Ok(mut entered) = D::apart(|| slot.inspect_later(deadline, &mut || slot.is_closed())) {
+        D::batch(|| {
+            if entered.failure().is_none() {
+                drop(deliver::snapshot_later(&mut entered));
+            }
+            drop(entered);
+        });
     }
 }
 
@@ -259,9 +328,9 @@ fn install<D: Daemon>(
         let waited = D::apart(|| claim.active(Deadline::after(CLAIM_WAIT), &mut || false));
         waited.map_err(|why| denied(why, directory))?;
         // It is the first snapshot of a daemon that is kept, and of no use to another.
-        let image = standby.frozen.image;
+        let (image, since) = standby.images();
         let is_free = |file: &Digest| *file != image || !standby.is_kept();
-        let files: Vec<_> = files.into_iter().chain([image]).filter(is_free).collect();
+        let files: Vec<_> = files.into_iter().chain([image]).chain(since).filter(is_free).collect();
         discard(stores, &files);
         Ok(claim)
     })();

@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
 use meshos_core::identity::Keypair;
+use meshos_core::image;
 use meshos_core::journal::SnapshotRow;
 use meshos_core::move_rows::Item;
 use meshos_core::rows::{KeyRange, Table, Write};
@@ -98,7 +99,16 @@ impl Shared {
         });
         let of_moves = self.each(Table::Moves, |key, value| {
             if let (.., Item::Prepared(prepared)) = Item::decode(key, value).ok()? {
-                named.insert(prepared.frozen.image.to_string());
+                let image = prepared.frozen.image;
+                // A copy stays as long as what came since is needed. Without that it is of no use.
+                let bytes = self.folder.fetch(&image, prepared.image_bytes);
+                named.extend(
+                    bytes
+                        .ok()
+                        .and_then(|bytes| image::copy_of(&bytes))
+                        .map(|copy| copy.to_string()),
+                );
+                named.insert(image.to_string());
             }
             Some(())
         });

@@ -551,7 +551,7 @@ fn begin<D: Daemon>(
 }
 
 /// Has user code take a step again. `first` is what it emitted the first time, if that is to count when it differs.
-fn take_again<D: Daemon>(
+pub(crate) fn take_again<D: Daemon>(
     inside: &mut Inside<D>,
     replay: &mut Replay,
     place: Place,

@@ -111,14 +111,22 @@ fn moves(store: &dyn Store) -> Result<(), StoreError> {
 fn image_of(store: &dyn Store, prepared: &Prepared) -> Result<(), StoreError> {
     let (entity, frozen) = (prepared.order.entity, &prepared.frozen);
     let bytes = store.fetch(&frozen.image, prepared.image_bytes)?;
-    let damaged = StoreError::Damaged(Damage::Snapshot { name: frozen.image });
-    let meta = image::decode(&bytes).map_err(|_| damaged)?.meta;
+    let damaged = |name| StoreError::Damaged(Damage::Snapshot { name });
+    let apart = StoreError::Damaged(Damage::Apart {
+        table: Table::Moves,
+        entity,
+        number: 0,
+    });
+    let image = image::decode(&bytes).map_err(|_| damaged(frozen.image))?;
+    let meta = &image.meta;
     if (meta.entity, meta.head.sequence, meta.digest) != (entity, frozen.sequence, frozen.head) {
-        return Err(StoreError::Damaged(Damage::Apart {
-            table: Table::Moves,
-            entity,
-            number: 0,
-        }));
+        return Err(apart);
+    }
+    let Some(copy) = image.baggage.copy else { return Ok(()) };
+    let bytes = store.fetch(&copy, u64::MAX)?;
+    let (before, _) = image::read_snapshot(&bytes, u64::MAX).map_err(|_| damaged(copy))?;
+    if before.entity != entity || before.head.sequence > frozen.sequence {
+        return Err(apart);
     }
     Ok(())
 }

@@ -97,6 +97,7 @@ pub const FUZZERS: &[(&str, Fuzzer)] = &[
     ("move_asides", move_asides),
     ("move_rows", move_rows),
     ("image", image),
+    ("image_since", image),
     ("image_chunk", image_chunk),
 ];
 

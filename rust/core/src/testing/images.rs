@@ -50,6 +50,7 @@ pub fn baggage() -> Baggage {
         channel: ChannelName::new("sensors/lidar").expect("a good name"),
     };
     let mut baggage = Baggage {
+        copy: None,
         stored: StoredDaemon {
             key: None,
             ..samples::stored_daemon()
@@ -72,6 +73,24 @@ pub fn baggage() -> Baggage {
 pub fn image() -> Vec<u8> {
     let (before, behind) = baggage().around(&meta(), STATE);
     [&before[..], STATE, &behind].concat()
+}
+
+/// What came since a copy of the same daemon, which was made before its first step.
+///
+/// # Panics
+/// Never: there are steps in the samples.
+#[must_use]
+pub fn since() -> Vec<u8> {
+    let steps = samples::journalled();
+    let steps = steps.into_iter().find(|row| row.table == Table::Journal);
+    let mut baggage = Baggage {
+        copy: Some(digest::plain(b"a copy")),
+        ..baggage()
+    };
+    baggage.rows.push(steps.expect("there is one"));
+    baggage.sort();
+    let (before, behind) = baggage.around(&meta(), b"");
+    [&before[..], &behind].concat()
 }
 
 /// Of the image on its way to the target of the order.
@@ -106,7 +125,10 @@ fn read(bytes: &[u8]) {
     let Ok(Unpacked { baggage, meta, state }) = image::decode(bytes) else {
         return;
     };
-    assert_eq!(snapshot, Ok((meta.clone(), state.clone())));
+    match image::copy_of(bytes) {
+        None => assert_eq!(snapshot, Ok((meta.clone(), state.clone()))),
+        copy => assert_eq!((baggage.copy, snapshot.is_err(), state.len()), (copy, true, 0)),
+    }
     let (before, behind) = baggage.around(&meta, &bytes[state.clone()]);
     // Sections that a newer release added are skipped when a snapshot is read.
     let begin = image::snapshot_at(bytes).expect("it was read");

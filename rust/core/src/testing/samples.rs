@@ -287,6 +287,7 @@ pub fn golden() -> Vec<(&'static str, Vec<u8>)> {
     all.push(("move_asides", super::move_frames::aside_bytes()));
     all.push(("move_rows", super::move_frames::row_bytes()));
     all.push(("image", super::images::image()));
+    all.push(("image_since", super::images::since()));
     all.push(("image_chunk", super::images::chunk()));
     all
 }

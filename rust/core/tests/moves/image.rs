@@ -6,7 +6,7 @@ use meshos_core::identity::Keypair;
 use meshos_core::image::seal::{
     CHUNK_PLAIN, NotOpened, Opener, SEAL_SIZE, SealedIdentity, Sealer, Transcript, plain_len, plain_range, sealed_len,
 };
-use meshos_core::image::{Baggage, decode, read_snapshot};
+use meshos_core::image::{Baggage, copy_of, decode, read_snapshot};
 use meshos_core::move_chunks;
 use meshos_core::move_frame::MAX_SNAPSHOT_CHUNK_SIZE;
 use meshos_core::rows::{Table, Write, entity_key};
@@ -48,6 +48,33 @@ fn an_image_is_read_back_and_nothing_else_is() {
 }
 
 #[test]
+fn what_came_since_a_copy_is_read_back_and_is_no_snapshot() {
+    let since = images::since();
+    let found = decode(&since).expect("it was written");
+    let copy = digest::plain(b"a copy");
+    assert_eq!((found.baggage.copy, copy_of(&since)), (Some(copy), Some(copy)));
+    assert_eq!(copy_of(&images::image()), None);
+    assert!(found.state.is_empty() && found.meta == images::meta());
+    let tables: Vec<_> = found.baggage.rows.iter().map(|row| row.table).collect();
+    assert!(tables.contains(&Table::Journal));
+    assert_eq!(fault(read_snapshot(&since, u64::MAX)), Fault::Invalid { field: "tag" });
+    for end in 0..since.len() {
+        assert!(decode(&since[..end]).is_err(), "cut at {end}");
+    }
+    // Steps travel with nothing else, and a state does not travel with them.
+    let made = |copy, state: &'static [u8]| {
+        let baggage = Baggage {
+            copy,
+            ..found.baggage.clone()
+        };
+        std::panic::catch_unwind(move || baggage.around(&images::meta(), state))
+    };
+    assert!(made(None, b"").is_err());
+    assert!(made(Some(copy), STATE).is_err());
+    assert!(made(Some(copy), b"").is_ok());
+}
+
+#[test]
 fn an_image_with_any_bit_flipped_has_another_name_and_is_not_read_as_the_same() {
     let image = images::image();
     let name = digest::plain(&image);
@@ -66,7 +93,7 @@ fn what_no_writer_writes_is_refused_by_its_name() {
     let refused = |at: usize, bytes: &[u8]| fault(decode(&patched(&image, at, bytes)));
     let invalid = |field| Fault::Invalid { field };
     assert_eq!(refused(0, &[2]), Fault::NewerVersion { found: 2, known: 1 });
-    assert_eq!(refused(1, &[2]), invalid("tag"));
+    assert_eq!(refused(1, &[3]), invalid("tag"));
     let length = usize::from(u16::from_le_bytes([image[2], image[3]]));
     assert_eq!(refused(4 + length, &[2]), invalid("identity"));
     let rows = 4 + length + 1 + SealedIdentity::SIZE;
