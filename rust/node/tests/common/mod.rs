@@ -55,6 +55,8 @@ pub struct Switches {
     /// Bytes that states have beyond what they need.
     pub padding: AtomicUsize,
     pub fail_control: AtomicBool,
+    /// Outputs show something that states do not have.
+    pub forgets: AtomicBool,
     /// There is no other instance than the first.
     pub only_one: AtomicBool,
     pub inside: AtomicUsize,
@@ -114,6 +116,7 @@ pub struct Sum {
     pub stateful: bool,
     pub switches: Arc<Switches>,
     kind: Arc<str>,
+    calls: AtomicU64,
 }
 
 impl std::fmt::Debug for Sum {
@@ -129,6 +132,7 @@ impl Sum {
             stateful: true,
             switches: Arc::clone(switches),
             kind: Arc::from("sum"),
+            calls: AtomicU64::new(0),
         }
     }
 
@@ -272,7 +276,17 @@ impl Daemon for Sum {
                 let output = [b"out", &payload[3..]].concat();
                 Process::Done(Ok(std::iter::once(output).collect()))
             }
-            _ => Process::Done(Ok(std::iter::once(total.to_string().into_bytes()).collect())),
+            _ => {
+                let calls = self.calls.fetch_add(1, Ordering::SeqCst);
+                let forgotten = if self.switches.forgets.load(Ordering::SeqCst) {
+                    calls
+                } else {
+                    0
+                };
+                Process::Done(Ok(
+                    std::iter::once((total + forgotten).to_string().into_bytes()).collect()
+                ))
+            }
         }
     }
     fn wait(&self, (): ()) -> Outputs<Self> {

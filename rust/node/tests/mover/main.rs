@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod live;
 mod nodes;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -246,7 +247,7 @@ fn a_repeated_event_has_the_same_receipt_after_a_move() {
 
 #[test]
 fn both_stores_tell_after_a_restart_where_it_is() {
-    let folder = tempfolder();
+    let folder = tempfolder("mover");
     let open = |node: usize| -> Stores {
         let opened = RedbStore::open(&folder.join(node.to_string()), &Options::default()).expect("a folder");
         let store = opened.store;
@@ -316,8 +317,8 @@ fn both_stores_tell_after_a_restart_where_it_is() {
     std::fs::remove_dir_all(&folder).expect("it is there");
 }
 
-fn tempfolder() -> std::path::PathBuf {
-    let folder = std::env::temp_dir().join(format!("meshos-mover-{}", std::process::id()));
+fn tempfolder(name: &str) -> std::path::PathBuf {
+    let folder = std::env::temp_dir().join(format!("meshos-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a temporary folder");
     folder
 }

@@ -97,7 +97,7 @@ pub struct Node {
     pub switches: Arc<Switches>,
     pub stores: Stores,
     pub channels: Channels,
-    key: Arc<Keypair>,
+    pub key: Arc<Keypair>,
 }
 
 /// Starts nodes; the first has the directory.
@@ -300,7 +300,10 @@ pub const OPTS: FreezeOpts = FreezeOpts {
 };
 
 pub fn freeze<'n>(source: &'n Node, target: &Node, entity: EntityId) -> Frosted<'n> {
-    let order = order(source, target, entity);
+    freeze_on(source, order(source, target, entity))
+}
+
+pub fn freeze_on(source: &Node, order: MoveOrder) -> Frosted<'_> {
     let (queue, frost) = freeze_with(source, order.clone(), OPTS);
     let frost = frost.recv_timeout(PATIENCE).expect("in time").expect("it is frozen");
     Frosted {
