@@ -657,7 +657,8 @@ pub fn checkpoint<D: Daemon>(
     sign(inside, node, position.sequence, position.digest)
 }
 
-/// Signs a checkpoint where the kept outputs begin, unless something vouches for that position already.
+/// Signs a checkpoint where the kept outputs begin, unless something vouches for that position already. Those of before this
+/// node spoke for which nothing does are let go.
 ///
 /// # Errors
 /// The node's key is public only.
@@ -669,6 +670,14 @@ pub fn anchor<D: Daemon>(inside: &mut Inside<D>, node: &Keypair) -> Result<(), m
         .iter()
         .any(|certificate| certificate.from_sequence == sequence)
     {
+        return Ok(());
+    }
+    let begins = inside.host.lineage().last().map_or(0, |last| last.from_sequence);
+    if sequence < begins {
+        let vouches = |made: &Checkpoint| (made.sequence, made.digest) == (sequence, digest);
+        if !inside.checkpoints.iter().any(vouches) {
+            inside.outputs.drop_up_to(begins);
+        }
         return Ok(());
     }
     sign(inside, node, sequence, digest)

@@ -99,11 +99,25 @@ impl<D: Daemon> Outputs<D> {
             || self.bytes > bounds.outputs_bytes_max
             || self.kept.front().is_some_and(is_old)
         {
-            let Some(oldest) = self.kept.pop_front() else { break };
-            self.bytes -= D::payload_len(&oldest.event) as u64;
-            self.base_sequence = D::parts(&oldest.event).0.sequence;
-            self.base_digest = oldest.digest;
+            if !self.drop_oldest() {
+                break;
+            }
         }
+    }
+
+    /// Drops what is not after a sequence.
+    pub(crate) fn drop_up_to(&mut self, sequence: u64) {
+        while self.base_sequence < sequence && self.drop_oldest() {}
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let Some(oldest) = self.kept.pop_front() else {
+            return false;
+        };
+        self.bytes -= D::payload_len(&oldest.event) as u64;
+        self.base_sequence = D::parts(&oldest.event).0.sequence;
+        self.base_digest = oldest.digest;
+        true
     }
 }
 

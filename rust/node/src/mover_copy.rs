@@ -23,6 +23,7 @@ use meshos_core::ownership::MigrationId;
 use meshos_core::rows::Write;
 
 use crate::daemon::Daemon;
+use crate::deliver;
 use crate::hands::{Copied, Done, FreezeOpts};
 use crate::image::{self, Standby};
 use crate::leave::Entered;
@@ -80,6 +81,9 @@ impl<D: Daemon> Mover<D> {
         let (runtime, mut entered) = self.enter(order, opts, &mut || copying.is_dropped())?;
         entered.untape();
         mover_source::ready(&runtime, &mut entered, order)?;
+        // If it comes back from the copy its outputs begin here, which only this node can vouch for.
+        let signed = deliver::checkpoint(&mut entered, runtime.node());
+        signed.map_err(|error| reject(Reason::StateFailed, error.to_string()))?;
         let slot = Arc::clone(entered.slot());
         let gathered = image::gather(&mut entered, order, slot.key(), opts.transport_identity)?;
         let tape = Tape::after(order.entity, gathered.head(), entered.host.epoch());

@@ -12,6 +12,7 @@ use meshos_core::id::EntityId;
 use meshos_core::image;
 use meshos_core::move_frame::{Reason, Reject};
 use meshos_core::move_rows::{Item, MoveOrder};
+use meshos_core::rows::{Table, Write};
 use meshos_core::store::check::check;
 use meshos_node::carrier::Carrier;
 use meshos_node::clock::Deadline;
@@ -171,10 +172,301 @@ fn what_came_since_a_copy_is_taken_again_and_nothing_is_lost_under_load() {
         assert_eq!(exported(target, origin).len(), total);
         if durability == Durability::Snapshot {
             // The snapshot that is kept is not that of before what came since.
-            until(|| {
-                moved.view().stats.snapshots_taken > 0 && crate::rows(target, meshos_core::rows::Table::Snapshots) == 2
-            });
+            until(|| moved.view().stats.snapshots_taken > 0 && crate::rows(target, Table::Snapshots) == 2);
         }
         check(&*(target.stores)()).expect("everything is in order");
     }
+}
+
+#[test]
+fn an_install_is_the_copy_and_the_steps_since_and_a_restart_takes_them_again() {
+    let stores = [memory(), memory(), memory()];
+    let nodes = start(&stores);
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let slot = source.spawn(&key(1), Durability::Journal);
+    let origin = slot.origin();
+    let receipt = |number| deliver(&slot, &event(5, number, "two")).0;
+    let before: Vec<_> = (1..=20).map(receipt).collect();
+    let order = copied(source, target, slot.entity());
+    let since: Vec<_> = (21..=50).map(receipt).collect();
+    super::live::since(source, target, order);
+    let moved = target.slot(origin);
+    let after: Vec<_> = (51..=60)
+        .map(|number| deliver(&moved, &event(5, number, "two")).0)
+        .collect();
+    check(&*(target.stores)()).expect("everything is in order");
+    nodes.iter().for_each(Node::end);
+    drop((slot, moved, nodes));
+    let nodes = start(&stores);
+    let target = &nodes[2];
+    let resumed = target.runtime.resume(&key(1), Sum::new(&target.switches));
+    let (slot, report) = resumed.map_err(|error| format!("{error:?}")).expect("it owns");
+    assert_eq!((report.replayed, report.sequence, report.epoch), (40, 120, 2));
+    assert_eq!(slot.view().stats.events_processed, 60);
+    let receipts: Vec<_> = before.into_iter().chain(since).chain(after).collect();
+    for (number, receipt) in (1..).zip(receipts) {
+        assert_eq!(deliver(&slot, &event(5, number, "two")), (receipt, true), "{number}");
+    }
+    assert_eq!(
+        slot.peek(|inside| inside.daemon.total.load(Ordering::SeqCst)),
+        Some(180)
+    );
+    assert_eq!(exported(target, origin).len(), 80, "those since the copy");
+    nodes.iter().for_each(Node::end);
+}
+
+#[test]
+fn both_images_of_a_target_in_doubt_survive_a_restart_and_it_goes_live() {
+    let folder = tempfolder("live");
+    let open = |node: usize| -> Stores {
+        let opened = RedbStore::open(&folder.join(node.to_string()), &Options::default()).expect("a folder");
+        let store = opened.store;
+        Arc::new(move || Box::new(store.clone()))
+    };
+    for durability in DURABILITIES {
+        let seed = 1 + durability as u8;
+        let key = key(seed);
+        let nodes = start(&[open(0), open(1), open(2)]);
+        let (source, target) = (&nodes[1], &nodes[2]);
+        let slot = source.spawn(&key, durability);
+        let (entity, origin) = (slot.entity(), slot.origin());
+        let before: Vec<_> = (1..=10)
+            .map(|number| deliver(&slot, &event(5, number, "abc")).0)
+            .collect();
+        let order = copied(source, target, entity);
+        let since: Vec<_> = (11..=30)
+            .map(|number| deliver(&slot, &event(5, number, "abc")).0)
+            .collect();
+        let frosted = freeze_on(source, order);
+        assert_eq!(frosted.restore(target), Ok(frosted.frost.frozen));
+        let (prepared, record) = (frosted.prepared(), frosted.frost.record.clone());
+        let mid = prepared.order.mid;
+        let row = Item::Prepared(Box::new(prepared.clone())).write(&entity, &mid);
+        let gone = Write::remove(Table::Moves, row.key.clone());
+        target.keep(vec![row]);
+        check(&*(target.stores)()).expect("everything is in order");
+        let queue = frosted.hand_over();
+        drop(frosted);
+        nodes.iter().for_each(Node::end);
+        drop((slot, nodes));
+
+        let nodes = start(&[open(0), open(1), open(2)]);
+        let target = &nodes[2];
+        check(&*(target.stores)()).expect("both are there");
+        let installed = wait(|done| target.mover.install(&record, &prepared, vec![gone], done));
+        assert_eq!(installed, Ok(2), "{durability:?}");
+        wait(|done| target.mover.go_live(&entity, queue, done));
+        let moved = target.slot(origin);
+        for (number, receipt) in (1..).zip(before.into_iter().chain(since)) {
+            assert_eq!(deliver(&moved, &event(5, number, "abc")), (receipt, true), "{number}");
+        }
+        assert!(!deliver(&moved, &event(5, 31, "abc")).1);
+        assert_eq!(
+            moved.peek(|inside| inside.daemon.total.load(Ordering::SeqCst)),
+            Some(93)
+        );
+        check(&*(target.stores)()).expect("everything is in order");
+        nodes.iter().for_each(Node::end);
+        drop((moved, nodes));
+    }
+    std::fs::remove_dir_all(&folder).expect("it is there");
+}
+
+#[test]
+fn an_abort_after_the_copy_or_the_freeze_lets_it_go_on_and_forgets_the_steps() {
+    let nodes = three();
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let slot = source.spawn(&key(1), Durability::Journal);
+    let order = copied(source, target, slot.entity());
+    let name = |node: &Node| (node.stores)().stats().snapshot_bytes;
+    let with_copy = name(target);
+    assert!(with_copy > 0 && is_taped(&slot));
+    deliver(&slot, &event(5, 1, "abc"));
+    source.mover.drop_copy(&slot.entity());
+    target.mover.drop_held(&slot.entity());
+    until(|| name(target) == 0);
+    deliver(&slot, &event(5, 2, "abc"));
+    assert!(!is_taped(&slot));
+    // What is held is of no use to what is whole.
+    let frosted = freeze_on(source, order);
+    assert_eq!(frosted.frost.rounds, 1);
+    assert_eq!(frosted.thaw(), 0);
+    // A freeze that is thawed took the steps with it.
+    let order = copied(source, target, slot.entity());
+    deliver(&slot, &event(5, 3, "abc"));
+    let frosted = freeze_on(source, order.clone());
+    assert_eq!(frosted.frost.rounds, 2);
+    assert_eq!(frosted.restore(target), Ok(frosted.frost.frozen));
+    let image = frosted.frost.image.digest;
+    target.mover.discard(&slot.entity(), &image);
+    frosted.thaw();
+    until(|| name(target) == 0);
+    deliver(&slot, &event(5, 4, "abc"));
+    assert!(!is_taped(&slot));
+    let frosted = freeze_on(source, order);
+    assert_eq!(frosted.frost.rounds, 1);
+    finish(&frosted, target);
+    assert_eq!(target.slot(slot.origin()).view().stats.events_processed, 4);
+}
+
+#[test]
+fn what_does_not_lead_to_the_present_state_is_no_record() {
+    let nodes = three();
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let slot = source.spawn(&key(1), Durability::Journal);
+    let enter = || slot.enter(Deadline::after(PATIENCE), &mut never).expect("open");
+    let rounds = |mut between: Box<dyn FnMut() + '_>| {
+        let order = copied(source, target, slot.entity());
+        assert!(is_taped(&slot));
+        between();
+        let frosted = freeze_on(source, order);
+        let rounds = frosted.frost.rounds;
+        frosted.thaw();
+        target.mover.drop_held(&slot.entity());
+        until(|| slot.peek(|_| ()).is_some());
+        rounds
+    };
+    let mut number = 0;
+    let mut next = |payload: &str| {
+        number += 1;
+        event(5, number, payload)
+    };
+    let (good, bad) = (next("abc"), next("raise"));
+    assert_eq!(rounds(Box::new(|| drop(deliver(&slot, &good)))), 2);
+    let raises = || {
+        let mut entered = enter();
+        let outcome = deliver::deliver(&mut entered, &bad, Want::Receipt);
+        assert!(matches!(outcome, Err(DeliverError::Raised(_))));
+    };
+    assert_eq!(rounds(Box::new(raises)), 1);
+    let controlled = || {
+        let given = controls::give(&mut enter(), DaemonControl::BackpressureOff);
+        given.expect("it is here").expect("it takes it");
+    };
+    assert_eq!(rounds(Box::new(controlled)), 1);
+    // More than is noted.
+    let large = "x".repeat(4 << 20);
+    let too_much = || {
+        for number in 10..30 {
+            drop(deliver(&slot, &event(6, number, &large)));
+        }
+        assert!(!is_taped(&slot));
+    };
+    assert_eq!(rounds(Box::new(too_much)), 1);
+    // Another move.
+    let other = || {
+        let another = order(source, target, slot.entity());
+        copy(source, &another).expect("it goes on");
+    };
+    assert_eq!(rounds(Box::new(other)), 1);
+    assert_eq!(rounds(Box::new(|| ())), 2);
+}
+
+#[test]
+fn a_copy_waits_for_user_code_and_is_given_up_in_time_or_when_nobody_wants_it() {
+    let nodes = three();
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let slot = source.spawn(&key(1), Durability::Journal);
+    let client = Client::new(source, 71, slot.origin());
+    let gate = source.switches.gate.lock();
+    let waiting = source.switches.waiting.load(Ordering::SeqCst);
+    client.send("wait0");
+    source.switches.until_waiting(waiting + 1);
+    let order = order(source, target, slot.entity());
+    let asked = |within| {
+        let (told, heard) = mpsc::channel();
+        let done = Box::new(move |copied: Result<Copied, Reject>| drop(told.send(copied.err())));
+        source.mover.copy(&order, FreezeOpts { within, ..OPTS }, done);
+        heard
+    };
+    let reason = |heard: mpsc::Receiver<Option<Reject>>| {
+        let found = heard.recv_timeout(PATIENCE).expect("in time");
+        found.map(|reject| reject.reason)
+    };
+    assert_eq!(reason(asked(Duration::from_millis(30))), Some(Reason::StateFailed));
+    let heard = asked(PATIENCE);
+    source.mover.drop_copy(&slot.entity());
+    assert_eq!(reason(heard), Some(Reason::Busy));
+    let heard = asked(PATIENCE);
+    drop(gate);
+    assert_eq!(reason(heard), None);
+    client.settle();
+    assert!(is_taped(&slot));
+    // What cannot be restored is not held, and leaves nothing.
+    target.switches.fail_restore.store(true, Ordering::SeqCst);
+    let copied = copy(source, &order).expect("it goes on");
+    let refused = hold(target, &order, &copied).expect_err("it raises");
+    assert_eq!(
+        (refused.reason, refused.text.contains("no restore")),
+        (Reason::StateFailed, true)
+    );
+    until(|| (target.stores)().stats().snapshot_bytes == 0);
+}
+
+#[test]
+fn a_replay_that_differs_and_a_copy_that_is_not_there_are_refused() {
+    let nodes = three();
+    let (source, target) = (&nodes[1], &nodes[2]);
+    nodes
+        .iter()
+        .for_each(|node| node.switches.forgets.store(true, Ordering::SeqCst));
+    let slot = source.spawn(&key(1), Durability::Journal);
+    deliver(&slot, &event(5, 1, "abc"));
+    let order = copied(source, target, slot.entity());
+    deliver(&slot, &event(5, 2, "abc"));
+    let frosted = freeze_on(source, order);
+    assert_eq!(frosted.frost.rounds, 2);
+    let refused = frosted.restore(target).expect_err("it is another daemon");
+    assert_eq!(refused.reason, Reason::StateFailed);
+    assert!(
+        refused.text.starts_with("the replay differs: step 1"),
+        "{}",
+        refused.text
+    );
+    until(|| (target.stores)().stats().snapshot_bytes == 0);
+    let refused = frosted.restore(target).expect_err("nothing is held any more");
+    assert_eq!(refused.text, "the replay differs: the copy is not here");
+    frosted.thaw();
+    deliver(&slot, &event(5, 3, "abc"));
+    nodes::move_to(source, target, slot.entity());
+    assert_eq!(target.slot(slot.origin()).view().stats.events_processed, 3);
+}
+
+#[test]
+fn a_coroutine_is_waited_for_and_taken_again() {
+    let nodes = three();
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let slot = source.spawn(&key(1), Durability::Journal);
+    let client = Client::new(source, 71, slot.origin());
+    let answered = || {
+        until(|| !source.switches.pending.lock().is_empty());
+        let then = source.switches.pending.lock().pop().expect("one waits");
+        then(Ok(std::iter::once(b"waited".to_vec()).collect()));
+    };
+    client.send("later");
+    answered();
+    client.settle();
+    let order = copied(source, target, slot.entity());
+    client.send("later");
+    answered();
+    client.send("abc");
+    client.settle();
+    // One that runs is waited for, and travels.
+    client.send("later");
+    until(|| !source.switches.pending.lock().is_empty());
+    let (queue, frost) = nodes::freeze_with(source, order.clone(), OPTS);
+    answered();
+    let frost = frost.recv_timeout(PATIENCE).expect("in time").expect("it is frozen");
+    assert_eq!(frost.rounds, 2);
+    let frosted = Frosted {
+        source,
+        order,
+        queue,
+        frost,
+    };
+    finish(&frosted, target);
+    client.settle();
+    let moved = target.slot(slot.origin());
+    assert_eq!(moved.view().stats.events_processed, 4);
+    assert_eq!(exported(target, slot.origin()).len(), 4);
 }
