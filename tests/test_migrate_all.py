@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from meshos import CausalEvent, DaemonRuntime, Identity, InvalidArgument, Mesh, MeshDaemon, MigrationError, WaitTimeout
-from meshos.errors import DaemonNotFound
+from meshos import CausalEvent, DaemonRuntime, Identity, Mesh, MeshDaemon, MigrationError, WaitTimeout
+from meshos.errors import DaemonNotFound, InvalidArgument
 from meshos.migration import MigrationOpts, MigrationOutcome
 
 PATIENCE = timedelta(seconds=30)
@@ -112,3 +112,25 @@ def test_what_makes_no_sense_is_refused(pair: tuple[DaemonRuntime, DaemonRuntime
     with pytest.raises(InvalidArgument, match="twice"):
         home.migrate_all([1, 1], *nodes)
     assert home.migrate_all([], *nodes) == {}
+
+
+def test_events_that_had_to_wait_are_all_accounted_for(pair: tuple[DaemonRuntime, DaemonRuntime]) -> None:
+    home, away = pair
+    origin = home.spawn("slow", Identity.generate()).origin_hash
+    nodes = home.mesh().node_id, away.mesh().node_id
+    move = home.start_migration_with(origin, *nodes, MigrationOpts(freeze_max=PATIENCE))
+    while Slow.inside == 0:
+        assert move.phase() is not None
+    away.post(origin, b"one")
+    away.post(origin, b"two")
+    orchestrator = home.migration_orchestrator()
+    while orchestrator.stats().queued < 2:
+        assert Slow.inside == 1
+    during = orchestrator.stats()
+    assert (during.waiting, during.shipped, during.committed) == (2, 0, 0)
+    Slow.gate.set()
+    move.wait(PATIENCE)
+    after = orchestrator.stats()
+    assert after.queued == after.shipped + after.thawed + after.redirected + after.waiting
+    assert (after.waiting, after.committed, away.migration_orchestrator().stats().arrived) == (0, 1, 1)
+    assert away.migration_orchestrator().stats().taken_in == after.shipped == 2

@@ -14,6 +14,7 @@ from meshos._core import MigrationOrchestrator as MigrationOrchestrator
 from meshos._core import MigrationOutcome as MigrationOutcome
 from meshos._core import MigrationSnapshot as MigrationSnapshot
 from meshos._core import MigrationSourceHandler as MigrationSourceHandler
+from meshos._core import MigrationStats as MigrationStats
 from meshos._core import MigrationTargetHandler as MigrationTargetHandler
 from meshos._core import SnapshotChunk as SnapshotChunk
 from meshos._core import SnapshotReassembler as SnapshotReassembler
@@ -47,6 +48,7 @@ __all__ = [
     "MigrationSnapshotSource",
     "MigrationSourceHandler",
     "MigrationState",
+    "MigrationStats",
     "MigrationTargetHandler",
     "OrchestratorMigrationAborter",
     "OrchestratorMigrationSnapshotSource",

@@ -4507,6 +4507,78 @@ class PhasesCore:
     def close(self) -> None: ...
 
 @final
+class MigrationStats:
+    """What became of moves from here and to here."""
+
+    __match_args__: Final = ()
+    def __new__(
+        cls,
+        *,
+        committed: int,
+        aborted: int,
+        arrived: int,
+        queued: int,
+        shipped: int,
+        thawed: int,
+        redirected: int,
+        waiting: int,
+        refused: int,
+        taken_in: int,
+        sent_on: int,
+        malformed: int,
+        forged: int,
+        full: int,
+        alarms: int,
+    ) -> Self: ...
+    @property
+    def committed(self) -> int:
+        """Moves away from here that were committed."""
+    @property
+    def aborted(self) -> int:
+        """Moves away from here that were aborted."""
+    @property
+    def arrived(self) -> int:
+        """Daemons that came here."""
+    @property
+    def queued(self) -> int:
+        """Events that had to wait while a daemon stood still: the sum of the next four."""
+    @property
+    def shipped(self) -> int:
+        """Of these, those that went with the daemon."""
+    @property
+    def thawed(self) -> int:
+        """Of these, those that were given back after an abort."""
+    @property
+    def redirected(self) -> int:
+        """Of these, those whose senders were told where the daemon is."""
+    @property
+    def waiting(self) -> int:
+        """Of these, those that wait."""
+    @property
+    def refused(self) -> int:
+        """Events that there was no room for; their senders try again."""
+    @property
+    def taken_in(self) -> int:
+        """Events that came here with a daemon, and were given to it first."""
+    @property
+    def sent_on(self) -> int:
+        """Events that came here with a daemon that another node owned by then, and were sent on."""
+    @property
+    def malformed(self) -> int:
+        """Messages that cannot be read."""
+    @property
+    def forged(self) -> int:
+        """Messages with signatures that do not fit."""
+    @property
+    def full(self) -> int:
+        """Messages that there was no room for."""
+    @property
+    def alarms(self) -> int:
+        """Moves that somebody has to look at: long in doubt, or committed by a source of which this node knows nothing."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
 class MigrationOrchestrator:
     """Drives the moves ordered on this node."""
 
@@ -4514,6 +4586,8 @@ class MigrationOrchestrator:
         """Return the moves under way, the oldest first."""
     def phase(self, origin_hash: _OriginHash) -> MigrationPhase | None:
         """Return the phase of the move of a daemon; `None` when there is none, or it is over."""
+    def stats(self) -> MigrationStats:
+        """Return what became of moves from this node and to it."""
     def abort(self, origin_hash: _OriginHash, *, reason: str) -> bool:
         """Ask for an abort; whether there is such a move. The source decides, and `reason` is in the `MigrationError`."""
 

@@ -92,6 +92,8 @@ pub struct MoveStats {
     pub refused: u64,
     /// Events that were shipped to here, and taken in.
     pub taken_in: u64,
+    /// Events that were shipped to here, and sent on, since another node owned by then.
+    pub sent_on: u64,
     /// Frames that cannot be read.
     pub malformed: u64,
     /// Frames with signatures that do not fit.

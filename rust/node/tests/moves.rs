@@ -763,8 +763,8 @@ fn two_orders_from_two_nodes_move_it_once() {
         one.moves.permit([three.id()].into());
         let (here, there) = (one.describe(one, &entity), three.describe(one, &entity));
         let both = [
-            one.moves.begin(here, two.id(), quick()).expect("it begins"),
-            three.moves.begin(there, three.id(), quick()).expect("it begins"),
+            one.moves.begin(here, two.id(), patient()).expect("it begins"),
+            three.moves.begin(there, three.id(), patient()).expect("it begins"),
         ];
         let ends: Vec<_> = both.iter().map(|ordered| end(ordered)).collect();
         let moved: Vec<_> = ends.iter().filter_map(|end| end.as_ref().ok()).collect();

@@ -9,7 +9,9 @@ use meshos_core::move_frame::{Reason, Reject, Stage};
 use meshos_node::clock::Deadline;
 use meshos_node::lane::{Job, Lanes};
 use meshos_node::mover::Factories;
-use meshos_node::moves::{BeginError, Cause, DescribeError, FailedKind, Move, MoveFailed, MoveOpts, Moves, Unended};
+use meshos_node::moves::{
+    BeginError, Cause, DescribeError, FailedKind, Move, MoveFailed, MoveOpts, MoveStats, Moves, Unended,
+};
 use meshos_node::sync::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
@@ -23,6 +25,7 @@ use crate::guard::{self, Born, entry, may_wait};
 use crate::migration::{MigrationPhase, Mode, MoveOptions, PyMigrationOpts, PyMigrationOutcome, PyMigrationSnapshot};
 use crate::record::field::{Field, read};
 use crate::record::moment::Moment;
+use crate::record::record;
 use crate::record::word::word;
 use crate::runtime::PyRuntime;
 
@@ -177,6 +180,64 @@ impl Factories<PyDaemon> for Makers {
     fn make(&self, kind: &str) -> Result<PyDaemon, Reject> {
         let made = Python::try_attach(|py| self.made(py, kind));
         made.unwrap_or_else(|| Err(Reason::ComputeNotSupported.into()))
+    }
+}
+
+record! {
+    /// What became of moves from here and to here.
+    pub struct PyMigrationStats in "meshos.migration" as "MigrationStats", by keyword {
+        /// Moves away from here that were committed.
+        committed: u64,
+        /// Moves away from here that were aborted.
+        aborted: u64,
+        /// Daemons that came here.
+        arrived: u64,
+        /// Events that had to wait while a daemon stood still: the sum of the next four.
+        queued: u64,
+        /// Of these, those that went with the daemon.
+        shipped: u64,
+        /// Of these, those that were given back after an abort.
+        thawed: u64,
+        /// Of these, those whose senders were told where the daemon is.
+        redirected: u64,
+        /// Of these, those that wait.
+        waiting: u64,
+        /// Events that there was no room for; their senders try again.
+        refused: u64,
+        /// Events that came here with a daemon, and were given to it first.
+        taken_in: u64,
+        /// Events that came here with a daemon that another node owned by then, and were sent on.
+        sent_on: u64,
+        /// Messages that cannot be read.
+        malformed: u64,
+        /// Messages with signatures that do not fit.
+        forged: u64,
+        /// Messages that there was no room for.
+        full: u64,
+        /// Moves that somebody has to look at: long in doubt, or committed by a source of which this node knows nothing.
+        alarms: u64,
+    }
+}
+
+impl From<MoveStats> for PyMigrationStats {
+    fn from(stats: MoveStats) -> Self {
+        Self {
+            committed: stats.committed,
+            aborted: stats.aborted,
+            arrived: stats.arrived,
+            queued: stats.queued,
+            shipped: stats.shipped,
+            thawed: stats.thawed,
+            redirected: stats.redirected,
+            waiting: stats.waiting,
+            refused: stats.refused,
+            taken_in: stats.taken_in,
+            sent_on: stats.sent_on,
+            malformed: stats.malformed,
+            forged: stats.forged,
+            full: stats.full,
+            alarms: stats.alarms,
+        }
     }
 }
 
@@ -615,6 +676,15 @@ impl PyOrchestrator {
         })
     }
 
+    /// What became of moves from here and to here.
+    fn stats(&self, py: Python<'_>) -> PyResult<PyMigrationStats> {
+        entry("MigrationOrchestrator.stats", || {
+            self.born.check("MigrationOrchestrator")?;
+            let stats = py.detach(|| self.moves.as_ref().map(|moves| moves.stats()));
+            Ok(stats.unwrap_or_default().into())
+        })
+    }
+
     /// Ask for an abort.
     #[pyo3(signature = (origin_hash, *, reason))]
     fn abort(&self, origin_hash: &Bound<'_, PyAny>, reason: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -774,5 +844,6 @@ enum Unordered {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyMove>()?;
     module.add_class::<PyPhases>()?;
+    module.add_class::<PyMigrationStats>()?;
     module.add_class::<PyOrchestrator>()
 }

@@ -261,7 +261,8 @@ impl Entry {
         stats.queued += source.queued;
         stats.shipped += source.shipped;
         stats.thawed += source.thawed;
-        stats.redirected += source.redirected + target.redirected;
+        stats.redirected += source.redirected;
+        stats.sent_on += target.redirected;
         stats.waiting += self.source.waits() as u64;
         stats.refused += source.refused;
         stats.taken_in += target.taken_in;
