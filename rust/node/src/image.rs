@@ -173,7 +173,8 @@ pub fn take<D: Daemon>(
     key: &SharedKey,
     transport_identity: bool,
 ) -> Result<(Image, Frozen, Duration), Reject> {
-    Ok(gather(entered, order, key, transport_identity)?.image())
+    let gathered = gather(entered, order, key, transport_identity)?;
+    Ok(D::apart(|| gathered.image()))
 }
 
 /// As [`take`], but the image is put together later: the daemon may go on at once.
@@ -230,7 +231,7 @@ pub fn since<D: Daemon>(
         state,
         took: Duration::ZERO,
     };
-    let (image, frozen, _) = gathered.image();
+    let (image, frozen, _) = D::apart(|| gathered.image());
     Ok((image, frozen))
 }
 
@@ -420,8 +421,8 @@ pub fn restore<D: Daemon>(
     node: &Keypair,
     make: impl FnOnce(&str) -> Result<D, Reject>,
 ) -> Result<Standby<D>, Reject> {
-    let digest = digest::plain(&bytes);
-    let Unpacked { baggage, meta, state } = image::decode(&bytes).map_err(failed)?;
+    let (digest, unpacked) = D::apart(|| (digest::plain(&bytes), image::decode(&bytes)));
+    let Unpacked { baggage, meta, state } = unpacked.map_err(failed)?;
     is_of(order, &meta)?;
     let Baggage {
         copy,
@@ -513,8 +514,8 @@ pub fn catch_up<D: Daemon>(
     order: &MoveOrder,
     node: &Keypair,
 ) -> Result<Standby<D>, Reject> {
-    let digest = digest::plain(bytes);
-    let Unpacked { baggage, meta, .. } = image::decode(bytes).map_err(failed)?;
+    let (digest, unpacked) = D::apart(|| (digest::plain(bytes), image::decode(bytes)));
+    let Unpacked { baggage, meta, .. } = unpacked.map_err(failed)?;
     is_of(order, &meta)?;
     let Baggage {
         copy,

@@ -89,7 +89,7 @@ impl<D: Daemon> Mover<D> {
         let tape = Tape::after(order.entity, gathered.head(), entered.host.epoch());
         entered.tape = Some(Arc::clone(&tape));
         drop(entered);
-        let (image, frozen, snapshot_took) = gathered.image();
+        let (image, frozen, snapshot_took) = D::apart(|| gathered.image());
         // Nobody else sets it.
         let _ = copying.made.set((image.digest, tape));
         if copying.is_dropped() || self.is_closed() {
@@ -138,7 +138,7 @@ impl<D: Daemon> Mover<D> {
         let order = order.clone();
         self.later(move |mover| {
             mover.drop_copies(before);
-            done(D::batch(|| mover.hold_now(&order, bytes, &held)));
+            done(mover.hold_now(&order, bytes, &held));
         });
     }
 
@@ -148,19 +148,20 @@ impl<D: Daemon> Mover<D> {
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
         let restored = self.restored(&runtime, order, bytes).map(Box::new);
         let mut all = self.held.lock();
-        let is_wanted = all.get(&order.entity).is_some_and(|known| Arc::ptr_eq(known, held)) && !self.is_closed();
+        let is_newest = all.get(&order.entity).is_some_and(|known| Arc::ptr_eq(known, held));
+        let is_wanted = is_newest && !self.is_closed();
         match restored {
             Ok(standby) if is_wanted => {
                 *held.lock() = Some(standby);
                 return Ok(());
             }
             restored => {
-                if is_wanted {
+                if is_newest {
                     all.remove(&order.entity);
                 }
                 drop(all);
                 self.free(&runtime, &order.entity, &[name]);
-                restored.map(drop)?;
+                restored.map(|standby| D::batch(|| drop(standby)))?;
             }
         }
         Err(reject(Reason::Busy, "it is not wanted any more"))

@@ -470,3 +470,155 @@ fn a_coroutine_is_waited_for_and_taken_again() {
     assert_eq!(moved.view().stats.events_processed, 4);
     assert_eq!(exported(target, slot.origin()).len(), 4);
 }
+
+/// Nodes whose machines of moves do everything.
+struct Moving {
+    moves: Vec<Arc<Moves>>,
+    nodes: Vec<Node>,
+}
+
+fn moving() -> Moving {
+    let nodes = three();
+    let join = |node: &Node| {
+        let carrier = Carrier::mesh(node.mesh.clone());
+        let (key, stores) = (Arc::clone(&node.key), Arc::clone(&node.stores));
+        let moves = Moves::join(carrier, key, stores, Arc::clone(&node.ownership)).expect("its rows are read");
+        let hands: Arc<dyn Hands> = node.mover.clone();
+        moves.serve(Arc::downgrade(&hands));
+        moves
+    };
+    let moves = nodes.iter().map(join).collect();
+    Moving { moves, nodes }
+}
+
+impl Moving {
+    fn live(&self, entity: EntityId, source: usize, target: usize) -> MoveEnd {
+        let within = || Deadline::after(PATIENCE);
+        let moves = &self.moves[source];
+        let found = moves.describe(self.nodes[source].id(), entity.origin(), within(), || false);
+        let opts = MoveOpts {
+            live: true,
+            freeze_max: PATIENCE,
+            ..MoveOpts::default()
+        };
+        let begun = moves.begin(found.expect("it answers"), self.nodes[target].id(), opts);
+        begun.expect("it begins").wait(within(), || false).expect("it ends")
+    }
+}
+
+#[test]
+fn the_machines_move_it_live_there_and_back() {
+    for durability in DURABILITIES {
+        let moving = moving();
+        let nodes = &moving.nodes;
+        let slot = nodes[1].spawn(&key(1), durability);
+        let (entity, origin) = (slot.entity(), slot.origin());
+        let client = Client::new(&nodes[0], 70, origin);
+        let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+        let count = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    client.send_some(8);
+                    sent.fetch_add(8, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for leg in 0..4 {
+                    let (from, to) = [(1, 2), (2, 1)][leg % 2];
+                    let after = sent.load(Ordering::SeqCst) + 40;
+                    until(|| sent.load(Ordering::SeqCst) > after);
+                    let outcome = moving.live(entity, from, to);
+                    let outcome = outcome.unwrap_or_else(|failed| panic!("{durability:?}, leg {leg}: {failed:?}"));
+                    assert_eq!((outcome.epoch, outcome.live, outcome.rounds), (leg as u64 + 2, true, 2));
+                }
+            }));
+            stop.store(true, Ordering::SeqCst);
+            thread.join().expect("no panic");
+            if let Err(panic) = ended {
+                std::panic::resume_unwind(panic);
+            }
+            client.settle()
+        });
+        let moved = nodes[1].slot(origin);
+        assert_eq!(moved.view().stats.events_processed, count as u64, "{durability:?}");
+        assert_eq!(
+            moved.peek(|inside| inside.daemon.total.load(Ordering::SeqCst)),
+            Some(3 * count as u64)
+        );
+        assert_eq!(exported(&nodes[1], origin).len(), count);
+        nodes.iter().for_each(|node| {
+            check(&*(node.stores)()).expect("everything is in order");
+        });
+    }
+}
+
+#[test]
+fn a_daemon_that_forgets_is_moved_by_stopping_it() {
+    let moving = moving();
+    let nodes = &moving.nodes;
+    nodes
+        .iter()
+        .for_each(|node| node.switches.forgets.store(true, Ordering::SeqCst));
+    let slot = nodes[1].spawn(&key(1), Durability::None);
+    let (entity, origin) = (slot.entity(), slot.origin());
+    let client = Client::new(&nodes[0], 70, origin);
+    client.send_some(10);
+    client.settle();
+    // It takes more while the copy is being restored.
+    let gate = nodes[2].switches.restore_gate.lock();
+    std::thread::scope(|scope| {
+        let moved = scope.spawn(|| moving.live(entity, 1, 2));
+        nodes[2].switches.until_waiting(1);
+        client.send_some(10);
+        assert_eq!(client.settle(), 10);
+        drop(gate);
+        let outcome = moved.join().expect("no panic").expect("it moves");
+        assert_eq!((outcome.epoch, outcome.live, outcome.rounds), (2, false, 1));
+    });
+    client.send_some(10);
+    client.settle();
+    let count = 30;
+    assert_eq!(nodes[2].slot(origin).view().stats.events_processed, count as u64);
+    assert_eq!(exported(&nodes[2], origin).len(), count);
+}
+
+#[test]
+fn how_long_it_stands_still_does_not_grow_with_the_state() {
+    let nodes = three();
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let took = |padding: usize, is_live: bool, seed: u8| {
+        nodes
+            .iter()
+            .for_each(|node| node.switches.padding.store(padding, Ordering::SeqCst));
+        let slot = source.spawn(&key(seed), Durability::Journal);
+        let order = if is_live {
+            copied(source, target, slot.entity())
+        } else {
+            order(source, target, slot.entity())
+        };
+        for number in 1..=20 {
+            deliver(&slot, &event(5, number, "abc"));
+        }
+        let began = Instant::now();
+        let frosted = freeze_on(source, order);
+        assert_eq!(frosted.restore(target), Ok(frosted.frost.frozen));
+        let queue = frosted.hand_over();
+        assert_eq!(frosted.install(target), Ok(2));
+        frosted.go_live(target, queue);
+        let took = began.elapsed();
+        assert!(frosted.retire());
+        took
+    };
+    let best = |padding, is_live, seed| {
+        let tries = (seed..seed + 3).map(|seed| took(padding, is_live, seed));
+        tries.min().expect("some")
+    };
+    let (small, large) = (best(0, true, 10), best(16 << 20, true, 20));
+    let stopped = best(16 << 20, false, 30);
+    println!("nothing: {small:?}; 16 MiB: {large:?}, stopped: {stopped:?}");
+    assert!(
+        large < small * 3 || large * 4 < stopped,
+        "{small:?}, {large:?}, {stopped:?}"
+    );
+}
