@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use meshos_core::config::{DaemonHostConfig, Durability};
+use meshos_core::config::{DaemonHostConfig, Durability, OnError};
 use meshos_core::control::DaemonControl;
 use meshos_core::cursors::Receipt;
 use meshos_core::id::EntityId;
-use meshos_core::image;
 use meshos_core::move_frame::{Reason, Reject};
 use meshos_core::move_rows::{Item, MoveOrder};
 use meshos_core::rows::{Table, Write};
@@ -21,11 +20,12 @@ use meshos_node::daemon::DeliverError;
 use meshos_node::deliver::{self, Want};
 use meshos_node::hands::{Copied, FreezeOpts, Hands};
 use meshos_node::journal::Stores;
-use meshos_node::mover::Mover;
 use meshos_node::moves::{MoveEnd, MoveOpts, Moves};
 use meshos_node::redb_store::{Options, RedbStore};
+use meshos_node::router::{Number, Sent};
 use meshos_node::slot::Slot;
 
+use crate::common::net::{Tray, forward};
 use crate::common::{Event, Sum, key, never, until};
 use crate::nodes::{
     self, Client, Frosted, Node, OPTS, PATIENCE, event, freeze_on, memory, order, seen_of, start, three, wait,
@@ -332,7 +332,7 @@ fn what_does_not_lead_to_the_present_state_is_no_record() {
         event(5, number, payload)
     };
     let (good, bad) = (next("abc"), next("raise"));
-    assert_eq!(rounds(Box::new(|| drop(deliver(&slot, &good)))), 2);
+    assert_eq!(rounds(Box::new(|| assert!(!deliver(&slot, &good).1))), 2);
     let raises = || {
         let mut entered = enter();
         let outcome = deliver::deliver(&mut entered, &bad, Want::Receipt);
@@ -348,7 +348,7 @@ fn what_does_not_lead_to_the_present_state_is_no_record() {
     let large = "x".repeat(4 << 20);
     let too_much = || {
         for number in 10..30 {
-            drop(deliver(&slot, &event(6, number, &large)));
+            assert!(!deliver(&slot, &event(6, number, &large)).1);
         }
         assert!(!is_taped(&slot));
     };
@@ -616,9 +616,66 @@ fn how_long_it_stands_still_does_not_grow_with_the_state() {
     };
     let (small, large) = (best(0, true, 10), best(16 << 20, true, 20));
     let stopped = best(16 << 20, false, 30);
-    println!("nothing: {small:?}; 16 MiB: {large:?}, stopped: {stopped:?}");
     assert!(
         large < small * 3 || large * 4 < stopped,
         "{small:?}, {large:?}, {stopped:?}"
     );
+}
+
+#[test]
+fn letters_and_outputs_that_are_due_are_as_of_the_freeze() {
+    for durability in DURABILITIES {
+        let nodes = three();
+        let (source, target) = (&nodes[1], &nodes[2]);
+        let config = DaemonHostConfig {
+            durability,
+            on_error: OnError::Restore,
+            attempts_max: 2,
+            ..DaemonHostConfig::default()
+        };
+        let spawned = source.runtime.spawn(&key(1), config, Sum::new(&source.switches));
+        let slot = spawned.map_err(|error| format!("{error:?}")).expect("free");
+        let receiver = nodes[0].spawn(&key(2), Durability::Journal);
+        let (client, tray) = (Client::new(source, 71, slot.origin()), Arc::new(Tray::default()));
+        let mut sent = 0;
+        let mut send = |payload: &[u8]| {
+            let router = source.runtime.router();
+            router.send(
+                slot.origin(),
+                &Number::Next(&client.sender),
+                payload,
+                Some(tray.ticket(sent)),
+            );
+            sent += 1;
+            tray.wait(sent)[sent - 1].clone()
+        };
+        let mut forwarded = |numbers: std::ops::Range<usize>| {
+            for number in numbers {
+                let taken = send(&forward(receiver.origin(), format!("r{number}").as_bytes()));
+                assert!(matches!(taken, Sent::Taken { .. }), "{taken:?}");
+            }
+            assert!(matches!(send(b"raise"), Sent::PassedOver));
+        };
+        forwarded(0..3);
+        let order = copied(source, target, slot.entity());
+        forwarded(3..20);
+        let before = slot.view().stats;
+        assert_eq!(before.dead_letters, 2);
+        since(source, target, order);
+        forwarded(20..30);
+        let moved = target.slot(slot.origin());
+        assert_eq!(moved.view().stats.dead_letters, 3, "{durability:?}");
+        assert_eq!(moved.view().stats.errors, before.errors + 2, "{durability:?}");
+        let letters = || moved.peek(|inside| inside.letters.as_ref().map(|letters| letters.iter().count()));
+        until(|| letters().flatten() == Some(3));
+        let arrived = || {
+            let seen = nodes[0].switches.seen.lock().clone().into_iter();
+            let of_it = seen.filter(|payload| payload.starts_with(b"out"));
+            of_it.map(|payload| payload[11..].to_vec()).collect::<Vec<_>>()
+        };
+        until(|| arrived().len() >= 30);
+        let expected: Vec<_> = (0..30).map(|number| format!("r{number}").into_bytes()).collect();
+        assert_eq!(arrived(), expected, "{durability:?}");
+        check(&*(target.stores)()).expect("everything is in order");
+    }
 }
