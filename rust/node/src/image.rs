@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use meshos_core::checkpoint::Checkpoint;
 use meshos_core::codec::DecodeError;
-use meshos_core::config::{DaemonHostConfig, Durability};
+use meshos_core::config::{DaemonHostConfig, Durability, OnDivergence};
 use meshos_core::dead_letter::{DeadLetter, cut};
 use meshos_core::digest::{self, Digest};
 use meshos_core::due::Due;
@@ -561,6 +561,12 @@ impl<D: Daemon> Standby<D> {
     #[must_use]
     pub fn keeps_steps(&self) -> bool {
         self.stored.config.durability == Durability::Journal
+    }
+
+    /// Whether each step of it is kept together with a snapshot.
+    #[must_use]
+    pub fn keeps_every(&self) -> bool {
+        self.keeps_steps() && self.stored.config.on_divergence == OnDivergence::SnapshotEveryEvent
     }
 
     /// Whether anything of it is kept: then the image is its first snapshot once it is installed.

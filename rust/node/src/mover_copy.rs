@@ -81,6 +81,10 @@ impl<D: Daemon> Mover<D> {
         let (runtime, mut entered) = self.enter(order, opts, &mut || copying.is_dropped())?;
         entered.untape();
         mover_source::ready(&runtime, &mut entered, order)?;
+        if deliver::keeps_every(&entered) {
+            // It may do something else each time that it comes back, and never would from steps.
+            return Err(reject(Reason::StateFailed, "each event is kept with its state"));
+        }
         // If it comes back from the copy its outputs begin here, which only this node can vouch for.
         let signed = deliver::checkpoint(&mut entered, runtime.node());
         signed.map_err(|error| reject(Reason::StateFailed, error.to_string()))?;
@@ -146,7 +150,13 @@ impl<D: Daemon> Mover<D> {
         let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
         let kept = runtime.stores()().keep(&[&bytes]);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
-        let restored = self.restored(&runtime, order, bytes).map(Box::new);
+        let restored = self.restored(&runtime, order, bytes).and_then(|standby| {
+            if standby.keeps_every() {
+                D::batch(|| drop(standby));
+                return Err(reject(Reason::StateFailed, "each event is to be kept with its state"));
+            }
+            Ok(Box::new(standby))
+        });
         let mut all = self.held.lock();
         let is_newest = all.get(&order.entity).is_some_and(|known| Arc::ptr_eq(known, held));
         let is_wanted = is_newest && !self.is_closed();

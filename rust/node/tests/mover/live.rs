@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use meshos_core::config::{DaemonHostConfig, Durability, OnError};
+use meshos_core::channel_policy::ChannelPolicy;
+use meshos_core::config::{DaemonHostConfig, Durability, OnDivergence, OnError};
 use meshos_core::control::DaemonControl;
 use meshos_core::cursors::Receipt;
 use meshos_core::id::EntityId;
 use meshos_core::move_frame::{Reason, Reject};
 use meshos_core::move_rows::{Item, MoveOrder};
+use meshos_core::name::ChannelName;
 use meshos_core::rows::{Table, Write};
 use meshos_core::store::check::check;
 use meshos_node::carrier::Carrier;
@@ -30,7 +32,7 @@ use crate::common::{Event, Sum, key, never, until};
 use crate::nodes::{
     self, Client, Frosted, Node, OPTS, PATIENCE, event, freeze_on, memory, order, seen_of, start, three, wait,
 };
-use crate::{exported, tempfolder};
+use crate::{exported, subscribe, tempfolder};
 
 const DURABILITIES: [Durability; 3] = [Durability::Journal, Durability::Snapshot, Durability::None];
 
@@ -433,6 +435,67 @@ fn a_replay_that_differs_and_a_copy_that_is_not_there_are_refused() {
 }
 
 #[test]
+fn a_daemon_that_is_kept_with_its_state_at_each_event_is_not_copied() {
+    let nodes = three();
+    let config = DaemonHostConfig {
+        durability: Durability::Journal,
+        on_divergence: OnDivergence::SnapshotEveryEvent,
+        ..DaemonHostConfig::default()
+    };
+    let spawned = nodes[1].runtime.spawn(&key(1), config, Sum::new(&nodes[1].switches));
+    let slot = spawned.map_err(|error| format!("{error:?}")).expect("free");
+    let order = order(&nodes[1], &nodes[2], slot.entity());
+    let refused = copy(&nodes[1], &order).err().map(|reject| reject.reason);
+    assert_eq!((refused, is_taped(&slot)), (Some(Reason::StateFailed), false));
+    let frosted = freeze_on(&nodes[1], order);
+    finish(&frosted, &nodes[2]);
+}
+
+#[test]
+fn a_copied_daemon_goes_on_reading_its_channels_where_it_had_read() {
+    let nodes = three();
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let slot = source.spawn(&key(1), Durability::Journal);
+    let publisher = &nodes[0].channels;
+    let names = ["a/b", "c"].map(|name| ChannelName::new(name).expect("a name"));
+    let mut published = 0;
+    let publish = |name: &ChannelName, numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            let payload = Arc::from(format!("p{number}").into_bytes());
+            publisher.publish(name, None, payload).expect("there is room");
+        }
+    };
+    names.iter().for_each(|name| {
+        publisher.open(name, &ChannelPolicy::default()).expect("it is opened");
+    });
+    subscribe(source, &slot, &nodes[0], &names[0]);
+    publish(&names[0], published..published + 20);
+    published += 20;
+    until(|| seen_of(&[source], "p").len() == 20);
+    let order = copied(source, target, slot.entity());
+    publish(&names[0], published..published + 20);
+    published += 20;
+    until(|| seen_of(&[source], "p").len() == 40);
+    // A channel that was not read when the copy was made.
+    subscribe(source, &slot, &nodes[0], &names[1]);
+    publish(&names[1], published..published + 20);
+    published += 20;
+    until(|| seen_of(&[source], "p").len() == 60);
+    since(source, target, order);
+    for name in &names {
+        publish(name, published..published + 20);
+        published += 20;
+        until(|| seen_of(&[target], "p").len() == published - 20);
+    }
+    in_order(source, target, "p", published);
+    assert_eq!(
+        target.slot(slot.origin()).view().stats.events_processed,
+        published as u64
+    );
+    check(&*(target.stores)()).expect("everything is in order");
+}
+
+#[test]
 fn a_coroutine_is_waited_for_and_taken_again() {
     let nodes = three();
     let (source, target) = (&nodes[1], &nodes[2]);
@@ -647,7 +710,7 @@ fn letters_and_outputs_that_are_due_are_as_of_the_freeze() {
                 Some(tray.ticket(sent)),
             );
             sent += 1;
-            tray.wait(sent)[sent - 1].clone()
+            tray.wait(sent)[sent - 1]
         };
         let mut forwarded = |numbers: std::ops::Range<usize>| {
             for number in numbers {

@@ -33,6 +33,7 @@ use meshos_node::mover::Accept;
 use meshos_node::redb_store::{Options, RedbStore};
 use meshos_node::router::{Number, Sent};
 use meshos_node::runtime::{ReachError, SpawnError};
+use meshos_node::slot::Slot;
 use nodes::{
     Client, Node, OPTS, PATIENCE, event, freeze, freeze_with, is_gone, memory, move_to, order, seen_of, start, three,
 };
@@ -541,6 +542,25 @@ fn what_it_emitted_for_others_arrives_once_wherever_it_is() {
     }
 }
 
+/// Has a daemon read a channel.
+fn subscribe(node: &Node, slot: &Arc<Slot<Sum>>, publisher: &Node, name: &ChannelName) {
+    let binding = SubscriptionBinding {
+        publisher: publisher.mesh.node_id(),
+        channel: name.clone(),
+        token: None,
+        group: None,
+    };
+    let desk = node.runtime.desk().expect("it has channels");
+    let subscribed = desk.subscribe(slot, publisher.id(), &binding, Deadline::after(PATIENCE), &mut never);
+    assert!(subscribed.is_ok());
+    let mut entered = slot.enter(Deadline::never(), &mut never).expect("open");
+    let bindings = entered.host.bindings_mut();
+    bindings.record(binding.publisher, name.clone(), None).expect("it fits");
+    entered.keep_ledger();
+    slot.publish(entered.host.bindings());
+    deliver::submit(&mut entered);
+}
+
 #[test]
 fn it_goes_on_reading_its_channels_where_it_had_read() {
     let nodes = three();
@@ -548,23 +568,7 @@ fn it_goes_on_reading_its_channels_where_it_had_read() {
     let name = ChannelName::new("a/b").expect("a name");
     let publisher = &nodes[0].channels;
     publisher.open(&name, &ChannelPolicy::default()).expect("it is opened");
-    let binding = SubscriptionBinding {
-        publisher: nodes[0].mesh.node_id(),
-        channel: name.clone(),
-        token: None,
-        group: None,
-    };
-    let desk = nodes[1].runtime.desk().expect("it has channels");
-    let subscribed = desk.subscribe(&slot, nodes[0].id(), &binding, Deadline::after(PATIENCE), &mut never);
-    assert!(subscribed.is_ok());
-    {
-        let mut entered = slot.enter(Deadline::never(), &mut never).expect("open");
-        let bindings = entered.host.bindings_mut();
-        bindings.record(binding.publisher, name.clone(), None).expect("it fits");
-        entered.keep_ledger();
-        slot.publish(entered.host.bindings());
-        deliver::submit(&mut entered);
-    }
+    subscribe(&nodes[1], &slot, &nodes[0], &name);
     let (stop, published) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
