@@ -49,6 +49,21 @@ pub struct Lossy {
     pub is_cut: Arc<AtomicBool>,
 }
 
+impl Lossy {
+    pub fn new(engine: LocalEngine, weather: Weather, byte: u8) -> Self {
+        Self {
+            engine,
+            weather: Weather {
+                seed: mix::pair(weather.seed, u64::from(byte)),
+                ..weather
+            },
+            count: AtomicU64::new(0),
+            late: Mutex::default(),
+            is_cut: Arc::default(),
+        }
+    }
+}
+
 impl Engine for Lossy {
     fn node(&self) -> EntityId {
         self.engine.node()
@@ -136,17 +151,8 @@ impl Net {
 
     pub fn join(&self, byte: u8, stores: Stores) -> Netted {
         let key = node_key(byte);
-        let is_cut = Arc::new(AtomicBool::new(false));
-        let engine = Lossy {
-            engine: self.network.join(key.entity_id()),
-            weather: Weather {
-                seed: mix::pair(self.weather.seed, u64::from(byte)),
-                ..self.weather
-            },
-            count: AtomicU64::new(0),
-            late: Mutex::default(),
-            is_cut: Arc::clone(&is_cut),
-        };
+        let engine = Lossy::new(self.network.join(key.entity_id()), self.weather, byte);
+        let is_cut = Arc::clone(&engine.is_cut);
         let config = MeshConfig {
             presence: PresenceConfig {
                 interval: Duration::from_millis(40),

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod live;
+mod lossy;
 mod nodes;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -37,7 +37,7 @@ use meshos_node::runtime::Runtime;
 use meshos_node::slot::{SharedKey, Slot};
 use meshos_node::sync::Mutex;
 
-use crate::common::net::Tray;
+use crate::common::net::{Lossy, Tray, Weather};
 use crate::common::{Event, Sum, Switches, config, lanes, never, until};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -98,10 +98,16 @@ pub struct Node {
     pub stores: Stores,
     pub channels: Channels,
     pub key: Arc<Keypair>,
+    pub carrier: Carrier,
 }
 
 /// Starts nodes; the first has the directory.
 pub fn start(stores: &[Stores]) -> Vec<Node> {
+    start_in(stores, Weather::default())
+}
+
+/// The same, on a network that may be bad.
+pub fn start_in(stores: &[Stores], weather: Weather) -> Vec<Node> {
     let key = |node: usize| {
         let byte = 100 + u8::try_from(node).expect("few");
         Arc::new(Keypair::from_seed(&[byte; 32]))
@@ -120,7 +126,8 @@ pub fn start(stores: &[Stores]) -> Vec<Node> {
     };
     let node = |(index, stores): (usize, &Stores)| {
         let key = key(index);
-        let engine = Arc::new(network.join(key.entity_id()));
+        let byte = u8::try_from(index).expect("few");
+        let engine = Arc::new(Lossy::new(network.join(key.entity_id()), weather, byte));
         let mesh = Mesh::join(Arc::clone(&key), id, members.clone(), engine, &config).expect("it joins");
         let carrier = Carrier::mesh(mesh.clone());
         let joined = Ownership::join(
@@ -133,7 +140,7 @@ pub fn start(stores: &[Stores]) -> Vec<Node> {
         let ownership = joined.expect("its rows are read");
         let runtime = Runtime::with_carrier(Arc::clone(&key), lanes(), Arc::clone(stores), carrier.clone());
         let runtime = Arc::new(runtime.owned_by(Arc::clone(&ownership)));
-        let channels = Channels::new(carrier, Arc::clone(&key), Default::default());
+        let channels = Channels::new(carrier.clone(), Arc::clone(&key), Default::default());
         runtime.with_channels(&channels);
         runtime.start().expect("fresh");
         let switches: Arc<Switches> = Arc::default();
@@ -153,6 +160,7 @@ pub fn start(stores: &[Stores]) -> Vec<Node> {
             stores: Arc::clone(stores),
             channels,
             key,
+            carrier,
         }
     };
     let nodes: Vec<_> = stores.iter().enumerate().map(node).collect();
