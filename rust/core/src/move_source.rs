@@ -301,6 +301,8 @@ struct Closing {
     to: EntityId,
     /// Whether it is a target that is told.
     target: bool,
+    /// When it is written again: the write failed, and may be durable after all.
+    try_at: Option<Duration>,
 }
 
 /// The source of one entity on one node.
@@ -412,10 +414,8 @@ impl MoveSource {
     /// When [`Signal::Timer`] is due.
     #[must_use]
     pub fn wake_at(&self) -> Option<Duration> {
-        match (self.deadline, self.try_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let closing = self.closing.values().filter_map(|closing| closing.try_at);
+        [self.deadline, self.try_at].into_iter().flatten().chain(closing).min()
     }
 
     /// Decides one step. `now` is the time of a clock that never goes back.
@@ -656,15 +656,37 @@ impl MoveSource {
                     until,
                     to: from,
                     target,
+                    try_at: None,
                 };
-                self.ticket += 1;
-                self.closing.insert(self.ticket, closing);
-                actions.push(Action::Keep {
-                    ticket: self.ticket,
-                    writes: vec![Item::Done(until).write(&self.entity, &mid)],
-                });
+                self.close(closing, actions);
             }
             (None, _) => self.counters.late += 1,
+        }
+    }
+
+    fn close(&mut self, closing: Closing, actions: &mut Vec<Action>) {
+        self.ticket += 1;
+        self.closing.insert(self.ticket, closing);
+        actions.push(Action::Keep {
+            ticket: self.ticket,
+            writes: vec![Item::Done(closing.until).write(&self.entity, &closing.mid)],
+        });
+    }
+
+    /// Writes again what failed: it may be durable after all, so the move must not begin before it is.
+    fn close_again(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let is_due = |closing: &Closing| closing.try_at.is_some_and(|at| at <= now);
+        let due = self.closing.iter().filter(|(_, closing)| is_due(closing));
+        let due: Vec<_> = due.map(|(ticket, closing)| (*ticket, *closing)).collect();
+        for (ticket, closing) in due {
+            self.closing.remove(&ticket);
+            self.close(
+                Closing {
+                    try_at: None,
+                    ..closing
+                },
+                actions,
+            );
         }
     }
 
@@ -896,9 +918,9 @@ impl MoveSource {
     }
 
     fn failed(&mut self, now: Duration, ticket: u64) {
-        if self.closing.remove(&ticket).is_some() {
-            // Whoever asked asks again.
+        if let Some(closing) = self.closing.get_mut(&ticket) {
             self.counters.failed += 1;
+            closing.try_at = Some(now + RESEND_MAX);
         } else if self.writing == Some(ticket) {
             // It may be durable after all, so it is what has to become durable.
             self.counters.failed += 1;
@@ -910,6 +932,7 @@ impl MoveSource {
     }
 
     fn timer(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.close_again(now, actions);
         let is_over = self.deadline.is_some_and(|at| at <= now);
         if is_over && !matches!(self.phase, Phase::Committing | Phase::Committed | Phase::Retiring) {
             return self.abort(None, actions);

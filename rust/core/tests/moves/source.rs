@@ -63,6 +63,14 @@ fn prepared(idx: u64, frozen: Frozen) -> Signal<'static> {
     heard(target(), MID, Body::Prepared { idx, frozen })
 }
 
+/// What a target says of a move that it does not know.
+fn unknown() -> Body<'static> {
+    Body::Outcome {
+        outcome: None,
+        record: None,
+    }
+}
+
 impl Node {
     fn new() -> Self {
         let mut known = Known::nothing(entity());
@@ -194,6 +202,7 @@ fn signals(node: &Node) -> Vec<(&'static str, Signal<'static>)> {
         ("committed another", of(target(), OTHER_MID, Body::Committed)),
         ("committed by a stranger", of(stranger(), MID, Body::Committed)),
         ("retire", of(orchestrator(), MID, Body::Retire)),
+        ("retire another", of(orchestrator(), OTHER_MID, Body::Retire)),
         ("retire by the target", of(target(), MID, Body::Retire)),
         (
             "pull",
@@ -228,6 +237,23 @@ fn signals(node: &Node) -> Vec<(&'static str, Signal<'static>)> {
                 },
             ),
         ),
+        (
+            "pull another",
+            of(
+                target(),
+                OTHER_MID,
+                Body::Pull {
+                    image: frozen().image,
+                    index: 3,
+                },
+            ),
+        ),
+        (
+            "reject another",
+            of(target(), OTHER_MID, Body::Reject(Reason::StateFailed.into())),
+        ),
+        ("outcome", of(target(), MID, unknown())),
+        ("outcome another", of(target(), OTHER_MID, unknown())),
         ("accept", of(target(), MID, Body::Accept)),
         ("abort", of(target(), MID, Body::Abort)),
         ("event", Signal::Event(queued(1))),
@@ -240,7 +266,8 @@ fn signals(node: &Node) -> Vec<(&'static str, Signal<'static>)> {
     ]
 }
 
-fn found() -> Vec<(String, String, String)> {
+/// What the machine makes of every signal in every phase: a dash for nothing.
+pub fn found() -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     for phase in Phase::ALL {
         let node = Node::at(phase);
@@ -645,4 +672,22 @@ fn a_takeover_during_the_commit_ends_the_source_after_it() {
         told,
         "Retiring fence ended(Committed) Commit(0+0)>T Commit(0+0)>O keep[retired -1]"
     );
+}
+
+/// A write that failed may be durable after all: a move that may be aborted does not begin.
+#[test]
+fn what_may_be_aborted_is_aborted_before_it_can_begin() {
+    let mut node = Node::new();
+    let asked = || heard(orchestrator(), MID, Body::AbortReq);
+    assert_eq!(answered(asked(), &mut node), "Idle keep[done]");
+    let ticket = node.ticket;
+    assert_eq!(answered(Signal::Failed(ticket), &mut node), "Idle");
+    assert_eq!(answered(prepare(order()), &mut node), "Idle Reject(Finished)>O");
+    assert!(node.machine.is_answering());
+    node.now = node.machine.wake_at().unwrap();
+    assert_eq!(answered(Signal::Timer, &mut node), "Idle keep[done]");
+    assert_eq!(answered(Signal::Kept(ticket), &mut node), "Idle", "of the write before");
+    let ticket = node.ticket;
+    assert_eq!(answered(Signal::Kept(ticket), &mut node), "Idle Aborted!>O");
+    assert_eq!(node.machine.wake_at(), None);
 }
