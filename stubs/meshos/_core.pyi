@@ -5669,7 +5669,8 @@ class LoopCore:
 class Faults:
     """What goes wrong in a simulated run. Shares are 0 to 1.
 
-    A step is a few events that are sent, an event that is taken in, or a message or write of a move.
+    A round is a moment at which a few events may be sent, and comes every 20 ms in the mean, or after half of the longest
+    delay. A step is a round, an event that is taken in, or a message or write of a move.
     """
 
     __match_args__: Final = ()
@@ -5700,7 +5701,7 @@ class Faults:
         """Share of steps at which a node crashes; it restarts with what its store had made durable."""
     @property
     def partition(self) -> float:
-        """Share of steps at which some nodes are cut off, in one direction or both, for up to half a second."""
+        """Share of rounds at which some nodes are cut off, in one direction or both, for up to half a second."""
     @property
     def torn_write(self) -> float:
         """Share of the writes of moves that fail, and of crashes after which a beginning of what was not synced is there."""
@@ -5709,7 +5710,7 @@ class Faults:
         """Share of the events for which `process` takes long, up to two seconds."""
     @property
     def clock_jump(self) -> float:
-        """Share of steps at which the wall clock of a node jumps, by up to a minute."""
+        """Share of rounds at which the wall clock of a node jumps, by up to a minute."""
 
 @final
 class SimulationRun:

@@ -54,13 +54,13 @@ options! {
         delay: Delay,
         /// Share of steps at which a node crashes; it restarts with what its store had made durable.
         crash: Share,
-        /// Share of steps at which some nodes are cut off, in one direction or both, for up to half a second.
+        /// Share of rounds at which some nodes are cut off, in one direction or both, for up to half a second.
         partition: Share,
         /// Share of the writes of moves that fail, and of crashes after which a beginning of what was not synced is there.
         torn_write: Share,
         /// Share of the events for which `process` takes long, up to two seconds.
         slow_callback: Share,
-        /// Share of steps at which the wall clock of a node jumps, by up to a minute.
+        /// Share of rounds at which the wall clock of a node jumps, by up to a minute.
         clock_jump: Share,
     }
 }

@@ -94,6 +94,21 @@ fn every_event_is_acknowledged_whatever_goes_wrong() {
 }
 
 #[test]
+fn a_fair_share_of_the_moves_is_completed() {
+    let plan = Plan {
+        events: 500,
+        moves: 10,
+        ..plan(wild())
+    };
+    let completed: u64 = (0..SEEDS).map(|seed| good(seed, 3, plan).report.moves_completed).sum();
+    assert!(
+        completed * 3 >= SEEDS * plan.moves,
+        "{completed} of {} are completed",
+        SEEDS * plan.moves
+    );
+}
+
+#[test]
 fn a_run_ends_though_every_message_is_lost() {
     let faults = Faults {
         loss: share(1.0),

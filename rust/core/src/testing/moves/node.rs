@@ -27,6 +27,13 @@ use crate::rows::Write;
 use crate::stream::{Flow, Frame};
 use crate::time::UnixMs;
 
+/// Places of a message and of a write: before it, after it, and where it is durable or failed.
+const MESSAGE: usize = 2;
+const WRITE: usize = 3;
+
+/// Times of the slowest message that the machines of a plan wait longer.
+const PATIENCE: u32 = 16;
+
 /// What is gone after a crash.
 struct Live {
     known: Known,
@@ -126,11 +133,9 @@ impl Node {
         self.disk.apply(recovered.writes, None, scene)?;
         scene.runs[self.index] = seed;
         let (owner, source, target) = configs(seed, scene);
-        let is_planned = scene.options.plan.is_some();
-        let orders = recovered.ordered.into_iter().map(|order| {
-            let config = order_config(seed, is_planned);
-            (order.mid, MoveOrchestrator::recovered(order, config))
-        });
+        let config = order_config(seed, scene);
+        let orders = recovered.ordered.into_iter();
+        let orders = orders.map(|order| (order.mid, MoveOrchestrator::recovered(order, config)));
         self.live = Some(Box::new(Live {
             known: recovered.known,
             owner: Owner::new(me, seed, owner),
@@ -176,8 +181,8 @@ impl Node {
         Ok(())
     }
 
-    /// A place at which it may crash. Returns whether it did.
-    fn place(&mut self, scene: &mut Scene) -> Held<bool> {
+    /// A place at which it may crash, one of so many of a step. Returns whether it did.
+    fn place(&mut self, of: usize, scene: &mut Scene) -> Held<bool> {
         if scene.is_counting {
             self.places += 1;
             if let Some(places) = scene.report.places.get_mut(self.index) {
@@ -188,7 +193,9 @@ impl Node {
             Some((_, Some(crash))) => scene.is_counting && (crash.node, crash.place) == (self.index, self.places),
             Some(_) => false,
             None => match scene.options.plan {
-                Some(plan) => !scene.is_calm && plan.faults.crash.happens(&mut scene.random),
+                Some(plan) => {
+                    !scene.is_calm && plan.faults.crash.happens(&mut scene.random) && scene.random.below(of) == 0
+                }
                 None => scene.options.crashes && scene.one_in(500),
             },
         };
@@ -227,7 +234,7 @@ impl Node {
                 scene.note(Note::WriteFailed(self.index));
             }
             let is_step = matches!(tag, Tag::Source(_) | Tag::Target(_) | Tag::Order(..) | Tag::Owner(..));
-            if is_step && self.place(scene)? {
+            if is_step && self.place(WRITE, scene)? {
                 return Ok(());
             }
             self.written(tag, is_kept, scene)?;
@@ -393,6 +400,12 @@ impl Node {
     }
 }
 
+/// How much longer than those of a node the machines of a plan wait: messages that take long are many times lost.
+fn patience(scene: &Scene) -> Option<Duration> {
+    let plan = scene.options.plan?;
+    Some(PATIENCE * plan.faults.delay.1)
+}
+
 /// How long the machines of a node wait: less than a node's do by themselves, so that more happens, but where a plan says how
 /// late messages are.
 fn configs(seed: u64, scene: &Scene) -> (OwnerConfig, SourceConfig, TargetConfig) {
@@ -403,14 +416,19 @@ fn configs(seed: u64, scene: &Scene) -> (OwnerConfig, SourceConfig, TargetConfig
         resend: Duration::from_millis(100),
         seed,
     };
-    if scene.options.plan.is_some() {
+    if let Some(patience) = patience(scene) {
+        let source = SourceConfig::default();
         let source = SourceConfig {
+            reserved: source.reserved + patience,
+            freeze: source.freeze + patience,
             seed,
-            ..SourceConfig::default()
+            ..source
         };
+        let target = TargetConfig::default();
         let target = TargetConfig {
+            reserved: target.reserved + patience,
             seed,
-            ..TargetConfig::default()
+            ..target
         };
         return (owner, source, target);
     }
@@ -432,11 +450,14 @@ fn configs(seed: u64, scene: &Scene) -> (OwnerConfig, SourceConfig, TargetConfig
     (owner, source, target)
 }
 
-fn order_config(seed: u64, is_planned: bool) -> OrderConfig {
-    if is_planned {
+fn order_config(seed: u64, scene: &Scene) -> OrderConfig {
+    if let Some(patience) = patience(scene) {
+        let order = OrderConfig::default();
         return OrderConfig {
+            prepare: order.prepare + patience,
+            drive: order.drive + patience,
+            freeze: order.freeze + patience,
             seed,
-            ..OrderConfig::default()
         };
     }
     OrderConfig {

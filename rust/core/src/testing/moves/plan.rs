@@ -35,7 +35,9 @@ impl Share {
 
 /// What goes wrong.
 ///
-/// A step is a few events that are sent, an event that is taken in, or a message or write of a move.
+/// A round is a moment at which a few events may be sent, until all are sent and all moves have ended: after half of the
+/// longest time of a message in the mean, 20 ms at least. A step is a round, an event that is taken in, or a message or write
+/// of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Faults {
     /// Messages that are lost.
@@ -46,13 +48,13 @@ pub struct Faults {
     pub delay: (Duration, Duration),
     /// Steps at which a node crashes.
     pub crash: Share,
-    /// Steps at which some nodes are cut off for a while.
+    /// Rounds at which some nodes are cut off for a while, if none are.
     pub partition: Share,
     /// Writes of moves that fail, and crashes after which a random beginning of what was not synced is there.
     pub torn_write: Share,
     /// Events that user code takes long for.
     pub slow_callback: Share,
-    /// Steps at which the wall clock of a node jumps.
+    /// Rounds at which the wall clock of a node jumps.
     pub clock_jump: Share,
 }
 

@@ -155,7 +155,7 @@ impl Node {
                 self.snapshot_if_due(scene)?;
                 // A crash after an event took effect and before it is durable.
                 return match scene.options.plan {
-                    Some(_) => self.place(scene).map(|_| ()),
+                    Some(_) => self.place(1, scene).map(|_| ()),
                     None => Ok(()),
                 };
             }

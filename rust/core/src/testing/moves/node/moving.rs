@@ -5,7 +5,7 @@ use super::super::facts::Uid;
 use super::super::timeline::Note;
 use super::super::{ENTITY, FULL, Held, Message, Mistake, NODE_IDS, NODE_KEYS, Scene, broken, node_of, number_of};
 use super::daemon::{apply, invented};
-use super::{Live, Node, flow, order_config};
+use super::{Live, MESSAGE, Node, WRITE, flow, order_config};
 use crate::move_chunks::{self, ChunkReceiver};
 use crate::move_frame::{self, Body, MoveFrame, Reject};
 use crate::move_order::{self, MoveOrchestrator};
@@ -138,21 +138,21 @@ impl Node {
     }
 
     pub(super) fn keep(&mut self, writes: Vec<Write>, tag: Tag, scene: &mut Scene) -> Held {
-        if !self.place(scene)? {
+        if !self.place(WRITE, scene)? {
             self.disk.submit(writes, None, tag, scene);
-            self.place(scene)?;
+            self.place(WRITE, scene)?;
         }
         Ok(())
     }
 
     pub(super) fn say(&mut self, to: crate::id::EntityId, frame: MoveFrame<'static>, scene: &mut Scene) -> Held {
-        if !self.place(scene)? {
+        if !self.place(MESSAGE, scene)? {
             let message = Message::Move(Box::new(frame));
             if scene.options.strays {
                 scene.said.push((self.index, node_of(to), message.clone()));
             }
             scene.send(self.index, node_of(to), message);
-            self.place(scene)?;
+            self.place(MESSAGE, scene)?;
         }
         Ok(())
     }
@@ -359,7 +359,7 @@ impl Node {
         let Some(live) = &mut self.live else { return Ok(()) };
         let mid = order.mid;
         let seed = scene.random.next_u64();
-        let (orchestrator, action) = MoveOrchestrator::begin(order, order_config(seed, scene.options.plan.is_some()));
+        let (orchestrator, action) = MoveOrchestrator::begin(order, order_config(seed, scene));
         live.orders.insert(mid, orchestrator);
         self.do_order(mid, action, scene)
     }

@@ -2,7 +2,7 @@
 
 use super::super::disk::{Change, Tag};
 use super::super::{Held, Message, NODE_IDS, Scene, broken};
-use super::Node;
+use super::{Node, WRITE};
 use crate::certificate::Reason;
 use crate::feed::{self, Feed};
 use crate::move_target;
@@ -56,12 +56,12 @@ impl Node {
                     base.host = base.host.under(record.certificate);
                     change = Some(Change::Base(base));
                 }
-                if self.place(scene)? {
+                if self.place(WRITE, scene)? {
                     return Ok(());
                 }
                 self.disk
                     .submit(writes, change, Tag::Owner(ticket, Box::new(record)), scene);
-                self.place(scene)?;
+                self.place(WRITE, scene)?;
             }
             owner::Action::Activate { epoch } => {
                 let daemon = self.rebuilt(scene)?;
