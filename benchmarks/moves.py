@@ -7,6 +7,7 @@ freeze until the target said that it owns, as the source saw it; the time of `sn
 from __future__ import annotations
 
 import argparse
+import contextlib
 import resource
 import statistics
 import struct
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from meshos.compute import DaemonRuntime
 from meshos.daemon import DaemonHostConfig, MeshDaemon
+from meshos.errors import DaemonNotFound, MeshOsError, NotOwner
 from meshos.identity import Identity
 from meshos.mesh import Mesh
 from meshos.migration import MigrationOpts
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(seconds=60)
 KIB, MIB = 1 << 10, 1 << 20
+BETWEEN = 200
+"""Events between two moves under load."""
 
 
 class Load(MeshDaemon):
@@ -79,7 +83,7 @@ class Pair:
 
     def seen(self, origin: int) -> list[int]:
         for runtime in self.runtimes:
-            if origin in [slot.id for slot in runtime.daemon_registry().list()]:
+            with contextlib.suppress(DaemonNotFound, NotOwner):
                 found: list[int] = runtime.with_daemon(origin, Load, lambda daemon: list(daemon.seen))
                 return found
         raise LookupError(origin)
@@ -142,12 +146,16 @@ def loaded(size: int, legs: int, rate: float, opts: MigrationOpts, bar: str) -> 
     origin = pair.spawn(size)
     feeder = Feeder(pair.runtimes[0], origin, rate)
     feeder.start()
-    moved, failed = [], []
+    moved: list[tuple[MigrationOutcome, float]] = []
+    failed: list[BaseException] = []
     for leg in range(legs):
+        enough = feeder.sent + BETWEEN
+        while feeder.sent < enough and feeder.is_alive():
+            time.sleep(0.001)
         try:
             moved.append(pair.move(origin, leg, opts))
-        except Exception as error:
-            failed.append(error)
+        except MeshOsError as refused:
+            failed.append(refused)
             break
     feeder.halt.set()
     feeder.join()
