@@ -114,6 +114,19 @@ impl<D: Daemon> Mover<D> {
         }
     }
 
+    /// Ends the copy that was made for a move.
+    pub(crate) fn end_copy_for(&self, order: &MoveOrder) {
+        let mut copies = self.copies.lock();
+        let is_his = copies
+            .get(&order.entity)
+            .is_some_and(|copying| copying.mid == order.mid);
+        let copying = is_his.then(|| copies.remove(&order.entity)).flatten();
+        drop(copies);
+        if let Some(copying) = copying {
+            copying.end();
+        }
+    }
+
     /// What came since the copy that was made for a move, if all of it is there. There is no copy any more afterwards.
     pub(crate) fn since_copy(&self, order: &MoveOrder, entered: &mut Entered<D>) -> Option<(Digest, Vec<Write>)> {
         let copying = self.copies.lock().remove(&order.entity);

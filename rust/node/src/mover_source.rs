@@ -115,6 +115,7 @@ impl<D: Daemon> Mover<D> {
         let (runtime, mut entered) = match entered {
             Ok(entered) => entered,
             Err(reject) => {
+                self.end_copy_for(order);
                 self.forget_freeze(&order.entity, freeze);
                 return Err(reject);
             }

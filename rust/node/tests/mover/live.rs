@@ -394,6 +394,19 @@ fn a_copy_waits_for_user_code_and_is_given_up_in_time_or_when_nobody_wants_it() 
     assert_eq!(reason(heard), None);
     client.settle();
     assert!(is_taped(&slot));
+    // Neither is it wanted any more once the freeze was given up.
+    let gate = source.switches.gate.lock();
+    let waiting = source.switches.waiting.load(Ordering::SeqCst);
+    client.send("wait1");
+    source.switches.until_waiting(waiting + 1);
+    let within = Duration::from_millis(30);
+    let (_, frost) = nodes::freeze_with(source, order.clone(), FreezeOpts { within, ..OPTS });
+    let refused = frost.recv_timeout(PATIENCE).expect("in time").err();
+    assert_eq!(refused.map(|reject| reject.reason), Some(Reason::StateFailed));
+    source.mover.thaw(&slot.entity(), Vec::new());
+    drop(gate);
+    client.settle();
+    assert!(!is_taped(&slot));
     // What cannot be restored is not held, and leaves nothing.
     target.switches.fail_restore.store(true, Ordering::SeqCst);
     let copied = copy(source, &order).expect("it goes on");
