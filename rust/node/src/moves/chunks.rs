@@ -1,4 +1,4 @@
-//! Chunks of images: sealed where they are, opened where they go, on threads of their own.
+//! Chunks of images: sealed where they are, opened where they go, on threads of their own unless they are short.
 //!
 //! Invariants
 //! * A chunk is sealed when it is asked for, and opened when it came: only as many are in memory as the window has.
@@ -18,6 +18,9 @@ use super::{Item, Moves};
 use crate::image::Image;
 use crate::lane::{Job, Lanes};
 use crate::sync::Mutex;
+
+/// What is so short is sealed and opened at once: handing it to another thread takes longer.
+const AT_ONCE: u64 = 16 << 10;
 
 /// A chunk that is to be sent.
 pub(super) struct Seal {
@@ -68,20 +71,31 @@ impl Chunks {
     }
 
     pub(super) fn seal(&self, seal: Seal) {
-        let at = seal.at;
+        let (at, is_small) = (seal.at, seal.image.len <= AT_ONCE);
         let job: Arc<dyn Job> = Arc::new(Sealing {
             moves: Weak::clone(&self.moves),
             seal,
         });
         match at {
-            Some(at) => self.lanes.submit_at(at, job),
-            None => self.lanes.submit(job),
-        };
+            Some(at) => {
+                self.lanes.submit_at(at, job);
+            }
+            None if is_small => job.run(),
+            None => {
+                self.lanes.submit(job);
+            }
+        }
     }
 
     pub(super) fn open(&self, open: Open) {
         let moves = Weak::clone(&self.moves);
-        self.lanes.submit(Arc::new(Opening { moves, open }));
+        let is_small = open.sealed.len() as u64 <= AT_ONCE;
+        let job: Arc<dyn Job> = Arc::new(Opening { moves, open });
+        if is_small {
+            job.run();
+        } else {
+            self.lanes.submit(job);
+        }
     }
 
     pub(super) fn stop(&self) {
