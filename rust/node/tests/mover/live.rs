@@ -10,10 +10,12 @@ use meshos_core::config::{DaemonHostConfig, Durability, OnDivergence, OnError};
 use meshos_core::control::DaemonControl;
 use meshos_core::cursors::Receipt;
 use meshos_core::id::EntityId;
+use meshos_core::image;
 use meshos_core::move_frame::{Reason, Reject};
 use meshos_core::move_rows::{Item, MoveOrder};
 use meshos_core::name::ChannelName;
 use meshos_core::rows::{Table, Write};
+use meshos_core::store::StoreError;
 use meshos_core::store::check::check;
 use meshos_node::carrier::Carrier;
 use meshos_node::clock::Deadline;
@@ -22,6 +24,7 @@ use meshos_node::daemon::DeliverError;
 use meshos_node::deliver::{self, Want};
 use meshos_node::hands::{Copied, FreezeOpts, Hands};
 use meshos_node::journal::Stores;
+use meshos_node::mover::Mover;
 use meshos_node::moves::{MoveEnd, MoveOpts, Moves};
 use meshos_node::redb_store::{Options, RedbStore};
 use meshos_node::router::{Number, Sent};
@@ -272,6 +275,30 @@ fn both_images_of_a_target_in_doubt_survive_a_restart_and_it_goes_live() {
         drop((moved, nodes));
     }
     std::fs::remove_dir_all(&folder).expect("it is there");
+}
+
+#[test]
+fn a_copy_that_is_named_and_missing_is_found() {
+    let nodes = three();
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let slot = source.spawn(&key(1), Durability::Journal);
+    let order = copied(source, target, slot.entity());
+    deliver(&slot, &event(5, 1, "abc"));
+    let frosted = freeze_on(source, order);
+    frosted.restore(target).expect("it is restored");
+    let prepared = frosted.prepared();
+    let copy = image::copy_of(&frosted.image()).expect("it names one");
+    let row = Item::Prepared(Box::new(prepared.clone())).write(&slot.entity(), &prepared.order.mid);
+    target.keep(vec![row]);
+    check(&*(target.stores)()).expect("both are there");
+    (target.stores)().discard(&copy).expect("it is there");
+    assert!(matches!(check(&*(target.stores)()), Err(StoreError::NoSnapshot { name }) if name == copy));
+    // Without it nothing can be installed, and the node goes on.
+    target.mover.close();
+    let again = Mover::new(&target.runtime, target.sums.clone());
+    frosted.hand_over();
+    let installed = wait(|done| again.install(&frosted.frost.record, &prepared, Vec::new(), done));
+    assert!(installed.is_err_and(|why| why.contains("its copy is not to be had")));
 }
 
 #[test]
