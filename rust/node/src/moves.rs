@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use meshos_core::digest::Digest;
 use meshos_core::frame::Kind;
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
@@ -145,7 +146,7 @@ enum Item {
     Kept(EntityId, Role, u64, bool),
     Frozen(EntityId, MigrationId, Result<Box<Frost>, Reject>),
     Event(EntityId, Queued),
-    Sent(EntityId, MigrationId, u64),
+    Sent(EntityId, MigrationId, (Digest, u32, u64)),
     Opened(EntityId, chunks::Opened),
     Restored(EntityId, MigrationId, Result<Frozen, Reject>),
     Installed(EntityId, MigrationId, Result<u64, String>),
@@ -354,6 +355,12 @@ impl Moves {
         }
     }
 
+    /// Entities of whose moves something is in memory.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.state.lock().entries.len()
+    }
+
     /// Ends everything of this process; rows stay. Does nothing the second time.
     pub fn close(&self) {
         if self.closed.swap(true, Ordering::AcqRel) {
@@ -544,8 +551,8 @@ impl Moves {
             Item::Event(entity, queued) => {
                 self.with(&entity, work, |entry, scene| entry.event(queued, scene));
             }
-            Item::Sent(entity, mid, bytes) => {
-                self.with(&entity, work, |entry, scene| entry.sent(mid, bytes, scene));
+            Item::Sent(entity, mid, sent) => {
+                self.with(&entity, work, |entry, scene| entry.sent(mid, sent, scene));
             }
             Item::Opened(entity, opened) => {
                 self.with(&entity, work, |entry, scene| entry.opened(opened, scene));

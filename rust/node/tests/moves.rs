@@ -472,6 +472,7 @@ impl Node {
     }
 }
 
+#[track_caller]
 fn end(ordered: &Move) -> MoveEnd {
     ordered.wait(within(), || false).expect("it ends in time")
 }
@@ -1022,12 +1023,12 @@ fn a_node_without_a_part_changes_nothing_in_any_phase() {
     let carrier = Carrier::mesh(four.mesh.clone());
     carrier.attach(Kind::MOVE, Arc::clone(&loot) as Arc<dyn Take>);
     let slow = MoveOpts {
-        bytes_per_second_max: Some(4 << 20),
+        bytes_per_second_max: Some(2 << 20),
         ..patient()
     };
     for (seed, phase) in ["freeze", "frozen", "installing", "over"].into_iter().enumerate() {
         let seed = 60 + u8::try_from(seed).expect("few");
-        let entity = one.fake.make(seed, 2_200_000);
+        let entity = one.fake.make(seed, 1_200_000);
         let image = digest::plain(&one.fake.things.lock()[&entity].bytes);
         let lineage = one.ownership.lineage(&entity).expect("it is read");
         nodes.iter().for_each(|node| node.fake.log.lock().clear());
@@ -1100,4 +1101,244 @@ fn a_node_without_a_part_changes_nothing_in_any_phase() {
         assert_eq!((record.node(), record.epoch()), (two.id(), 2), "{phase}");
         assert_eq!(*loot.0.lock(), 0, "{phase}");
     }
+}
+
+/// Waits until a node has read all that another one sent.
+fn has_read(node: &Node, sender: &Carrier) {
+    let before = node.moves.stats().malformed;
+    sender.post(&node.id(), Kind::MOVE, b"the end").expect("it leaves");
+    let deadline = within();
+    while node.moves.stats().malformed == before {
+        assert!(!deadline.passed(), "it does not read");
+        thread::yield_now();
+    }
+}
+
+fn by_hand(mid: u8, entity: EntityId, source: &Node, target: &Node, orchestrator: &Node) -> MoveOrder {
+    MoveOrder {
+        mid: [mid; 16],
+        entity,
+        epoch: 1,
+        source: source.id(),
+        target: target.id(),
+        orchestrator: orchestrator.id(),
+        not_after: meshos_node::clock::unix_ms().plus(Duration::from_secs(60)),
+        freeze_ms: 0,
+        size: 64,
+        kind: "thing".to_owned(),
+        terms: meshos_core::move_rows::Terms::default(),
+        signer: orchestrator.id(),
+        signature: [0; 64],
+    }
+}
+
+/// Says what whoever sees to a move says, until it is frozen.
+fn drive(order: &MoveOrder, carrier: &Carrier, source: &Node, target: &Node) {
+    let frame = |body| MoveFrame {
+        mid: order.mid,
+        entity: order.entity,
+        epoch: order.epoch,
+        step: 1,
+        body,
+    };
+    let prepare = frame(Body::Prepare(Box::new(order.clone()))).to_bytes();
+    for node in [target, source] {
+        carrier.post(&node.id(), Kind::MOVE, &prepare).expect("it leaves");
+        has_read(node, carrier);
+    }
+    let freeze = frame(Body::Freeze).to_bytes();
+    carrier.post(&source.id(), Kind::MOVE, &freeze).expect("it leaves");
+    has_read(source, carrier);
+}
+
+#[test]
+fn an_order_that_is_late_or_repeated_or_forged_or_for_another_node_moves_nothing() {
+    let nodes = cluster(4);
+    let [one, two, three, four] = &nodes[..] else {
+        unreachable!()
+    };
+    one.moves.permit([three.id()].into());
+    let carrier = Carrier::mesh(three.mesh.clone());
+    let entity = one.fake.make(40, 64);
+    let unknown = Keypair::from_seed(&[41; 32]).entity_id();
+    let good = |mid| by_hand(mid, entity, one, two, three);
+    let signed = |order: MoveOrder| order.signed(&three.key).expect("the key is whole");
+    let mut bad = vec![
+        signed(MoveOrder {
+            not_after: meshos_core::time::UnixMs::new(1_000),
+            ..good(1)
+        }),
+        signed(MoveOrder { epoch: 2, ..good(2) }),
+        signed(MoveOrder { epoch: 7, ..good(3) }),
+        signed(MoveOrder {
+            source: four.id(),
+            ..good(4)
+        }),
+        signed(MoveOrder {
+            target: four.id(),
+            source: two.id(),
+            ..good(5)
+        }),
+        signed(MoveOrder {
+            entity: unknown,
+            ..good(7)
+        }),
+        signed(MoveOrder {
+            orchestrator: four.id(),
+            ..good(8)
+        }),
+    ];
+    let mut altered = signed(good(9));
+    altered.size += 1;
+    bad.push(altered);
+    let stranger = MoveOrder {
+        signer: four.id(),
+        ..good(10)
+    };
+    bad.push(stranger.signed(&four.key).expect("the key is whole"));
+    bad.push(MoveOrder {
+        signer: one.id(),
+        ..signed(good(11))
+    });
+    for order in &bad {
+        drive(order, &carrier, one, two);
+        assert!(one.fake.has(&entity) && one.fake.count("freeze") == 0, "{order:?}");
+        let is_intent = |row: &Item| matches!(row, Item::Intent(_));
+        assert!(!one.rows().iter().any(is_intent), "{order:?}");
+    }
+    // One that is not: nobody but source and target is needed for the rest.
+    let order = signed(good(20));
+    drive(&order, &carrier, one, two);
+    two.fake.until("go_live");
+    one.fake.until("retire");
+    assert!(two.fake.has(&entity));
+    for leg in 0..2 {
+        // Again, also where it is back.
+        let log = |node: &Node| node.fake.log.lock().len();
+        let before = (log(one), log(two));
+        drive(&order, &carrier, one, two);
+        drive(&signed(good(21)), &carrier, one, two);
+        assert_eq!((log(one), log(two)), before, "leg {leg}");
+        if leg == 0 {
+            assert_eq!(
+                end(&one.order(&entity, two, one, patient())).expect("it moves").epoch,
+                3
+            );
+            one.fake.until("go_live");
+            two.fake.until("retire");
+        }
+    }
+    assert!(one.fake.has(&entity) && !two.fake.has(&entity));
+}
+
+#[test]
+fn chunks_that_are_none_change_nothing_and_an_altered_one_is_never_restored() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let slow = MoveOpts {
+        bytes_per_second_max: Some(2 << 20),
+        ..patient()
+    };
+    let from_source = Carrier::mesh(one.mesh.clone());
+    let said = |entity: EntityId, ordered: &Move, image: Digest, index: u32, bytes: &[u8]| {
+        let frame = MoveFrame {
+            mid: ordered.attempt(),
+            entity,
+            epoch: 1,
+            step: 1,
+            body: Body::Chunk { image, index, bytes },
+        };
+        from_source
+            .post(&two.id(), Kind::MOVE, &frame.to_bytes())
+            .expect("it leaves");
+    };
+    let begun = |seed| {
+        two.fake.log.lock().clear();
+        let entity = one.fake.make(seed, 2_200_000);
+        let image = digest::plain(&one.fake.things.lock()[&entity].bytes);
+        let ordered = one.order(&entity, one, two, slow);
+        let deadline = within();
+        while ordered.progress().bytes_moved == 0 {
+            assert!(!deadline.passed());
+            thread::yield_now();
+        }
+        (entity, image, ordered)
+    };
+    let (entity, image, ordered) = begun(50);
+    let whole = vec![7; 1 << 20];
+    said(entity, &ordered, image, 0, &whole[1..]);
+    said(entity, &ordered, image, 2, &whole);
+    said(entity, &ordered, image, 3, &whole);
+    said(entity, &ordered, image, u32::MAX, &whole);
+    said(entity, &ordered, image, 1, b"");
+    said(entity, &ordered, digest::plain(b"another"), 1, &whole);
+    assert_eq!(end(&ordered).expect("it moves").epoch, 2);
+    two.fake.until("go_live");
+    assert_eq!(digest::plain(&two.fake.things.lock()[&entity].bytes), image);
+    // What is repeated when it is whole already.
+    said(entity, &ordered, image, 0, &whole);
+    has_read(two, &from_source);
+    assert!(two.fake.has(&entity));
+
+    let (entity, image, ordered) = begun(51);
+    said(entity, &ordered, image, 1, &whole);
+    let failed = end(&ordered).expect_err("it cannot be opened");
+    let why = failed.why.expect("it is said why");
+    assert_eq!(
+        (failed.kind, why.reason),
+        (FailedKind::Aborted, Reason::IdentityTransportFailed)
+    );
+    assert_eq!(two.fake.count("restore"), 0);
+    assert!(one.fake.has(&entity) && !two.fake.has(&entity));
+    assert_eq!(
+        end(&one.order(&entity, one, two, patient())).expect("it moves").epoch,
+        2
+    );
+}
+
+#[test]
+fn talk_about_what_is_not_moved_takes_no_room() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(55, 64);
+    let carrier = Carrier::mesh(two.mesh.clone());
+    for seed in 0..200 {
+        for body in [Body::Committed, Body::Abort, Body::Retire] {
+            let frame = MoveFrame {
+                mid: [seed; 16],
+                entity: Keypair::from_seed(&[seed; 32]).entity_id(),
+                epoch: 1,
+                step: 1,
+                body,
+            };
+            carrier
+                .post(&one.id(), Kind::MOVE, &frame.to_bytes())
+                .expect("it leaves");
+        }
+    }
+    has_read(one, &carrier);
+    assert_eq!((one.moves.known(), one.rows().len()), (0, 0));
+    assert_eq!(
+        end(&one.order(&entity, one, two, patient())).expect("it moves").epoch,
+        2
+    );
+}
+
+#[test]
+fn a_chunk_that_waits_for_its_turn_is_sent_once() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(70, 3 << 20);
+    // Chunks wait for longer than it takes until they are asked for again.
+    let slow = MoveOpts {
+        bytes_per_second_max: Some(1 << 20),
+        ..patient()
+    };
+    let outcome = end(&one.order(&entity, one, two, slow)).expect("it moves");
+    let twice = 2 << 20;
+    assert!(
+        outcome.bytes_moved <= (3 << 20) + twice,
+        "{} bytes",
+        outcome.bytes_moved
+    );
 }

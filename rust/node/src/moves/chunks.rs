@@ -131,9 +131,10 @@ impl Job for Sealing {
             },
         };
         // What does not arrive is asked for again.
-        if moves.carrier.post(&seal.to, Kind::MOVE, &frame.to_bytes()).is_ok() {
-            moves.put(Item::Sent(order.entity, order.mid, sealed.len() as u64), 0);
-        }
+        let is_sent = moves.carrier.post(&seal.to, Kind::MOVE, &frame.to_bytes()).is_ok();
+        let bytes = if is_sent { sealed.len() as u64 } else { 0 };
+        let sent = (seal.image.digest, seal.index, bytes);
+        moves.put(Item::Sent(order.entity, order.mid, sent), 0);
     }
 }
 

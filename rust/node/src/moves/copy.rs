@@ -44,6 +44,10 @@ pub(super) struct Taken {
 }
 
 impl Given {
+    pub(super) fn sending(&mut self) -> Option<&mut Sending> {
+        self.sending.as_mut().map(|(sending, _)| sending)
+    }
+
     pub(super) const fn wake_at(&self) -> Duration {
         self.until
     }

@@ -1,5 +1,6 @@
 //! The moves of one entity at one node: its source and its target, and what is under way for them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub(super) struct Sending {
     pub(super) order: Arc<MoveOrder>,
     /// When the next chunk may leave.
     next_at: Option<Instant>,
+    /// Chunks that were asked for, and wait for their turn.
+    waiting: BTreeSet<u32>,
 }
 
 impl Sending {
@@ -59,11 +62,23 @@ impl Sending {
             sealer: Arc::new(sealer),
             order: Arc::new(order),
             next_at: None,
+            waiting: BTreeSet::new(),
         })
     }
 
-    /// Has a chunk sent, as fast as it may be.
+    /// A chunk was sent, or could not be: who asks for it again gets it again.
+    fn left(&mut self, image: &Digest, index: u32) {
+        if self.image.digest == *image {
+            self.waiting.remove(&index);
+        }
+    }
+
+    /// Has a chunk sent, as fast as it may be. Whoever asks again for one that waits for its turn gets it once.
     pub(super) fn send(&mut self, to: EntityId, index: u32, scene: &mut Scene<'_>) {
+        let is_chunk = seal::plain_range(self.image.len, index).is_some();
+        if !is_chunk || !self.waiting.insert(index) {
+            return;
+        }
         let rate = self.order.terms.rate_max;
         let mut at = None;
         if rate > 0 {
@@ -427,7 +442,11 @@ impl Entry {
         }
     }
 
-    pub(super) fn sent(&mut self, mid: MigrationId, bytes: u64, scene: &mut Scene<'_>) {
+    pub(super) fn sent(&mut self, mid: MigrationId, (image, index, bytes): (Digest, u32, u64), scene: &mut Scene<'_>) {
+        let copy = self.given.as_mut().and_then(Given::sending);
+        for sending in self.sending.iter_mut().chain(copy) {
+            sending.left(&image, index);
+        }
         if self.source.order().is_none_or(|order| order.mid != mid) {
             return;
         }

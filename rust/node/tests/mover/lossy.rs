@@ -91,7 +91,9 @@ fn there_and_back(seed: u64, durability: Durability) {
         }
         stop.store(true, Ordering::SeqCst);
     });
-    clients.iter().for_each(|client| drop(client.settle()));
+    for client in &clients {
+        client.settle();
+    }
     let all: Vec<_> = nodes.iter().collect();
     for (node, sent) in sent.iter().enumerate() {
         // One after the other: of one client no node sees anything before what another one saw.
