@@ -800,12 +800,12 @@ fn what_is_no_frame_or_is_forged_changes_nothing() {
         orchestrator: two.id(),
         ..meshos_core::testing::move_frames::order()
     };
-    let forged = meshos_core::move_frame::MoveFrame {
+    let forged = MoveFrame {
         mid: order.mid,
         entity,
         epoch: 1,
         step: 1,
-        body: meshos_core::move_frame::Body::Prepare(Box::new(order)),
+        body: Body::Prepare(Box::new(order)),
     };
     carrier
         .post(&one.id(), Kind::MOVE, &forged.to_bytes())
