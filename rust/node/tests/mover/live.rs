@@ -278,6 +278,33 @@ fn both_images_of_a_target_in_doubt_survive_a_restart_and_it_goes_live() {
 }
 
 #[test]
+fn where_only_snapshots_are_kept_a_crash_goes_back_to_the_copy_until_there_is_another() {
+    let stores = [memory(), memory(), memory()];
+    let nodes = start(&stores);
+    let (source, target) = (&nodes[1], &nodes[2]);
+    let slot = source.spawn(&key(1), Durability::Snapshot);
+    let origin = slot.origin();
+    (1..=10).for_each(|number| assert!(!deliver(&slot, &event(5, number, "abc")).1));
+    let order = copied(source, target, slot.entity());
+    (11..=30).for_each(|number| assert!(!deliver(&slot, &event(5, number, "abc")).1));
+    target.switches.fail_snapshot.store(true, Ordering::SeqCst);
+    since(source, target, order);
+    until(|| target.slot(origin).view().stats.errors > 0);
+    nodes.iter().for_each(Node::end);
+    drop((slot, nodes));
+    let nodes = start(&stores);
+    let target = &nodes[2];
+    let resumed = target.runtime.resume(&key(1), Sum::new(&target.switches));
+    let (slot, report) = resumed.map_err(|error| format!("{error:?}")).expect("it owns");
+    assert_eq!((report.rolled_back_from, report.epoch), (Some(10), 3));
+    assert_eq!(slot.view().stats.events_processed, 10);
+    assert!(!deliver(&slot, &event(5, 11, "abc")).1);
+    assert_eq!(exported(target, origin).len(), 1);
+    check(&*(target.stores)()).expect("everything is in order");
+    nodes.iter().for_each(Node::end);
+}
+
+#[test]
 fn a_copy_that_is_named_and_missing_is_found() {
     let nodes = three();
     let (source, target) = (&nodes[1], &nodes[2]);
