@@ -45,18 +45,21 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Runs all seeds of a mix; a seed that fails comes with the command that repeats it.
+/// A seed that failed, with the command that repeats it.
+fn failed(mix: &str, seed: u64, broken: &Broken) -> String {
+    format!(
+        "{mix}, seed {seed}: {broken}\nrepeat: SIM_SEED={seed} SIM_SEEDS=1 cargo test --release --package \
+         meshos-core --features testing --test moves -- --exact simulation::{mix}"
+    )
+}
+
+/// Runs all seeds of a mix.
 fn hold(mix: &str, options: &Options) -> Report {
     let (first, seeds) = (number("SIM_SEED", 0), number("SIM_SEEDS", SEEDS));
     let (begun, begun_on_core) = (now(), on_core());
     let mut sum = Report::default();
     for seed in first..first + seeds {
-        let report = outcome(seed, options).unwrap_or_else(|broken| {
-            panic!(
-                "{mix}, seed {seed}: {broken}\nrepeat: SIM_SEED={seed} SIM_SEEDS=1 cargo test --release --package \
-                 meshos-core --features testing --test moves -- --exact simulation::{mix}"
-            )
-        });
+        let report = outcome(seed, options).unwrap_or_else(|broken| panic!("{}", failed(mix, seed, &broken)));
         sum.steps += report.steps;
         sum.acknowledged += report.acknowledged;
         sum.taken += report.taken;
@@ -145,6 +148,38 @@ fn simulation_takeovers() {
 fn simulation_takeovers_all() {
     let mix = Options::journal().two_orders().pauses().late().takeovers();
     hold("simulation_takeovers_all", &mix);
+}
+
+#[test]
+fn simulation_two_orders_strays() {
+    hold(
+        "simulation_two_orders_strays",
+        &Options::journal().two_orders().strays(),
+    );
+}
+
+#[test]
+fn a_seed_that_fails_comes_with_the_command_that_repeats_it() {
+    let options = Options::journal().with(Mistake::StaysActive);
+    let said = catch_unwind(|| hold("simulation_journal", &options)).expect_err("it is found at once");
+    let first = number("SIM_SEED", 0);
+    let repeat = said
+        .downcast_ref::<String>()
+        .and_then(|said| said.split_once("repeat: "));
+    let (what, command) = repeat.expect("there is a command");
+    let seed = (first..).find(|seed| outcome(*seed, &options).is_err()).unwrap();
+    assert!(
+        what.starts_with(&format!("simulation_journal, seed {seed}: ")),
+        "{what}"
+    );
+    assert!(
+        command.starts_with(&format!("SIM_SEED={seed} SIM_SEEDS=1 cargo test ")),
+        "{command}"
+    );
+    assert!(
+        command.ends_with(" --exact simulation::simulation_journal"),
+        "{command}"
+    );
 }
 
 #[test]
@@ -369,19 +404,20 @@ const NEVER: [(&str, &str, &[&str], &str); 66] = [
 #[test]
 fn simulation_reaches_every_pair_of_the_tables() {
     let seeds = number("SIM_SEEDS", COVERING).clamp(COVERING, 2000);
+    let all_at_once = Options::journal().two_orders().pauses().late();
     let mixes = [
-        Options::journal(),
-        Options::journal().two_orders().pauses().late(),
-        Options::none().two_orders().pauses().late(),
-        Options::journal().two_orders().pauses().late().takeovers(),
-        Options::journal().two_orders().strays(),
-        Options::journal().two_orders().pauses().late().strays(),
+        ("simulation_journal", Options::journal()),
+        ("simulation_all", all_at_once),
+        ("simulation_none", Options::none().two_orders().pauses().late()),
+        ("simulation_takeovers_all", all_at_once.takeovers()),
+        ("simulation_two_orders_strays", Options::journal().two_orders().strays()),
+        ("simulation_strays", all_at_once.strays()),
     ];
     let mut all = Coverage::default();
     for seed in 0..seeds {
-        for options in &mixes {
+        for (mix, options) in &mixes {
             let (outcome, coverage) = run_covering(seed, options);
-            outcome.unwrap_or_else(|broken| panic!("seed {seed} of {options:?}: {broken}"));
+            outcome.unwrap_or_else(|broken| panic!("{}", failed(mix, seed, &broken)));
             all.add(&coverage);
         }
     }
