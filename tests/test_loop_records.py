@@ -647,6 +647,7 @@ ELSEWHERE = {
     events.SignedAdminCommit,
     events.SignedIceCommit,
     migration.MigrationOpts,
+    migration.MigrationStats,
     migration.MigrationMessage,
     migration.SnapshotChunk,
 }

@@ -12,7 +12,7 @@ from meshos._core import RemoteCore, RuntimeCore
 from meshos._core import configure_lanes as configure_lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
     from os import PathLike
     from types import TracebackType
 
@@ -323,7 +323,7 @@ class DaemonRuntime(RuntimeCore):
         *,
         at_once: int = 16,
         timeout: timedelta | None = None,
-    ) -> dict[OriginHash, MigrationOutcome | MeshOsError]:
+    ) -> Mapping[OriginHash, MigrationOutcome | MeshOsError]:
         """Move daemons to one node, at most `at_once` of them at a time, and return what became of each.
 
         One that is not moved does not end the others: what `start_migration` or `wait` raised is its value. After
@@ -381,7 +381,7 @@ class DaemonRuntime(RuntimeCore):
         *,
         at_once: int = 16,
         timeout: timedelta | None = None,
-    ) -> dict[OriginHash, MigrationOutcome | MeshOsError]:
+    ) -> Mapping[OriginHash, MigrationOutcome | MeshOsError]:
         """Twin of `migrate_all`."""
         from meshos._twins import on_lane
 

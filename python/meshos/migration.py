@@ -192,7 +192,7 @@ class MigrationHandle:
 
     def __repr__(self) -> str:
         """Show the daemon, both nodes and the phase."""
-        return repr(self._core)
+        return repr(getattr(self, "_core", "<MigrationHandle that is of no move>"))
 
 
 class MigrationAborter(ABC):

@@ -33,6 +33,7 @@ use crate::user::{Ran, UserError};
 
 import_exception!(meshos.errors, ConfigError);
 import_exception!(meshos.errors, InvalidArgument);
+import_exception!(meshos.errors, InvariantViolation);
 import_exception!(meshos.errors, ReentrantCallError);
 import_exception!(meshos.errors, ForkedProcessError);
 import_exception!(meshos.errors, PoisonedError);

@@ -19,7 +19,7 @@ use meshos_core::testing::moves::{
 use meshos_node::daemon::DeliverError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDelta, PyTuple};
-use pyo3::{import_exception, intern};
+use pyo3::intern;
 
 use crate::args;
 use crate::call;
@@ -33,8 +33,6 @@ use crate::record::field::{self, Field};
 use crate::record::options::options;
 use crate::record::record;
 use crate::user::UserError;
-
-import_exception!(meshos.errors, InvariantViolation);
 
 /// Events of a run, at most.
 const EVENTS_MAX: u64 = 10_000;
