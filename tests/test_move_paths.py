@@ -12,7 +12,19 @@ from typing import Literal
 import pytest
 
 from daemons import PATIENCE, eventually
-from meshos import CausalEvent, ChannelName, DaemonHostConfig, DaemonRuntime, Identity, Mesh, MeshDaemon, Output, Store
+from meshos import (
+    CausalEvent,
+    ChannelName,
+    ChannelPolicy,
+    DaemonHostConfig,
+    DaemonRuntime,
+    Identity,
+    Mesh,
+    MeshDaemon,
+    Output,
+    Right,
+    Store,
+)
 from meshos.chain import verify_chain
 from meshos.errors import DaemonNotFound, MeshOsError, MigrationError, NotOwner
 from meshos.migration import MigrationHandle, MigrationOpts, MigrationPhase
@@ -357,11 +369,19 @@ def test_outputs_that_are_due_travel_and_arrive_once(place: Place, durability: L
     assert place.numbers(1, TO.origin_hash) == list(range(70))
 
 
-def test_a_daemon_reads_a_channel_while_it_moves_and_another_one_goes_on(place: Place) -> None:
-    origin, sibling = (place.home.spawn("seen", Identity.generate()).origin_hash for _ in range(2))
+@pytest.mark.parametrize("is_gated", [False, True])
+def test_a_daemon_reads_a_channel_while_it_moves_and_another_one_goes_on(place: Place, is_gated: bool) -> None:
     publisher = place.meshes[2]
-    for reader in (origin, sibling):
-        place.home.subscribe_channel(reader, publisher.node_id, NEWS)
+    if is_gated:
+        publisher.open_channel(NEWS, ChannelPolicy(requires_token=True))
+    readers = []
+    for identity in (Identity.generate(), Identity.generate()):
+        token = None
+        if is_gated:
+            token = publisher.issue_token(identity.entity_id, NEWS, rights=[Right.SUBSCRIBE], ttl=timedelta(minutes=5))
+        readers.append(place.home.spawn("seen", identity).origin_hash)
+        place.home.subscribe_channel(readers[-1], publisher.node_id, NEWS, token)
+    origin, sibling = readers
     halt, more, published = threading.Event(), threading.Event(), [0]
 
     def publish() -> None:
