@@ -472,3 +472,54 @@ def test_a_source_that_shuts_down_in_the_middle_keeps_its_daemon(place: Place) -
     except MeshOsError:
         moved = False
     assert (place.away.find(origin) is not None) == moved
+
+
+# ---------------------------------------------------------------- longer ways
+
+
+def test_ten_thousand_events_of_three_nodes_take_effect_once_and_make_one_chain(place: Place, tmp_path: Path) -> None:
+    identity = Identity.generate()
+    origin = place.home.spawn("seen", identity, DaemonHostConfig(outputs_max=20_000)).origin_hash
+    each = 3_334
+
+    def send(index: int) -> None:
+        first = index * each
+        for at in range(first, first + each, 50):
+            values = range(at, min(at + 50, first + each))
+            place.runtimes[index].send_many(origin, [number(value) for value in values], timeout=TIMEOUT)
+
+    threads = [threading.Thread(target=send, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    here, legs = 0, 0
+    while any(thread.is_alive() for thread in threads) or legs < 3:
+        there = (here + 1) % 3
+        assert place.move(origin, here, there) == legs + 2
+        here, legs = there, legs + 1
+    for thread in threads:
+        thread.join()
+
+    seen = place.numbers(here, origin)
+    assert sorted(seen) == list(range(3 * each))
+    for index in range(3):
+        of_it = [value for value in seen if value // each == index]
+        assert of_it == sorted(of_it)
+    assert verified(place.runtimes[here], identity, tmp_path / "chain") == 3 * each
+
+
+def test_there_and_back_over_three_nodes_on_the_orders_of_different_ones(place: Place, tmp_path: Path) -> None:
+    identity = Identity.generate()
+    origin = place.home.spawn("seen", identity).origin_hash
+    way = [(0, 1, 2), (1, 2, 0), (2, 1, 1), (1, 0, 2)]
+    for leg, (source, target, by) in enumerate(way):
+        place.third.send(origin, number(leg))
+        move = place.runtimes[by].start_migration(origin, place.ids[source], place.ids[target])
+        assert move.wait(TIMEOUT).epoch == leg + 2
+    place.third.send(origin, number(4))
+
+    assert place.numbers(0, origin) == [0, 1, 2, 3, 4]
+    assert verified(place.home, identity, tmp_path / "chain") == 5
+    directory = place.meshes[0].directory()
+    assert directory is not None
+    lineage = directory.lineage(origin)
+    assert [record.node_id for record in lineage] == [place.ids[index] for index in (0, 1, 2, 1, 0)]
