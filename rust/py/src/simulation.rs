@@ -26,7 +26,7 @@ use crate::call;
 use crate::causal::PyCausalEvent;
 use crate::config::PyDaemonHostConfig;
 use crate::contract::Contract;
-use crate::errors::{self, InvalidArgument, InvalidDaemon};
+use crate::errors::{self, InvalidArgument, InvalidDaemon, InvariantViolation};
 use crate::guard::{InUserCode, entry};
 use crate::output::{self, Returned};
 use crate::record::field::{self, Field};
