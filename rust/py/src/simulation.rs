@@ -17,9 +17,9 @@ use meshos_core::testing::moves::{
     self, Emitted, Fault, Faults, Given, Kind, NODES_MAX, Options, Plan, Share, Stop, Subject,
 };
 use meshos_node::daemon::DeliverError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDelta, PyTuple};
-use pyo3::intern;
 
 use crate::args;
 use crate::call;

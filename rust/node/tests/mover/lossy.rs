@@ -15,7 +15,7 @@ use meshos_node::moves::{MoveOpts, Moves};
 use crate::common::net::Weather;
 use crate::common::{key, never, until};
 use crate::exported;
-use crate::nodes::{Client, Node, PATIENCE, memory, seen_of, start_in};
+use crate::nodes::{Client, Gate, Node, OPTS, PATIENCE, freeze, freeze_with, memory, order, seen_of, start_in};
 
 /// Lets the machines of all nodes see to moves.
 fn joined(nodes: &[Node]) -> Vec<Arc<Moves>> {
@@ -135,4 +135,26 @@ fn moves_on_a_bad_network_lose_nothing_and_end() {
             },
         );
     }
+}
+
+#[test]
+fn a_thaw_that_comes_late_does_not_thaw_the_next_freeze() {
+    let nodes = start_in(&[memory(), memory(), memory()], Weather::default());
+    let slot = nodes[1].spawn(&key(1), Durability::Journal);
+    let client = Client::new(&nodes[2], 72, slot.origin());
+    for round in 0..20 {
+        let first = freeze(&nodes[1], &nodes[2], slot.entity());
+        for at in 0..3 {
+            client.send(&format!("t{}", round * 3 + at));
+        }
+        until(|| first.queue.len() == 3);
+        // The next one is asked for before the first one is over.
+        let waited = first.thaw();
+        let (queue, frost) = freeze_with(&nodes[1], order(&nodes[1], &nodes[2], slot.entity()), OPTS);
+        frost.recv_timeout(PATIENCE).expect("in time").expect("it is frozen");
+        assert!(waited == 3 && slot.is_frozen(), "round {round}");
+        nodes[1].mover.thaw(&slot.entity(), queue.take(Gate::Open));
+        assert_eq!(client.settle(), 3);
+    }
+    assert_eq!(seen_of(&[&nodes[1]], "t"), (0..60).collect::<Vec<_>>());
 }
