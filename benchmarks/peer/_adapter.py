@@ -174,3 +174,18 @@ class Subscriber:
                 break
             out.append(item.payload)
         return out
+
+
+def expect_migration(runtime: Any, kind: str, key: int) -> None:
+    """Say that a daemon is to come."""
+    runtime.expect_migration(kind, key)
+
+
+def start_migration(runtime: Any, key: int, source: Any, target: Any) -> Any:
+    """Order a move."""
+    return runtime.start_migration(key, source.node_id, target.node_id)
+
+
+def wait_migration(handle: Any, timeout_s: float) -> None:
+    """Wait until it is over; raises if it came to nothing."""
+    handle.wait_with_timeout(int(timeout_s * 1000))

@@ -14,6 +14,7 @@ from meshos import (
     Identity,
     Mesh,
     MeshDaemon,
+    MigrationHandle,
     StateSnapshot,
     WaitTimeout,
 )
@@ -162,3 +163,18 @@ class Subscriber:
         if isinstance(message, Gap):
             raise RuntimeError(f"{message} is missing")
         return [message.payload]
+
+
+def expect_migration(runtime: DaemonRuntime, kind: str, key: int) -> None:
+    """Say that a daemon is to come."""
+    runtime.expect_migration(kind, key)
+
+
+def start_migration(runtime: DaemonRuntime, key: int, source: Mesh, target: Mesh) -> MigrationHandle:
+    """Order a move."""
+    return runtime.start_migration(key, source.node_id, target.node_id)
+
+
+def wait_migration(handle: MigrationHandle, timeout_s: float) -> None:
+    """Wait until it is over; raises if it came to nothing."""
+    handle.wait(timedelta(seconds=timeout_s))
