@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING
 
 from meshos._core import Faults as Faults
@@ -12,7 +13,7 @@ from meshos.daemon import DaemonHostConfig
 from meshos.errors import InvariantViolation as InvariantViolation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from meshos.daemon import MeshDaemon
 
@@ -98,6 +99,6 @@ class _Later:
 
 
 async def _ended(later: Awaitable[object] | AsyncIterable[object]) -> object:
-    if hasattr(later, "__aiter__"):
+    if isinstance(later, AsyncIterable):
         return [item async for item in later]
     return await later

@@ -120,6 +120,11 @@ pub trait Store: Send {
 
     /// How much it holds.
     fn stats(&self) -> StoreStats;
+
+    /// Whether a batch is kept, and `done` told, before `submit` returns, which then never waits.
+    fn is_immediate(&self) -> bool {
+        false
+    }
 }
 
 /// How much a store holds.

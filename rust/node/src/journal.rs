@@ -426,4 +426,8 @@ impl<S: Store> Store for SharedStore<S> {
     fn stats(&self) -> StoreStats {
         self.0.lock().stats()
     }
+
+    fn is_immediate(&self) -> bool {
+        self.0.lock().is_immediate()
+    }
 }

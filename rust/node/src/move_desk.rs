@@ -309,9 +309,8 @@ impl Move {
         state.report = None;
     }
 
-    /// Takes in what the source tells.
+    /// Takes in what the source tells; whoever watches is told by [`at`](Self::at).
     pub(crate) fn heard(&self, report: Report) {
-        let stage = report.stage;
         {
             let mut state = self.state.lock();
             let progress = &mut state.progress;
@@ -322,7 +321,6 @@ impl Move {
             progress.waiting = Some(report.waiting);
             state.report = Some(report);
         }
-        self.at(stage);
     }
 
     /// It is that far.

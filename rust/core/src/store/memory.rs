@@ -144,4 +144,8 @@ impl Store for MemoryStore {
             ..StoreStats::default()
         }
     }
+
+    fn is_immediate(&self) -> bool {
+        true
+    }
 }

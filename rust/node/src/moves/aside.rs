@@ -7,6 +7,7 @@ use meshos_core::id::{EntityId, Origin};
 use meshos_core::move_frame::{Aside, Body, MoveFrame, Reason, Reject};
 use meshos_core::move_rows::MoveOrder;
 use meshos_core::ownership::{MigrationId, OwnershipRecord};
+use meshos_core::rows::{KeyRange, Table};
 use thiserror::Error;
 
 use super::entry::Scene;
@@ -197,7 +198,8 @@ impl Moves {
         let known = central::lineage(&*store, entity).unwrap_or_default();
         let mut previous = None;
         for record in lineage {
-            let is_known = known.contains(record);
+            let at = known.binary_search_by_key(&record.epoch(), OwnershipRecord::epoch);
+            let is_known = at.is_ok_and(|at| known[at] == *record);
             if record.entity() != *entity || record.follows(previous, authorities).is_err() {
                 return false;
             }
@@ -230,10 +232,12 @@ impl Moves {
             return;
         }
         let signer = match &frame.body {
-            Body::Prepare(order) => order.signer,
-            _ => from,
+            Body::Prepare(order) => Some(order.signer),
+            Body::Freeze | Body::AbortReq => Some(from),
+            // Of anything else no machine asks.
+            _ => None,
         };
-        let refusal = self.source_refuses(signer, &frame.entity);
+        let refusal = signer.and_then(|signer| self.source_refuses(signer, &frame.entity));
         self.with(&frame.entity.clone(), work, |entry, scene: &mut Scene<'_>| {
             entry.hear_source(from, frame, refusal, scene);
         });
@@ -274,15 +278,18 @@ impl Moves {
         if self.hands().is_none() {
             return Some(Reject::from(Reason::NotReady));
         }
-        let first = {
-            let store = (self.stores)();
-            central::lineage(&*store, entity).unwrap_or_default()
-        };
-        if self.may_order(&signer, first.first()) {
+        if self.may_order(&signer, None) || self.may_order(&signer, self.first_record(entity).as_ref()) {
             return None;
         }
         let text = format!("node {} may not order moves from here", signer.node_id());
         Some(Reject::new(Reason::NotPermitted, &text))
+    }
+
+    /// The first record of an entity, as the store has it: who spawned it, and where.
+    fn first_record(&self, entity: &EntityId) -> Option<OwnershipRecord> {
+        let range = KeyRange::beginning_with(entity.as_bytes());
+        let rows = (self.stores)().page(Table::Ownership, &range, 1).ok()?;
+        OwnershipRecord::decode(&rows.first()?.1).ok()
     }
 
     fn aside(&self, from: EntityId, frame: &MoveFrame<'_>, aside: &Aside, work: &mut Work) {

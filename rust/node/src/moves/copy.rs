@@ -214,7 +214,13 @@ impl Entry {
             }
             return;
         }
-        let refusal = refusal.or_else(|| (!self.is_idle()).then(|| Reject::from(Reason::Busy)));
+        // What is being copied on the order of another node is not given up for this one.
+        let others = self
+            .taken
+            .as_ref()
+            .is_some_and(|taken| taken.order.orchestrator != order.orchestrator);
+        let is_busy = others || !self.is_idle();
+        let refusal = refusal.or_else(|| is_busy.then(|| Reject::from(Reason::Busy)));
         let begun = match refusal {
             Some(why) => Err(why),
             None => Pulling::begin(order.clone(), image, image_bytes, scene),

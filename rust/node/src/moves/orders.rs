@@ -322,8 +322,11 @@ impl Moves {
             state.orders.remove(&mid);
         }
         drop(state);
+        // At once: the end of the move may be decided in this very turn.
+        let stage = report.stage;
+        desk.heard(report);
         work.tells.push(Box::new(move || {
-            desk.heard(report);
+            desk.at(stage);
             if is_over {
                 desk.completed(epoch);
             }
