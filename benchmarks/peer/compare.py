@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 HIGHER_IS_BETTER = {"events/s", "1/s"}
 # What a cell measured; all else in it says what was measured, and is the key of its row.
 MEASURED = {"samples", "median", "min", "max", "n", "ops", "value", "MB_per_s", "blob_bytes", "p50", "p99", "p99.9"}
+MEASURED |= {"ok", "tried", "errors", "lost", "duplicated", "in_order", "accepted", "move_s", "blackout_s"}
 
 Key = tuple[tuple[str, Any], ...]
 
