@@ -815,6 +815,16 @@ impl Guide for Ownership {
             epoch: record.epoch(),
         })
     }
+
+    fn handed_on(&self, origin: Origin) -> Option<Known> {
+        let record = self.record_of(origin)?;
+        let is_given = record.reason() == Reason::Move && record.source == self.node && record.node() != self.node;
+        is_given.then(|| Known {
+            entity: record.entity(),
+            node: record.node(),
+            epoch: record.epoch(),
+        })
+    }
 }
 
 impl Drop for Ownership {

@@ -67,6 +67,11 @@ const ARRIVING_RETRY_MS: u32 = 5;
 pub trait Guide: Send + Sync {
     /// The owner of a daemon, as far as this node knows; it never waits.
     fn owner_of(&self, origin: Origin) -> Option<Known>;
+
+    /// The owner of a daemon that this node gave away, as far as it knows; it never waits.
+    fn handed_on(&self, _origin: Origin) -> Option<Known> {
+        None
+    }
 }
 
 /// The number of an event that is sent.
@@ -827,10 +832,21 @@ impl Inner {
 
     fn found(&self, origin: Origin) -> Option<Frame<'static>> {
         match self.known(origin) {
+            // It comes here, or was given away: whoever hears of nobody from all nodes, one after the other, while it is on
+            // its way would conclude that there is none.
             None if self.arrives(origin) => None,
-            None => Some(Frame::Nobody { origin }),
+            None => Some(match self.handed_on(origin) {
+                Some(Known { entity, node, epoch }) => Frame::Found { entity, node, epoch },
+                None => Frame::Nobody { origin },
+            }),
             Some(Known { entity, node, epoch }) => Some(Frame::Found { entity, node, epoch }),
         }
+    }
+
+    /// Where a daemon is that left this node in a move.
+    fn handed_on(&self, origin: Origin) -> Option<Known> {
+        let guide = self.guide.read().clone();
+        guide.and_then(|guide| guide.handed_on(origin))
     }
 
     /// Where a daemon is that is not here, as far as another part of the node knows.
