@@ -77,6 +77,9 @@ struct Policy {
     expected: BTreeMap<Origin, Expected>,
 }
 
+/// What is done on a thread that may wait.
+pub(crate) type After<D> = Box<dyn FnOnce(&Arc<Mover<D>>) + Send>;
+
 /// Moves the daemons of one runtime.
 pub struct Mover<D: Daemon> {
     pub(crate) runtime: Weak<Runtime<D>>,
@@ -85,6 +88,8 @@ pub struct Mover<D: Daemon> {
     pub(crate) arrivals: Mutex<BTreeMap<EntityId, Arc<Arrival<D>>>>,
     pub(crate) copies: Mutex<BTreeMap<EntityId, Arc<Copying>>>,
     pub(crate) held: Mutex<BTreeMap<EntityId, Held<D>>>,
+    /// Daemons that are being taken out of this node, with what is to come after that.
+    pub(crate) leaving: Mutex<BTreeMap<EntityId, Vec<After<D>>>>,
     pub(crate) is_closed: AtomicBool,
     policy: Mutex<Policy>,
     lanes: Lanes,
@@ -102,6 +107,7 @@ impl<D: Daemon> Mover<D> {
             arrivals: Mutex::default(),
             copies: Mutex::default(),
             held: Mutex::default(),
+            leaving: Mutex::default(),
             is_closed: AtomicBool::new(false),
             policy: Mutex::default(),
             lanes: Lanes::new("meshos-move", THREADS_MAX, |body| body()),
@@ -269,7 +275,7 @@ impl<D: Daemon> Hands for Mover<D> {
 
     fn retire(&self, record: &OwnershipRecord, done: Done<bool>) {
         let record = *record;
-        self.later(move |mover| done(mover.drop_rows(&record)));
+        self.once_it_left(&record.entity(), move |mover| done(mover.drop_rows(&record)));
     }
 
     fn restore(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<Frozen, Reject>>) {

@@ -231,11 +231,31 @@ impl<D: Daemon> Mover<D> {
             // At once: nothing is acknowledged under the record before any more.
             ownership.heard(&record);
         }
-        let freeze = self.frozen.lock().remove(&record.entity());
+        let entity = record.entity();
+        let freeze = self.frozen.lock().remove(&entity);
         let Some(Stage::Frozen(entered)) = freeze.map(|freeze| freeze.take()) else {
             return;
         };
-        self.later(move |_| D::batch(|| gone(&runtime, entered, &record)));
+        self.leaving.lock().insert(entity, Vec::new());
+        self.later(move |mover| {
+            D::batch(|| gone(&runtime, entered, &record));
+            let after = mover.leaving.lock().remove(&entity);
+            for run in after.into_iter().flatten() {
+                run(mover);
+            }
+        });
+    }
+
+    /// Has something done after a daemon that was given away left: what it writes last is not to come behind it.
+    pub(crate) fn once_it_left(&self, entity: &EntityId, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let mut leaving = self.leaving.lock();
+        match leaving.get_mut(entity) {
+            Some(after) => after.push(Box::new(run)),
+            None => {
+                drop(leaving);
+                self.later(run);
+            }
+        }
     }
 
     /// Drops what is left here of a daemon that was given away; `false`: it is not kept that it is gone.

@@ -21,7 +21,6 @@ use meshos_core::move_frame::{Reason, Reject};
 use meshos_core::name::ChannelName;
 use meshos_core::ownership::Lineage;
 use meshos_core::rows::{KeyRange, Table};
-use meshos_core::store::check::check;
 use meshos_core::verify::verify;
 use meshos_node::clock::{self, Deadline};
 use meshos_node::daemon::{Daemon, DeliverError};
@@ -66,18 +65,7 @@ fn under_load(clients: &[(&Client<'_>, &str)], nodes: &[&Node], body: impl FnOnc
             .iter()
             .map(|(client, prefix)| {
                 let (stop, sent) = (&stop, &sent);
-                scope.spawn(move || {
-                    let mut next = 0;
-                    while !stop.load(Ordering::SeqCst) {
-                        for _ in 0..8 {
-                            client.send(&format!("{prefix}{next}"));
-                            next += 1;
-                        }
-                        sent.fetch_add(8, Ordering::SeqCst);
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                    next
-                })
+                scope.spawn(move || client.send_until(prefix, stop, sent))
             })
             .collect();
         until(|| sent.load(Ordering::SeqCst) > 100);
@@ -169,7 +157,7 @@ fn there_and_back_and_to_the_node_of_the_directory() {
         assert_eq!(lineage.len(), round + 2);
         Lineage::verify(&entity, lineage, &[]).expect("a good lineage");
         assert_eq!(exported(&nodes[to], origin).len() as u64, total);
-        check(&*(nodes[to].stores)()).expect("everything is in order");
+        nodes[to].check();
         // What it was before is dropped where it was.
         let left: Vec<_> = Table::ALL
             .iter()
@@ -275,7 +263,7 @@ fn both_stores_tell_after_a_restart_where_it_is() {
         .map(|node| node.runtime.stored().expect("it is read").len())
         .collect();
     assert_eq!(stored, [0, 0, 1]);
-    check(&*(nodes[2].stores)()).expect("everything is in order");
+    nodes[2].check();
     let found = nodes[2]
         .runtime
         .stored()

@@ -17,6 +17,7 @@ use meshos_core::ownership::OwnershipRecord;
 use meshos_core::presence::{Members, PresenceConfig};
 use meshos_core::rows::Write;
 use meshos_core::store::Batch;
+use meshos_core::store::check::check;
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::time::UnixMs;
 use meshos_node::carrier::Carrier;
@@ -205,6 +206,18 @@ impl Node {
         self.runtime.shutdown(PATIENCE, &mut never);
         self.mesh.close();
         self.ownership.closed();
+    }
+
+    /// Checks the store, once everything that was submitted is kept: a check reads table after table.
+    pub fn check(&self) {
+        for slot in self.runtime.registry().list() {
+            let mut entered = slot.enter(Deadline::after(PATIENCE), &mut never).expect("open");
+            if let Some(journal) = &mut entered.journal {
+                journal.settle(Deadline::after(PATIENCE)).expect("it is kept");
+                journal.drain().expect("it is kept");
+            }
+        }
+        check(&*(self.stores)()).expect("everything is in order");
     }
 
     /// Makes rows durable.
@@ -419,6 +432,21 @@ impl<'n> Client<'n> {
             pending: Mutex::default(),
             places: AtomicU64::new(0),
         }
+    }
+
+    /// Sends numbered events, eight at a time, until it is told to stop; returns how many.
+    pub fn send_until(&self, prefix: &str, stop: &AtomicBool, sent: &AtomicU64) -> usize {
+        let mut next = 0;
+        while !stop.load(Ordering::SeqCst) {
+            for _ in 0..8 {
+                self.send(&format!("{prefix}{next}"));
+                next += 1;
+            }
+            sent.fetch_add(8, Ordering::SeqCst);
+            // It is a pace, and waits for nothing.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        next
     }
 
     pub fn send(&self, payload: &str) -> u64 {
