@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use meshos_core::digest::Digest;
 use meshos_core::id::{EntityId, Origin};
+use meshos_core::image::seal::{Agreement, Opener};
 use meshos_core::move_frame::Reject;
 use meshos_core::move_rows::{Frozen, MoveOrder, Prepared, Queued};
 use meshos_core::ownership::OwnershipRecord;
@@ -46,11 +47,37 @@ pub struct Copied {
     pub snapshot_took: Duration,
 }
 
+/// Bytes of an image that came.
+pub struct Arrived {
+    /// All of them.
+    pub bytes: Arc<Vec<u8>>,
+    /// What opened the chunks: it knows what was agreed with the source.
+    pub opener: Option<Arc<Opener>>,
+}
+
+impl Arrived {
+    /// What was agreed with the source, if anything was opened.
+    #[must_use]
+    pub fn agreement(&self) -> Option<&Agreement> {
+        self.opener.as_ref().and_then(|opener| opener.agreement())
+    }
+}
+
+/// Bytes that came from elsewhere than a source, as from the store.
+impl From<Vec<u8>> for Arrived {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes: Arc::new(bytes),
+            opener: None,
+        }
+    }
+}
+
 /// Options of a freeze.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct FreezeOpts {
-    /// Whether the key of the daemon travels with it.
-    pub transport_identity: bool,
+    /// What the key of the daemon is sealed with; `None`: it does not travel.
+    pub sealing: Option<Arc<Agreement>>,
     /// How long user code that is inside may take until it is given up.
     pub within: Duration,
 }
@@ -74,7 +101,7 @@ pub trait Hands: Send + Sync {
     fn drop_copy(&self, entity: &EntityId);
 
     /// Keeps a copy, and restores the daemon from it, for an image of what came since.
-    fn hold_copy(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<(), Reject>>);
+    fn hold_copy(&self, order: &MoveOrder, image: Arrived, done: Done<Result<(), Reject>>);
 
     /// Lets go of a copy that is held, and not used yet.
     fn drop_held(&self, entity: &EntityId);
@@ -90,12 +117,15 @@ pub trait Hands: Send + Sync {
     /// The record is kept here and gives the daemon to another node: it leaves, and its lease is no more.
     fn hand_over(&self, record: &OwnershipRecord);
 
+    /// Lets go of something large that was for a daemon that was handed over: when it is retired, or after a while.
+    fn dispose(&self, entity: &EntityId, spent: Box<dyn Send>);
+
     /// Drops what is left of the epochs before a record that gave the daemon away: rows, except records, certificates and
     /// moves, and those of a later term here; and the key. Tells whether it is kept that they are gone.
     fn retire(&self, record: &OwnershipRecord, done: Done<bool>);
 
     /// Keeps an image under its digest, and restores the daemon in standby. Tells where it stands.
-    fn restore(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<Frozen, Reject>>);
+    fn restore(&self, order: &MoveOrder, image: Arrived, done: Done<Result<Frozen, Reject>>);
 
     /// Lets go of a standby, and of its image.
     fn discard(&self, entity: &EntityId, image: &Digest);

@@ -22,7 +22,7 @@ use meshos_core::due::Due;
 use meshos_core::host::Host;
 use meshos_core::id::EntityId;
 use meshos_core::identity::{IdentityError, Keypair};
-use meshos_core::image::seal::SealedIdentity;
+use meshos_core::image::seal::{Agreement, SealedIdentity};
 use meshos_core::image::{self, Baggage, Unpacked};
 use meshos_core::journal::{self as core_journal, Emitted, Mark, SnapshotRow};
 use meshos_core::link::CausalLink;
@@ -38,7 +38,6 @@ use meshos_core::store::StoreError;
 use meshos_core::stored::{SealedKey, StoredDaemon};
 use meshos_core::time::UnixMs;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::daemon::Daemon;
 use crate::deliver;
@@ -163,7 +162,7 @@ impl<D: Daemon> Gathered<D> {
 }
 
 /// Takes the image of a daemon that is frozen: who calls is inside, and stays until it is thawed or gone. User code runs on
-/// this thread. Tells where it stands, and how long user code took.
+/// this thread. Tells where it stands, and how long user code took. The key travels if there is something to seal it with.
 ///
 /// # Errors
 /// [`Reject`]: the daemon is as it was, except that an error of user code was counted.
@@ -171,9 +170,9 @@ pub fn take<D: Daemon>(
     entered: &mut Entered<D>,
     order: &MoveOrder,
     key: &SharedKey,
-    transport_identity: bool,
+    sealing: Option<&Agreement>,
 ) -> Result<(Image, Frozen, Duration), Reject> {
-    let gathered = gather(entered, order, key, transport_identity)?;
+    let gathered = gather(entered, order, key, sealing)?;
     Ok(D::apart(|| gathered.image()))
 }
 
@@ -185,7 +184,7 @@ pub fn gather<D: Daemon>(
     entered: &mut Entered<D>,
     order: &MoveOrder,
     key: &SharedKey,
-    transport_identity: bool,
+    sealing: Option<&Agreement>,
 ) -> Result<Gathered<D>, Reject> {
     drain(entered, order)?;
     let begun = Instant::now();
@@ -199,7 +198,7 @@ pub fn gather<D: Daemon>(
     };
     let took = begun.elapsed();
     let tables = &[Table::Outputs, Table::Outbox];
-    let (baggage, meta) = beside(entered, order, key, transport_identity, tables)?;
+    let (baggage, meta) = beside(entered, order, key, sealing, tables)?;
     Ok(Gathered {
         baggage,
         meta,
@@ -216,11 +215,11 @@ pub fn since<D: Daemon>(
     entered: &mut Entered<D>,
     order: &MoveOrder,
     key: &SharedKey,
-    transport_identity: bool,
+    sealing: Option<&Agreement>,
     (copy, steps): (Digest, Vec<Write>),
 ) -> Result<(Image, Frozen), Reject> {
     drain(entered, order)?;
-    let (mut baggage, meta) = beside(entered, order, key, transport_identity, &[Table::Outbox])?;
+    let (mut baggage, meta) = beside(entered, order, key, sealing, &[Table::Outbox])?;
     baggage.copy = Some(copy);
     baggage.rows.extend(steps);
     baggage.sort();
@@ -256,7 +255,7 @@ fn beside<D: Daemon>(
     entered: &mut Entered<D>,
     order: &MoveOrder,
     key: &SharedKey,
-    transport_identity: bool,
+    sealing: Option<&Agreement>,
     tables: &[Table],
 ) -> Result<(Baggage, SnapshotMeta), Reject> {
     let inside: &mut Inside<D> = entered;
@@ -265,7 +264,10 @@ fn beside<D: Daemon>(
         inside.daemon.schema(),
         clock::unix_ms(),
     );
-    let identity = if transport_identity { seal(key, order)? } else { None };
+    let identity = match sealing {
+        Some(agreement) => seal(key, order, agreement)?,
+        None => None,
+    };
     let mut baggage = Baggage {
         copy: None,
         stored: StoredDaemon {
@@ -282,13 +284,12 @@ fn beside<D: Daemon>(
 }
 
 /// `None`: the daemon has only a public key here.
-fn seal(key: &SharedKey, order: &MoveOrder) -> Result<Option<SealedIdentity>, Reject> {
+fn seal(key: &SharedKey, order: &MoveOrder, agreement: &Agreement) -> Result<Option<SealedIdentity>, Reject> {
     let key = key.lock();
     if key.is_read_only() {
         return Ok(None);
     }
-    let ephemeral = Zeroizing::new(keys::random_bytes());
-    let sealed = SealedIdentity::seal(&key, order, &ephemeral);
+    let sealed = SealedIdentity::seal(&key, order, agreement);
     sealed
         .map(Some)
         .map_err(|error| refused(Reason::IdentityTransportFailed, error))
@@ -418,7 +419,7 @@ pub enum NotInstalled {
 pub fn restore<D: Daemon>(
     bytes: Arc<Vec<u8>>,
     order: &MoveOrder,
-    node: &Keypair,
+    (node, known): (&Keypair, Option<&Agreement>),
     make: impl FnOnce(&str) -> Result<D, Reject>,
 ) -> Result<Standby<D>, Reject> {
     let (digest, unpacked) = D::apart(|| (digest::plain(&bytes), image::decode(&bytes)));
@@ -433,7 +434,7 @@ pub fn restore<D: Daemon>(
     if copy.is_some() {
         return Err(failed("it is not whole"));
     }
-    let key = opened(identity, order, node)?;
+    let key = opened(identity, order, node, known)?;
     let host = Host::resumed(meta.entity, meta.clone(), stored.config).map_err(failed)?;
     let daemon = make(&meta.kind)?;
     if **daemon.kind() != *meta.kind {
@@ -491,11 +492,16 @@ fn is_of(order: &MoveOrder, meta: &SnapshotMeta) -> Result<(), Reject> {
 }
 
 /// The key that came with a daemon; public only if none did.
-fn opened(identity: Option<SealedIdentity>, order: &MoveOrder, node: &Keypair) -> Result<Keypair, Reject> {
+fn opened(
+    identity: Option<SealedIdentity>,
+    order: &MoveOrder,
+    node: &Keypair,
+    known: Option<&Agreement>,
+) -> Result<Keypair, Reject> {
     let Some(sealed) = identity else {
         return Ok(Keypair::public_only(order.entity));
     };
-    let opened = sealed.open(order, node);
+    let opened = sealed.open(order, node, known);
     opened.map_err(|error| refused(Reason::IdentityTransportFailed, error))
 }
 
@@ -512,7 +518,7 @@ pub fn catch_up<D: Daemon>(
     mut standby: Standby<D>,
     bytes: &[u8],
     order: &MoveOrder,
-    node: &Keypair,
+    (node, known): (&Keypair, Option<&Agreement>),
 ) -> Result<Standby<D>, Reject> {
     let (digest, unpacked) = D::apart(|| (digest::plain(bytes), image::decode(bytes)));
     let Unpacked { baggage, meta, .. } = unpacked.map_err(failed)?;
@@ -526,7 +532,7 @@ pub fn catch_up<D: Daemon>(
     if copy != Some(standby.base.name) {
         return Err(differs("the copy is another one"));
     }
-    let key = opened(identity, order, node)?;
+    let key = opened(identity, order, node, known)?;
     standby.key = Arc::new(Mutex::new(key));
     let (mut since, mut rows): (Vec<_>, Vec<_>) = rows
         .into_iter()

@@ -38,6 +38,7 @@ pub mod resumption;
 pub mod inspection;
 pub mod logs;
 pub mod ownership_central;
+pub mod verified;
 pub mod ownership;
 pub mod deliver;
 pub mod revive;

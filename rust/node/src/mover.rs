@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::digest::Digest;
@@ -23,10 +23,10 @@ use meshos_core::ownership::OwnershipRecord;
 use meshos_core::rows::Write;
 
 use crate::daemon::Daemon;
-use crate::hands::{Copied, Done, FreezeOpts, Frost, Hands, Waits};
+use crate::hands::{Arrived, Copied, Done, FreezeOpts, Frost, Hands, Waits};
 use crate::lane::{Job, Lanes};
 use crate::mover_copy::{Copying, Held};
-use crate::mover_source::Freeze;
+use crate::mover_source::{Freeze, Leaving};
 use crate::mover_target::Arrival;
 use crate::runtime::Runtime;
 use crate::slot::SharedKey;
@@ -77,9 +77,6 @@ struct Policy {
     expected: BTreeMap<Origin, Expected>,
 }
 
-/// What is done on a thread that may wait.
-pub(crate) type After<D> = Box<dyn FnOnce(&Arc<Mover<D>>) + Send>;
-
 /// Moves the daemons of one runtime.
 pub struct Mover<D: Daemon> {
     pub(crate) runtime: Weak<Runtime<D>>,
@@ -88,8 +85,7 @@ pub struct Mover<D: Daemon> {
     pub(crate) arrivals: Mutex<BTreeMap<EntityId, Arc<Arrival<D>>>>,
     pub(crate) copies: Mutex<BTreeMap<EntityId, Arc<Copying>>>,
     pub(crate) held: Mutex<BTreeMap<EntityId, Held<D>>>,
-    /// Daemons that are being taken out of this node, with what is to come after that.
-    pub(crate) leaving: Mutex<BTreeMap<EntityId, Vec<After<D>>>>,
+    pub(crate) leaving: Mutex<BTreeMap<EntityId, Leaving<D>>>,
     pub(crate) is_closed: AtomicBool,
     policy: Mutex<Policy>,
     lanes: Lanes,
@@ -169,6 +165,18 @@ impl<D: Daemon> Mover<D> {
         if !self.lanes.submit(Arc::clone(&job) as Arc<dyn Job>) {
             job.run();
         }
+    }
+
+    /// Has something done after a while, on a thread that may wait; never, if this closes first.
+    pub(crate) fn after(&self, span: Duration, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let me = Weak::clone(&self.me);
+        let run: Box<dyn FnOnce() + Send> = Box::new(move || {
+            if let Some(me) = me.upgrade() {
+                run(&me);
+            }
+        });
+        self.lanes
+            .submit_at(Instant::now() + span, Arc::new(Once(Mutex::new(Some(run)))));
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -253,7 +261,7 @@ impl<D: Daemon> Hands for Mover<D> {
         self.end_copy(entity);
     }
 
-    fn hold_copy(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<(), Reject>>) {
+    fn hold_copy(&self, order: &MoveOrder, image: Arrived, done: Done<Result<(), Reject>>) {
         self.begin_hold(order, image, done);
     }
 
@@ -273,14 +281,21 @@ impl<D: Daemon> Hands for Mover<D> {
         self.give_away(record);
     }
 
-    fn retire(&self, record: &OwnershipRecord, done: Done<bool>) {
-        let record = *record;
-        self.once_it_left(&record.entity(), move |mover| done(mover.drop_rows(&record)));
+    fn dispose(&self, entity: &EntityId, spent: Box<dyn Send>) {
+        self.keep_remains(entity, spent);
     }
 
-    fn restore(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<Frozen, Reject>>) {
+    fn retire(&self, record: &OwnershipRecord, done: Done<bool>) {
+        let record = *record;
+        self.once_it_left(&record.entity(), move |mover| {
+            done(mover.drop_rows(&record));
+            mover.end_leaving(&record.entity());
+        });
+    }
+
+    fn restore(&self, order: &MoveOrder, image: Arrived, done: Done<Result<Frozen, Reject>>) {
         let order = order.clone();
-        self.later(move |mover| done(mover.stand_by(&order, image)));
+        self.later(move |mover| done(mover.stand_by(&order, &image)));
     }
 
     fn discard(&self, entity: &EntityId, image: &Digest) {
@@ -319,7 +334,8 @@ impl<D: Daemon> Hands for Mover<D> {
         copies.iter().for_each(|entity| self.end_copy(entity));
         let arrivals = std::mem::take(&mut *self.arrivals.lock());
         let held = std::mem::take(&mut *self.held.lock());
-        D::batch(|| drop((arrivals, held)));
+        let leaving = std::mem::take(&mut *self.leaving.lock());
+        D::batch(|| drop((arrivals, held, leaving)));
     }
 }
 

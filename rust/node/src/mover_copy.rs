@@ -24,7 +24,7 @@ use meshos_core::rows::Write;
 
 use crate::daemon::Daemon;
 use crate::deliver;
-use crate::hands::{Copied, Done, FreezeOpts};
+use crate::hands::{Arrived, Copied, Done, FreezeOpts};
 use crate::image::{self, Standby};
 use crate::leave::Entered;
 use crate::mover::{Mover, reject};
@@ -78,7 +78,7 @@ impl<D: Daemon> Mover<D> {
     }
 
     fn copy_now(&self, order: &MoveOrder, opts: FreezeOpts, copying: &Copying) -> Result<Copied, Reject> {
-        let (runtime, mut entered) = self.enter(order, opts, &mut || copying.is_dropped())?;
+        let (runtime, mut entered) = self.enter(order, &opts, &mut || copying.is_dropped())?;
         entered.untape();
         mover_source::ready(&runtime, &mut entered, order)?;
         if deliver::keeps_every(&entered) {
@@ -89,7 +89,7 @@ impl<D: Daemon> Mover<D> {
         let signed = deliver::checkpoint(&mut entered, runtime.node());
         signed.map_err(|error| reject(Reason::StateFailed, error.to_string()))?;
         let slot = Arc::clone(entered.slot());
-        let gathered = image::gather(&mut entered, order, slot.key(), opts.transport_identity)?;
+        let gathered = image::gather(&mut entered, order, slot.key(), opts.sealing.as_deref())?;
         let tape = Tape::after(order.entity, gathered.head(), entered.host.epoch());
         entered.tape = Some(Arc::clone(&tape));
         drop(entered);
@@ -149,21 +149,21 @@ impl<D: Daemon> Mover<D> {
         steps
     }
 
-    pub(crate) fn begin_hold(&self, order: &MoveOrder, bytes: Arc<Vec<u8>>, done: Done<Result<(), Reject>>) {
+    pub(crate) fn begin_hold(&self, order: &MoveOrder, image: Arrived, done: Done<Result<(), Reject>>) {
         let held: Held<D> = Arc::default();
         let before = self.held.lock().insert(order.entity, Arc::clone(&held));
         let order = order.clone();
         self.later(move |mover| {
             mover.drop_copies(before);
-            done(mover.hold_now(&order, bytes, &held));
+            done(mover.hold_now(&order, &image, &held));
         });
     }
 
-    fn hold_now(&self, order: &MoveOrder, bytes: Arc<Vec<u8>>, held: &Held<D>) -> Result<(), Reject> {
+    fn hold_now(&self, order: &MoveOrder, image: &Arrived, held: &Held<D>) -> Result<(), Reject> {
         let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
-        let kept = runtime.stores()().keep(&[&bytes]);
+        let kept = runtime.stores()().keep(&[&image.bytes]);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
-        let restored = self.restored(&runtime, order, bytes).and_then(|standby| {
+        let restored = self.restored(&runtime, order, image).and_then(|standby| {
             if standby.keeps_every() {
                 D::batch(|| drop(standby));
                 return Err(reject(Reason::StateFailed, "each event is to be kept with its state"));
@@ -223,9 +223,9 @@ impl<D: Daemon> Mover<D> {
         runtime: &Runtime<D>,
         order: &MoveOrder,
         copy: Standby<D>,
-        bytes: &[u8],
+        image: &Arrived,
     ) -> Result<Standby<D>, Reject> {
-        let standby = image::catch_up(copy, bytes, order, runtime.node())?;
+        let standby = image::catch_up(copy, &image.bytes, order, (runtime.node(), image.agreement()))?;
         Ok(self.dressed(order, standby))
     }
 }

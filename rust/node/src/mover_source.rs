@@ -68,6 +68,33 @@ enum Stage<D: Daemon> {
     Over,
 }
 
+/// How long what is left of a daemon stays in memory if its move is not known to be over. To free a large one holds the
+/// interpreter, or a lock, that whoever takes over in the same process needs at that time.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What is done on a thread that may wait.
+type After<D> = Box<dyn FnOnce(&Arc<Mover<D>>) + Send>;
+
+/// A daemon that was given away.
+pub(crate) struct Leaving<D: Daemon> {
+    /// How often it is about to write what it writes last.
+    going: u32,
+    /// What is to be done then.
+    after: Vec<After<D>>,
+    /// What is left of it in memory.
+    remains: Vec<Box<dyn Send>>,
+}
+
+impl<D: Daemon> Default for Leaving<D> {
+    fn default() -> Self {
+        Self {
+            going: 0,
+            after: Vec::new(),
+            remains: Vec::new(),
+        }
+    }
+}
+
 /// One daemon that is frozen, or is about to be.
 pub(crate) struct Freeze<D: Daemon>(Mutex<Stage<D>>);
 
@@ -111,7 +138,7 @@ impl<D: Daemon> Mover<D> {
         waits: &Arc<dyn Waits>,
         freeze: &Arc<Freeze<D>>,
     ) -> Result<Frost, Reject> {
-        let entered = self.enter(order, opts, &mut || freeze.is_thawed());
+        let entered = self.enter(order, &opts, &mut || freeze.is_thawed());
         let (runtime, mut entered) = match entered {
             Ok(entered) => entered,
             Err(reject) => {
@@ -122,7 +149,7 @@ impl<D: Daemon> Mover<D> {
         };
         entered.slot().divert(waits);
         let since = self.since_copy(order, &mut entered);
-        let frost = image_of(&runtime, &mut entered, order, opts, since);
+        let frost = image_of(&runtime, &mut entered, order, &opts, since);
         if !entered.is_present() {
             self.forget_freeze(&order.entity, freeze);
             return Err(reject(Reason::StateFailed, "it was stopped meanwhile"));
@@ -151,7 +178,7 @@ impl<D: Daemon> Mover<D> {
     pub(crate) fn enter(
         &self,
         order: &MoveOrder,
-        opts: FreezeOpts,
+        opts: &FreezeOpts,
         is_unwanted: &mut (dyn FnMut() -> bool + Send),
     ) -> Result<(Arc<Runtime<D>>, Entered<D>), Reject> {
         let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
@@ -236,11 +263,22 @@ impl<D: Daemon> Mover<D> {
         let Some(Stage::Frozen(entered)) = freeze.map(|freeze| freeze.take()) else {
             return;
         };
-        self.leaving.lock().insert(entity, Vec::new());
+        self.leaving.lock().entry(entity).or_default().going += 1;
         self.later(move |mover| {
-            D::batch(|| gone(&runtime, entered, &record));
-            let after = mover.leaving.lock().remove(&entity);
-            for run in after.into_iter().flatten() {
+            let remains = D::batch(|| gone(&runtime, entered, &record));
+            let after = {
+                let mut leaving = mover.leaving.lock();
+                let leaving = leaving.entry(entity).or_default();
+                leaving.going = leaving.going.saturating_sub(1);
+                leaving.remains.push(remains);
+                if leaving.going == 0 {
+                    std::mem::take(&mut leaving.after)
+                } else {
+                    Vec::new()
+                }
+            };
+            mover.after(LINGER, move |mover| mover.end_leaving(&entity));
+            for run in after {
                 run(mover);
             }
         });
@@ -249,13 +287,32 @@ impl<D: Daemon> Mover<D> {
     /// Has something done after a daemon that was given away left: what it writes last is not to come behind it.
     pub(crate) fn once_it_left(&self, entity: &EntityId, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let mut leaving = self.leaving.lock();
-        match leaving.get_mut(entity) {
-            Some(after) => after.push(Box::new(run)),
+        match leaving.get_mut(entity).filter(|leaving| leaving.going > 0) {
+            Some(leaving) => leaving.after.push(Box::new(run)),
             None => {
                 drop(leaving);
                 self.later(run);
             }
         }
+    }
+
+    /// Lets go of something of a daemon that was given away: not before its move is over, unless that takes long.
+    pub(crate) fn keep_remains(&self, entity: &EntityId, spent: Box<dyn Send>) {
+        if let Some(leaving) = self.leaving.lock().get_mut(entity) {
+            leaving.remains.push(spent);
+            return;
+        }
+        self.later(move |_| D::batch(|| drop(spent)));
+    }
+
+    /// Lets go of what is left of a daemon that was given away, and left.
+    pub(crate) fn end_leaving(&self, entity: &EntityId) {
+        let mut leaving = self.leaving.lock();
+        let is_gone = leaving.get(entity).is_some_and(|leaving| leaving.going == 0);
+        let ended = if is_gone { leaving.remove(entity) } else { None };
+        drop(leaving);
+        // User objects end outside the lock.
+        D::batch(|| drop(ended));
     }
 
     /// Drops what is left here of a daemon that was given away; `false`: it is not kept that it is gone.
@@ -309,7 +366,7 @@ fn image_of<D: Daemon>(
     runtime: &Arc<Runtime<D>>,
     entered: &mut Entered<D>,
     order: &MoveOrder,
-    opts: FreezeOpts,
+    opts: &FreezeOpts,
     since: Option<(Digest, Vec<Write>)>,
 ) -> Result<Frost, Reject> {
     let slot = Arc::clone(entered.slot());
@@ -328,14 +385,14 @@ fn image_of<D: Daemon>(
                 let too_late = || reject(Reason::StateFailed, "it is not kept in time");
                 in_time.then_some(()).ok_or_else(too_late)?;
             }
-            let (image, frozen) = image::since(entered, order, slot.key(), opts.transport_identity, since)?;
+            let (image, frozen) = image::since(entered, order, slot.key(), opts.sealing.as_deref(), since)?;
             (image, frozen, Duration::ZERO)
         }
         None => {
             if let Some(journal) = &mut entered.journal {
                 D::apart(|| journal.settle(deadline)).map_err(not_kept)?;
             }
-            image::take(entered, order, slot.key(), opts.transport_identity)?
+            image::take(entered, order, slot.key(), opts.sealing.as_deref())?
         }
     };
     let lineage = D::apart(|| ownership.lineage(&order.entity)).map_err(not_kept)?;
@@ -365,8 +422,8 @@ fn thaw<D: Daemon>(runtime: &Runtime<D>, entered: Entered<D>, queue: Vec<Queued>
     drop(entered);
 }
 
-/// Takes a daemon out of its node that another one has now.
-fn gone<D: Daemon>(runtime: &Arc<Runtime<D>>, mut entered: Entered<D>, record: &OwnershipRecord) {
+/// Takes a daemon out of its node that another one has now; returns what is left of it.
+fn gone<D: Daemon>(runtime: &Arc<Runtime<D>>, mut entered: Entered<D>, record: &OwnershipRecord) -> Box<dyn Send> {
     let slot = Arc::clone(entered.slot());
     let entity = slot.entity();
     send_on(runtime, &slot);
@@ -393,8 +450,7 @@ fn gone<D: Daemon>(runtime: &Arc<Runtime<D>>, mut entered: Entered<D>, record: &
     let inside = entered.take_away();
     drop(entered);
     let left = runtime.archive.lock().forget(&entity);
-    // User objects end outside the lock.
-    drop((left, inside));
+    Box::new((left, inside))
 }
 
 /// Sends on what callers of this process wait for.

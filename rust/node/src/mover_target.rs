@@ -29,6 +29,7 @@ use crate::claims::denied;
 use crate::clock::Deadline;
 use crate::daemon::Daemon;
 use crate::deliver;
+use crate::hands::Arrived;
 use crate::image::{self, Standby};
 use crate::keeping::Stores;
 use crate::mover::{Mover, reject};
@@ -44,13 +45,19 @@ use crate::sync::Mutex;
 /// How long a daemon that is live may be busy until no snapshot is taken of it.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(60);
 
-/// Whether the snapshot that is kept of it is of before steps that are not.
-type IsOld = bool;
+struct Installed<D: Daemon> {
+    slot: Arc<Slot<D>>,
+    due: Vec<Sending>,
+    /// Whether the snapshot that is kept of it is of before steps that are not.
+    is_old: bool,
+    /// Images and snapshots that are of no use any more.
+    files: Vec<Digest>,
+}
 
 enum Stage<D: Daemon> {
     Standby(Box<Standby<D>>),
     /// It is installed, and nobody finds it yet.
-    Installed(Arc<Slot<D>>, Vec<Sending>, IsOld),
+    Installed(Box<Installed<D>>),
     /// Somebody works on it, or it is live.
     Taken,
 }
@@ -69,20 +76,20 @@ impl<D: Daemon> Arrival<D> {
 
 impl<D: Daemon> Mover<D> {
     /// Keeps an image, and restores the daemon in standby.
-    pub(crate) fn stand_by(&self, order: &MoveOrder, bytes: Arc<Vec<u8>>) -> Result<Frozen, Reject> {
+    pub(crate) fn stand_by(&self, order: &MoveOrder, image: &Arrived) -> Result<Frozen, Reject> {
         let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
         if self.is_closed() {
             return Err(Reason::NotReady.into());
         }
-        let kept = runtime.stores()().keep(&[&bytes]);
+        let kept = runtime.stores()().keep(&[&image.bytes]);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
-        let standby = match core_image::copy_of(&bytes) {
-            None => self.restored(&runtime, order, bytes)?,
+        let standby = match core_image::copy_of(&image.bytes) {
+            None => self.restored(&runtime, order, image)?,
             Some(copy) => {
                 let held = self.take_held(&order.entity, &copy);
                 let missing = || reject(Reason::StateFailed, "the replay differs: the copy is not here");
                 let standby = held.ok_or_else(missing);
-                let standby = D::batch(|| self.caught_up(&runtime, order, *standby?, &bytes));
+                let standby = D::batch(|| self.caught_up(&runtime, order, *standby?, image));
                 standby.inspect_err(|_| self.free(&runtime, &order.entity, &[name, copy]))?
             }
         };
@@ -102,10 +109,17 @@ impl<D: Daemon> Mover<D> {
         &self,
         runtime: &Runtime<D>,
         order: &MoveOrder,
-        bytes: Arc<Vec<u8>>,
+        image: &Arrived,
     ) -> Result<Standby<D>, Reject> {
         let make = |kind: &str| self.factories.make(kind);
-        let standby = D::batch(|| image::restore(bytes, order, runtime.node(), make))?;
+        let standby = D::batch(|| {
+            image::restore(
+                Arc::clone(&image.bytes),
+                order,
+                (runtime.node(), image.agreement()),
+                make,
+            )
+        })?;
         Ok(self.dressed(order, standby))
     }
 
@@ -200,17 +214,17 @@ impl<D: Daemon> Mover<D> {
         };
         let mut standby = match arrival.take() {
             Stage::Standby(standby) => standby,
-            Stage::Installed(slot, due, is_old) => {
-                let epoch = slot.view().epoch;
-                *arrival.stage.lock() = Stage::Installed(slot, due, is_old);
+            Stage::Installed(installed) => {
+                let epoch = installed.slot.view().epoch;
+                *arrival.stage.lock() = Stage::Installed(installed);
                 return Ok(epoch);
             }
             Stage::Taken => return Err("it is being installed".to_owned()),
         };
         runtime.router().arriving(entity, true);
         let installed = D::batch(|| install(&runtime, ownership, &mut standby, record, prepared, writes));
-        let claim = match installed {
-            Ok(claim) => claim,
+        let (claim, files) = match installed {
+            Ok(installed) => installed,
             Err(why) => {
                 *arrival.stage.lock() = Stage::Standby(standby);
                 return Err(why);
@@ -220,7 +234,12 @@ impl<D: Daemon> Mover<D> {
         let Standby { inside, key, due, .. } = *standby;
         let slot = Slot::new(key, Some(runtime.node().entity_id()), inside);
         runtime.hold(&slot, claim);
-        *arrival.stage.lock() = Stage::Installed(slot, due, is_old);
+        *arrival.stage.lock() = Stage::Installed(Box::new(Installed {
+            slot,
+            due,
+            is_old,
+            files,
+        }));
         Ok(record.epoch())
     }
 
@@ -229,14 +248,14 @@ impl<D: Daemon> Mover<D> {
         let image = prepared.frozen.image;
         let bytes = runtime.stores()().fetch(&image, prepared.image_bytes);
         let bytes = bytes.map_err(|error| format!("its image is not to be had: {error}"))?;
-        let order = &prepared.order;
-        let standby = match core_image::copy_of(&bytes) {
-            None => self.restored(runtime, order, Arc::new(bytes)),
+        let (order, image) = (&prepared.order, Arrived::from(bytes));
+        let standby = match core_image::copy_of(&image.bytes) {
+            None => self.restored(runtime, order, &image),
             Some(copy) => {
                 let whole = runtime.stores()().fetch(&copy, u64::MAX);
                 let whole = whole.map_err(|error| format!("its copy is not to be had: {error}"))?;
-                let whole = self.restored(runtime, order, Arc::new(whole));
-                whole.and_then(|whole| D::batch(|| self.caught_up(runtime, order, whole, &bytes)))
+                let whole = self.restored(runtime, order, &Arrived::from(whole));
+                whole.and_then(|whole| D::batch(|| self.caught_up(runtime, order, whole, &image)))
             }
         };
         let standby = standby.map_err(|reject| format!("it is not restored: {}", reject.text))?;
@@ -253,7 +272,13 @@ impl<D: Daemon> Mover<D> {
         let arrival = self.arrivals.lock().remove(entity);
         let stage = arrival.map(|arrival| arrival.take());
         D::batch(|| match stage {
-            Some(Stage::Installed(slot, due, is_old)) => {
+            Some(Stage::Installed(installed)) => {
+                let Installed {
+                    slot,
+                    due,
+                    is_old,
+                    files,
+                } = *installed;
                 let left = runtime.archive.lock().forget(entity);
                 drop(left);
                 slot.put_first(runtime.lanes(), queue, &runtime.router().back());
@@ -265,6 +290,11 @@ impl<D: Daemon> Mover<D> {
                     self.forget(origin);
                     slot.retry_marked(runtime.lanes());
                     slot.work();
+                    if !files.is_empty() {
+                        // To free large ones takes longer than all of this.
+                        let stores = Arc::clone(runtime.stores());
+                        self.later(move |_| discard(&stores, &files));
+                    }
                     if is_old {
                         self.later(move |_| snapshot_of(&slot));
                     }
@@ -298,7 +328,7 @@ fn snapshot_of<D: Daemon>(slot: &Arc<Slot<D>>) {
     }
 }
 
-/// Claims, keeps everything in one commit, and waits for a lease.
+/// Claims, keeps everything in one commit, and waits for a lease. Tells which files are of no use any more.
 fn install<D: Daemon>(
     runtime: &Arc<Runtime<D>>,
     ownership: &Arc<Ownership>,
@@ -306,7 +336,7 @@ fn install<D: Daemon>(
     record: &OwnershipRecord,
     prepared: &Prepared,
     mut writes: Vec<Write>,
-) -> Result<ownership::Claim, String> {
+) -> Result<(ownership::Claim, Vec<Digest>), String> {
     let (stores, entity) = (runtime.stores(), record.entity());
     if !runtime.reserve(&entity) {
         return Err("it is being spawned here".to_owned());
@@ -330,9 +360,8 @@ fn install<D: Daemon>(
         // It is the first snapshot of a daemon that is kept, and of no use to another.
         let (image, since) = standby.images();
         let is_free = |file: &Digest| *file != image || !standby.is_kept();
-        let files: Vec<_> = files.into_iter().chain([image]).chain(since).filter(is_free).collect();
-        discard(stores, &files);
-        Ok(claim)
+        let files = files.into_iter().chain([image]).chain(since).filter(is_free);
+        Ok((claim, files.collect()))
     })();
     if claimed.is_err() {
         runtime.unreserve(&entity);

@@ -40,6 +40,7 @@ use crate::ownership_central::{self as central, Central, Posts, Told};
 use crate::reactor::{Place, Reactor, Turn};
 use crate::router::Guide;
 use crate::sync::{Condvar, Mutex};
+use crate::verified::Verified;
 
 /// How long a claim waits for the directory.
 pub const CLAIM_WAIT: Duration = Duration::from_secs(5);
@@ -198,6 +199,7 @@ pub struct Ownership {
     config: OwnerConfig,
     stores: Stores,
     central: Option<Central>,
+    verified: Arc<Verified>,
     state: Mutex<State>,
     inbox: Mutex<Inbox>,
     place: OnceLock<Place>,
@@ -222,8 +224,10 @@ impl Ownership {
         config: OwnershipConfig,
     ) -> Result<Arc<Self>, StoreError> {
         let (node, began) = (carrier.entity_id(), Instant::now());
+        let verified: Arc<Verified> = Arc::default();
         let central = if node == directory {
-            Some(Central::open(key, Arc::clone(&stores), began, config.directory)?)
+            let known = Arc::clone(&verified);
+            Some(Central::open(key, Arc::clone(&stores), known, began, config.directory)?)
         } else {
             None
         };
@@ -237,6 +241,7 @@ impl Ownership {
             config: config.owner,
             stores,
             central,
+            verified,
             state: Mutex::default(),
             inbox: Mutex::default(),
             place: OnceLock::new(),
@@ -271,6 +276,12 @@ impl Ownership {
     #[must_use]
     pub const fn central(&self) -> Option<&Central> {
         self.central.as_ref()
+    }
+
+    /// The records that this node knows to be signed as they say.
+    #[must_use]
+    pub const fn verified(&self) -> &Arc<Verified> {
+        &self.verified
     }
 
     /// The highest record of the entity with that handle, as far as this node knows.
@@ -668,7 +679,9 @@ impl Ownership {
                 answer: Answer::Unregistered(reason),
             },
             Body::Higher(record) => {
-                record.verify_signatures().map_err(|_| ())?;
+                if !self.verified.fits(&record) {
+                    return Err(());
+                }
                 Signal::Higher { ask, record }
             }
             Body::Install { lineage, .. } => return self.install(ask.run, &entity, lineage, work),
@@ -680,7 +693,7 @@ impl Ownership {
 
     /// Takes in that an entity is this node's. It is adopted when it is spawned here, with its state.
     fn install(&self, run: u64, entity: &EntityId, lineage: Vec<OwnershipRecord>, work: &mut Work) -> Result<(), ()> {
-        let lineage = Lineage::verify(entity, lineage, &[self.directory]).map_err(|_| ())?;
+        let lineage = self.verified.lineage(entity, lineage, &[self.directory]).ok_or(())?;
         let record = *lineage.highest();
         let mut state = self.state.lock();
         if record.node() != self.node || run != self.run {

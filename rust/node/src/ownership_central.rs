@@ -1,7 +1,7 @@
 //! The directory of a mesh, at the node that has it: its machine, its rows, takeovers.
 //!
-//! Frames come in turns, from [`ownership`](crate::ownership); what is to be kept is written by a thread of its own, as many
-//! records at once as there are, and answered when it is durable.
+//! Frames come in turns, from [`ownership`](crate::ownership); what is to be kept is written by a thread of its own where the
+//! store waits for a disk, as many records at once as there are, and answered when it is durable.
 //!
 //! Invariants
 //! * Signatures of a record are checked before the machine sees it, unless it is the very record that is the highest.
@@ -15,7 +15,7 @@ use meshos_core::digest::Digest;
 use meshos_core::directory::{Action, Counters, Directory, DirectoryConfig, Phase, Signal};
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::{IdentityError, Keypair};
-use meshos_core::ownership::{Lineage, OwnershipRecord};
+use meshos_core::ownership::OwnershipRecord;
 use meshos_core::ownership_frame::{Ask, Body, OwnershipFrame};
 use meshos_core::rows::{KeyRange, Table, Write, of_entity_key};
 use meshos_core::store::{Batch, Store, StoreError};
@@ -27,6 +27,7 @@ use crate::keeping::{self, Stores};
 use crate::lane::{Job, Lanes};
 use crate::resumption;
 use crate::sync::{Condvar, Mutex};
+use crate::verified::Verified;
 
 /// Frames for other nodes, by whom they are for.
 pub(crate) type Posts = Vec<(EntityId, OwnershipFrame)>;
@@ -80,6 +81,7 @@ struct State {
 pub struct Central {
     key: Arc<Keypair>,
     stores: Stores,
+    verified: Arc<Verified>,
     began: Instant,
     state: Mutex<State>,
     bell: Condvar,
@@ -141,6 +143,7 @@ impl Central {
     pub(crate) fn open(
         key: Arc<Keypair>,
         stores: Stores,
+        verified: Arc<Verified>,
         began: Instant,
         mut config: DirectoryConfig,
     ) -> Result<Self, StoreError> {
@@ -161,6 +164,7 @@ impl Central {
         Ok(Self {
             key,
             stores,
+            verified,
             began,
             state: Mutex::new(State {
                 machine,
@@ -330,11 +334,11 @@ impl Central {
         let signal = match frame.body {
             Body::Register(records) => {
                 let authorities = [self.key.entity_id()];
-                let lineage = Lineage::verify(&entity, records, &authorities).map_err(|_| ())?;
+                let lineage = self.verified.lineage(&entity, records, &authorities).ok_or(())?;
                 Signal::Register { from, ask, lineage }
             }
             Body::Renew(record) => {
-                if self.highest(&entity) != Some(record) && record.verify_signatures().is_err() {
+                if self.highest(&entity) != Some(record) && !self.verified.fits(&record) {
                     return Err(());
                 }
                 Signal::Renew { from, ask, record }
@@ -416,7 +420,12 @@ impl Central {
         }
         if !writes.is_empty() {
             self.writing.queue.lock().extend(writes);
-            self.lanes.submit(Arc::clone(&self.writing) as Arc<dyn Job>);
+            let writing = Arc::clone(&self.writing);
+            if (self.stores)().is_immediate() {
+                writing.run();
+            } else {
+                self.lanes.submit(writing as Arc<dyn Job>);
+            }
         }
     }
 }

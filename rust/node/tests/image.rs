@@ -17,7 +17,7 @@ use meshos_core::digest;
 use meshos_core::due::Due;
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
-use meshos_core::image::seal::{Opener, Sealer, Transcript, plain_range, sealed_len};
+use meshos_core::image::seal::{Agreement, Opener, Sealer, Transcript, plain_range, sealed_len};
 use meshos_core::image::{Baggage, Unpacked, decode};
 use meshos_core::ingress::{DIRECT, EventKey};
 use meshos_core::journal::SnapshotRow;
@@ -114,15 +114,20 @@ fn enter(slot: &Arc<Slot<Sum>>) -> Entered<Sum> {
         .expect("free")
 }
 
+fn agreement() -> Agreement {
+    Agreement::with(&target().entity_id(), &Zeroizing::new([3; 32])).expect("a key")
+}
+
 fn take(node: &Keypair, slot: &Arc<Slot<Sum>>) -> (Image, Frozen) {
-    let (image, frozen, _) = image::take(&mut enter(slot), &order(node), &key(1), true).expect("it is well");
+    let (image, frozen, _) =
+        image::take(&mut enter(slot), &order(node), &key(1), Some(&agreement())).expect("it is well");
     (image, frozen)
 }
 
 /// Seals all chunks, and opens them at the target.
 fn travelled(image: &Image, order: &MoveOrder) -> Vec<u8> {
     let transcript = Transcript::of(order, image.digest, image.len);
-    let sealer = Sealer::new(&transcript, &Zeroizing::new([3; 32])).expect("a key");
+    let sealer = Sealer::new(&transcript, &agreement());
     let opener = Opener::new(&transcript, &target()).expect("a whole key");
     let mut plain = vec![0; usize::try_from(image.len).expect("it is in memory")];
     let (mut index, mut sealed_bytes) = (0, 0);
@@ -141,7 +146,7 @@ fn travelled(image: &Image, order: &MoveOrder) -> Vec<u8> {
 }
 
 fn restore(bytes: Vec<u8>, source: &Keypair, make: impl FnOnce() -> Sum) -> Result<Standby<Sum>, Reject> {
-    image::restore(Arc::new(bytes), &order(source), &target(), |_| Ok(make()))
+    image::restore(Arc::new(bytes), &order(source), (&target(), None), |_| Ok(make()))
 }
 
 /// The records of a daemon that was begun at the source, up to the one that gives it to the target.
@@ -411,7 +416,7 @@ fn everything_else_of_it_travels() {
         epoch: 2,
         ..order(&node.node)
     };
-    let (image, frozen, _) = image::take(&mut enter(&slot), &onward, &key(1), false).expect("it is well");
+    let (image, frozen, _) = image::take(&mut enter(&slot), &onward, &key(1), None).expect("it is well");
     let again = decode(&image.parts().concat()).expect("just made");
     assert_eq!(again.baggage.rows, baggage.rows);
     assert_eq!(again.baggage.identity, None);
@@ -472,7 +477,7 @@ fn what_cannot_be_taken_is_told() {
     let source = Node::new();
     let slot = source.spawn(journal());
     source.switches.fail_snapshot.store(true, Ordering::SeqCst);
-    let taken = |order: &MoveOrder| image::take(&mut enter(&slot), order, &key(1), true).map(drop);
+    let taken = |order: &MoveOrder| image::take(&mut enter(&slot), order, &key(1), Some(&agreement())).map(drop);
     let refused = taken(&order(&source.node)).expect_err("it raises");
     assert_eq!(
         (refused.reason, &*refused.text),
@@ -493,7 +498,7 @@ fn what_cannot_be_taken_is_told() {
     source.disk.lock().is_full = true;
     let mut entered = enter(&slot);
     deliver::deliver(&mut entered, &Event::outside(7, 1, b"abc"), Want::Outputs).expect("new");
-    let refused = image::take(&mut entered, &order(&source.node), &key(1), true).map(drop);
+    let refused = image::take(&mut entered, &order(&source.node), &key(1), Some(&agreement())).map(drop);
     assert_eq!(refused.expect_err("it is not kept").reason, Reason::StateFailed);
 }
 
@@ -521,20 +526,22 @@ fn what_cannot_be_restored_is_told() {
         (Reason::StateFailed, "Error: no restore")
     );
     node.switches.fail_restore.store(false, Ordering::SeqCst);
-    let none = image::restore::<Sum>(Arc::new(bytes.clone()), &order(&source.node), &target(), |_| {
+    let none = image::restore::<Sum>(Arc::new(bytes.clone()), &order(&source.node), (&target(), None), |_| {
         Err(Reject::from(Reason::NoFactory))
     });
     assert_eq!(none.map(drop).expect_err("no class").reason, Reason::NoFactory);
     // Another node has not the key that the daemon's was sealed to.
     let stranger = Keypair::from_seed(&[11; 32]);
-    let opened = image::restore(Arc::new(bytes.clone()), &order(&source.node), &stranger, |_| Ok(make()));
+    let opened = image::restore(Arc::new(bytes.clone()), &order(&source.node), (&stranger, None), |_| {
+        Ok(make())
+    });
     assert_eq!(
         opened.map(drop).expect_err("not for it").reason,
         Reason::IdentityTransportFailed
     );
     let mut earlier = order(&source.node);
     earlier.kind = "other".to_owned();
-    let other = image::restore(Arc::new(bytes.clone()), &earlier, &target(), |_| Ok(make()));
+    let other = image::restore(Arc::new(bytes.clone()), &earlier, (&target(), None), |_| Ok(make()));
     assert_eq!(other.map(drop).expect_err("another kind").reason, Reason::StateFailed);
     // Outputs that are not the end of the chain are not taken for it.
     let Unpacked {
@@ -590,7 +597,7 @@ fn it_is_installed_only_under_a_record_that_begins_where_it_stands() {
 fn a_key_that_does_not_travel_leaves_a_daemon_that_its_node_signs_for() {
     let source = Node::new();
     let slot = source.spawn(journal());
-    let (image, _, _) = image::take(&mut enter(&slot), &order(&source.node), &key(1), false).expect("it is well");
+    let (image, _, _) = image::take(&mut enter(&slot), &order(&source.node), &key(1), None).expect("it is well");
     let bytes = image.parts().concat();
     let node = Node::on(Arc::default(), Arc::new(target()));
     let mut standby = restore(bytes, &source.node, || Sum::new(&node.switches)).expect("it is well");
@@ -663,7 +670,7 @@ fn a_large_state_is_held_once_at_the_source_and_once_beside_its_image_at_the_tar
     let ((image, frozen), most) = most_held(|| take(&source.node, &slot));
     assert!(most < 65 * MIB, "{most} bytes to take it");
     let transcript = Transcript::of(&order(&source.node), image.digest, image.len);
-    let sealer = Sealer::new(&transcript, &Zeroizing::new([3; 32])).expect("a key");
+    let sealer = Sealer::new(&transcript, &agreement());
     let (_, most) = most_held(|| {
         let mut part = Vec::new();
         image.slice(plain_range(image.len, 1).expect("it is large"), &mut part);
@@ -674,7 +681,8 @@ fn a_large_state_is_held_once_at_the_source_and_once_beside_its_image_at_the_tar
     let node = Node::on(Arc::default(), Arc::new(target()));
     node.switches.padding.store(64 * MIB, Ordering::SeqCst);
     let order = order(&source.node);
-    let (standby, most) = most_held(|| image::restore(bytes, &order, &target(), |_| Ok(Sum::new(&node.switches))));
+    let (standby, most) =
+        most_held(|| image::restore(bytes, &order, (&target(), None), |_| Ok(Sum::new(&node.switches))));
     assert!(most < 65 * MIB, "{most} bytes to restore it");
     assert_eq!(standby.expect("it is well").frozen, frozen);
 }

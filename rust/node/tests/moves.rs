@@ -21,7 +21,7 @@ use meshos_core::store::Batch;
 use meshos_core::store::memory::MemoryStore;
 use meshos_node::carrier::Carrier;
 use meshos_node::clock::Deadline;
-use meshos_node::hands::{Copied, Done, FreezeOpts, Frost, Hands, Waits};
+use meshos_node::hands::{Arrived, Copied, Done, FreezeOpts, Frost, Hands, Waits};
 use meshos_node::image::Image;
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::local_engine::LocalNetwork;
@@ -245,11 +245,11 @@ impl Hands for Fake {
         self.note("drop_copy");
     }
 
-    fn hold_copy(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<(), Reject>>) {
+    fn hold_copy(&self, order: &MoveOrder, image: Arrived, done: Done<Result<(), Reject>>) {
         if let Some(why) = self.script.lock().hold.clone() {
             return done(Err(why));
         }
-        self.held.lock().insert(order.entity, image);
+        self.held.lock().insert(order.entity, image.bytes);
         self.note("hold_copy");
         done(Ok(()));
     }
@@ -276,12 +276,17 @@ impl Hands for Fake {
         self.note("hand_over");
     }
 
+    fn dispose(&self, _: &EntityId, spent: Box<dyn Send>) {
+        drop(spent);
+    }
+
     fn retire(&self, _: &OwnershipRecord, done: Done<bool>) {
         self.note("retire");
         done(true);
     }
 
-    fn restore(&self, order: &MoveOrder, image: Arc<Vec<u8>>, done: Done<Result<Frozen, Reject>>) {
+    fn restore(&self, order: &MoveOrder, image: Arrived, done: Done<Result<Frozen, Reject>>) {
+        let image = image.bytes;
         if let Some(why) = self.script.lock().restore.clone() {
             return done(Err(why));
         }

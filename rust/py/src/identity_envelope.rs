@@ -1,6 +1,6 @@
 //! `IdentityEnvelope`: the key of a daemon on its way to the node that it moves to.
 
-use meshos_core::image::seal::{NotOpened, SealedIdentity};
+use meshos_core::image::seal::{Agreement, NotOpened, SealedIdentity};
 use meshos_core::move_rows::MoveOrder;
 use meshos_node::keys;
 use pyo3::prelude::*;
@@ -44,7 +44,8 @@ impl PyIdentityEnvelope {
                     "must be that of the daemon of the order",
                 )));
             }
-            let sealed = SealedIdentity::seal(&key.key.lock(), &order, &keys::ephemeral());
+            let agreement = Agreement::with(&order.target, &keys::ephemeral());
+            let sealed = agreement.and_then(|agreement| SealedIdentity::seal(&key.key.lock(), &order, &agreement));
             sealed.map(Self).map_err(|error| errors::identity(&error))
         })
     }
@@ -53,7 +54,7 @@ impl PyIdentityEnvelope {
     fn open(&self, node: &Bound<'_, PyAny>, order: &Bound<'_, PyAny>) -> PyResult<PyIdentity> {
         entry("IdentityEnvelope.open", || {
             let (node, order) = (identity(node, "node")?, self::order(order)?);
-            let opened = self.0.open(&order, &node.key.lock());
+            let opened = self.0.open(&order, &node.key.lock(), None);
             opened.map(PyIdentity::new).map_err(|error| match error {
                 NotOpened::Identity(error) => errors::identity(&error),
                 NotOpened::Length { .. } | NotOpened::Forged => {

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! chunk       ephemeral 32 | ciphertext | tag 16; of 1048528 bytes of the image, the last one of what is left
-//! identity    ephemeral 32 | ciphertext 48
+//! identity    ephemeral 32 | ciphertext 48; the ephemeral key may be that of the chunks
 //! transcript  "meshos 2026 move image v1\0" | mid 16 | entity 32 | epoch u64 | source 32 | target 32 | digest 32 | bytes u64
 //! ```
 //! Numbers are little endian; ciphertexts are XChaCha20-Poly1305.
 //!
 //! * A chunk is sealed under `derive_key("meshos 2026 move image key v1")(X25519(ephemeral, target) ‖ ephemeral ‖ target)`. Its
 //!   nonce is the first 16 bytes of BLAKE3 of the transcript, and its index as u64; its associated data is the transcript.
-//! * The seed of a daemon is sealed under `derive_key("meshos 2026 move identity key v1")` of the same, with an ephemeral key of
-//!   its own and a nonce of zeros; its associated data is `"meshos 2026 move identity v1\0" ‖ mid ‖ entity ‖ source ‖ target`.
+//! * The seed of a daemon is sealed under `derive_key("meshos 2026 move identity key v1")` of the same, with a nonce of zeros:
+//!   under one ephemeral key there is one seed. Its associated data is `"meshos 2026 move identity v1\0" ‖ mid ‖ entity ‖ source ‖ target`.
 //! * The target's X25519 key is its Ed25519 key, mapped.
 //!
 //! Invariants
@@ -19,7 +19,9 @@
 //! * Who sealed is not said: whoever opens compares the digest of the image with what the source signed.
 //! * A key is never shown, and is overwritten when dropped.
 
+use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
@@ -170,6 +172,44 @@ impl Binding {
     }
 }
 
+/// What an ephemeral key and that of a target make: the keys of one move come from it. Both sides have the same.
+pub struct Agreement {
+    target: EntityId,
+    public: [u8; EPHEMERAL_SIZE],
+    shared: Zeroizing<[u8; 32]>,
+}
+
+impl Agreement {
+    /// With the target of a move, as its source. `ephemeral` is 32 random bytes, of this move and no other.
+    ///
+    /// # Errors
+    /// [`IdentityError::InvalidPublicKey`]: the target is no key.
+    pub fn with(target: &EntityId, ephemeral: &Zeroizing<[u8; 32]>) -> Result<Self, IdentityError> {
+        let (public, shared) = identity::agree_with(target, ephemeral)?;
+        Ok(Self {
+            target: *target,
+            public,
+            shared,
+        })
+    }
+
+    /// As the target, with the public half of the source's ephemeral key.
+    ///
+    /// # Errors
+    /// [`IdentityError`]: the target's key is public only, or the other one is none.
+    pub fn as_target(target: &Keypair, public: [u8; EPHEMERAL_SIZE]) -> Result<Self, IdentityError> {
+        Ok(Self {
+            target: target.entity_id(),
+            public,
+            shared: target.agree(&public)?,
+        })
+    }
+
+    fn cipher(&self, context: Context) -> XChaCha20Poly1305 {
+        sealed_channel::cipher_under(context, &self.shared, &self.public, &self.target)
+    }
+}
+
 /// Seals the chunks of one image.
 pub struct Sealer {
     binding: Binding,
@@ -178,18 +218,15 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// For the target of an image. `ephemeral` is 32 random bytes, never twice the same.
-    ///
-    /// # Errors
-    /// [`IdentityError::InvalidPublicKey`]: the target is no key.
-    pub fn new(transcript: &Transcript, ephemeral: &Zeroizing<[u8; 32]>) -> Result<Self, IdentityError> {
-        let (public, shared) = identity::agree_with(&transcript.target, ephemeral)?;
-        let cipher = sealed_channel::cipher_under(Context::MoveImageKey, &shared, &public, &transcript.target);
-        Ok(Self {
+    /// For the target of an image, with whom it was agreed.
+    #[must_use]
+    pub fn new(transcript: &Transcript, agreement: &Agreement) -> Self {
+        debug_assert_eq!(transcript.target, agreement.target, "only the target opens it");
+        Self {
             binding: Binding::of(transcript),
-            public,
-            cipher,
-        })
+            public: agreement.public,
+            cipher: agreement.cipher(Context::MoveImageKey),
+        }
     }
 
     /// Seals the content of a chunk.
@@ -217,6 +254,8 @@ impl Sealer {
 pub struct Opener {
     binding: Binding,
     target: Keypair,
+    /// That of the first chunk: all chunks of a source have one.
+    first: OnceLock<(Agreement, XChaCha20Poly1305)>,
 }
 
 impl Opener {
@@ -228,7 +267,27 @@ impl Opener {
         Ok(Self {
             binding: Binding::of(transcript),
             target: Keypair::from_seed(&*target.seed()?),
+            first: OnceLock::new(),
         })
+    }
+
+    /// What was agreed with the source, once a chunk came.
+    #[must_use]
+    pub fn agreement(&self) -> Option<&Agreement> {
+        self.first.get().map(|(agreement, _)| agreement)
+    }
+
+    fn cipher(&self, public: [u8; EPHEMERAL_SIZE]) -> Result<Cow<'_, XChaCha20Poly1305>, IdentityError> {
+        if let Some((agreement, cipher)) = self.first.get()
+            && agreement.public == public
+        {
+            return Ok(Cow::Borrowed(cipher));
+        }
+        let agreement = Agreement::as_target(&self.target, public)?;
+        let cipher = agreement.cipher(Context::MoveImageKey);
+        // Another thread may have been first: that is as good.
+        let _ = self.first.set((agreement, cipher.clone()));
+        Ok(Cow::Owned(cipher))
     }
 
     /// Opens a chunk into the beginning of `out`; tells how many bytes it has.
@@ -250,9 +309,7 @@ impl Opener {
         let (public, rest) = sealed.split_at(EPHEMERAL_SIZE);
         let (content, tag) = rest.split_at(length);
         let public: [u8; EPHEMERAL_SIZE] = public.try_into().expect("just split");
-        let shared = self.target.agree(&public)?;
-        let entity = self.target.entity_id();
-        let cipher = sealed_channel::cipher_under(Context::MoveImageKey, &shared, &public, &entity);
+        let cipher = self.cipher(public)?;
         let out = &mut out[..length];
         out.copy_from_slice(content);
         let (nonce, associated) = (self.binding.nonce(index), &self.binding.associated);
@@ -272,19 +329,19 @@ impl SealedIdentity {
     /// Bytes of its encoding.
     pub const SIZE: usize = EPHEMERAL_SIZE + 32 + TAG_SIZE;
 
-    /// Seals the key of the daemon of an order to its target. `ephemeral` is 32 random bytes, never twice the same.
+    /// Seals the key of the daemon of an order to its target, with whom it was agreed for this order and no other.
     ///
     /// # Errors
-    /// [`IdentityError::ReadOnly`]: the key is public only; [`IdentityError::InvalidPublicKey`]: the target is no key.
+    /// [`IdentityError::ReadOnly`]: the key is public only.
     ///
     /// # Panics
     /// Never: a seed can be sealed.
-    pub fn seal(key: &Keypair, order: &MoveOrder, ephemeral: &Zeroizing<[u8; 32]>) -> Result<Self, IdentityError> {
+    pub fn seal(key: &Keypair, order: &MoveOrder, agreement: &Agreement) -> Result<Self, IdentityError> {
+        debug_assert_eq!(order.target, agreement.target, "only the target opens it");
         let seed = key.seed()?;
-        let (public, shared) = identity::agree_with(&order.target, ephemeral)?;
-        let cipher = sealed_channel::cipher_under(Context::MoveIdentityKey, &shared, &public, &order.target);
+        let cipher = agreement.cipher(Context::MoveIdentityKey);
         let mut sealed = Self {
-            ephemeral: public,
+            ephemeral: agreement.public,
             cipher: [0; 32 + TAG_SIZE],
         };
         let (content, closing) = sealed.cipher.split_at_mut(32);
@@ -294,14 +351,16 @@ impl SealedIdentity {
         Ok(sealed)
     }
 
-    /// Opens it as the target of the order.
+    /// Opens it as the target of the order; `known` is what was agreed for the chunks, so that it is not computed again.
     ///
     /// # Errors
     /// [`NotOpened`].
-    pub fn open(&self, order: &MoveOrder, target: &Keypair) -> Result<Keypair, NotOpened> {
-        let shared = target.agree(&self.ephemeral)?;
+    pub fn open(&self, order: &MoveOrder, target: &Keypair, known: Option<&Agreement>) -> Result<Keypair, NotOpened> {
         let entity = target.entity_id();
-        let cipher = sealed_channel::cipher_under(Context::MoveIdentityKey, &shared, &self.ephemeral, &entity);
+        let cipher = match known.filter(|known| known.public == self.ephemeral && known.target == entity) {
+            Some(known) => known.cipher(Context::MoveIdentityKey),
+            None => Agreement::as_target(target, self.ephemeral)?.cipher(Context::MoveIdentityKey),
+        };
         let (content, tag) = self.cipher.split_at(32);
         let mut seed = Zeroizing::new([0; 32]);
         seed.copy_from_slice(content);

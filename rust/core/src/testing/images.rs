@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::samples::{self, History, STATE, keypair};
 use super::{frames, move_frames};
 use crate::digest;
-use crate::image::seal::{Opener, SealedIdentity, Sealer, Transcript};
+use crate::image::seal::{Agreement, Opener, SealedIdentity, Sealer, Transcript};
 use crate::image::{self, Baggage, Unpacked};
 use crate::name::ChannelName;
 use crate::rows::{Table, Write, entity_key};
@@ -55,7 +55,7 @@ pub fn baggage() -> Baggage {
             key: None,
             ..samples::stored_daemon()
         },
-        identity: Some(SealedIdentity::seal(&history.entity, &order, &Zeroizing::new([0x97; 32])).expect(FULL)),
+        identity: Some(SealedIdentity::seal(&history.entity, &order, &agreement(0x97)).expect(FULL)),
         rows: vec![
             outputs.expect("there is one"),
             Write::put(Table::Checkpoints, key, made.to_bytes()),
@@ -100,14 +100,22 @@ pub fn transcript() -> Transcript {
     Transcript::of(&move_frames::order(), digest::plain(&image), image.len() as u64)
 }
 
+/// What the source agrees with the target, by an ephemeral key of this byte.
+///
+/// # Panics
+/// Never: the target is a key.
+#[must_use]
+pub fn agreement(ephemeral: u8) -> Agreement {
+    Agreement::with(&move_frames::order().target, &Zeroizing::new([ephemeral; 32])).expect(FULL)
+}
+
 /// Its only chunk, sealed.
 ///
 /// # Panics
 /// Never: the target is a key.
 #[must_use]
 pub fn chunk() -> Vec<u8> {
-    let sealer = Sealer::new(&transcript(), &Zeroizing::new([0x98; 32])).expect(FULL);
-    sealer.seal(0, &image())
+    Sealer::new(&transcript(), &agreement(0x98)).seal(0, &image())
 }
 
 /// [`image::decode`], and the same with a closing digest that fits.

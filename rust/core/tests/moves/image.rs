@@ -13,7 +13,6 @@ use meshos_core::rows::{Table, Write, entity_key};
 use meshos_core::testing::samples::{History, STATE, keypair};
 use meshos_core::testing::{images, move_frames};
 use proptest::prelude::*;
-use zeroize::Zeroizing;
 
 use crate::support::{fault, patched};
 
@@ -196,7 +195,7 @@ fn chunks_lie_where_the_receiver_expects_them_and_none_is_another() {
         plain: plain.len() as u64,
         ..images::transcript()
     };
-    let sealer = Sealer::new(&transcript, &Zeroizing::new([5; 32])).expect("it can");
+    let sealer = Sealer::new(&transcript, &images::agreement(5));
     let opener = Opener::new(&transcript, &target()).expect("it can");
     let total = sealed_len(transcript.plain);
     let mut chunks = Vec::new();
@@ -221,29 +220,63 @@ fn chunks_lie_where_the_receiver_expects_them_and_none_is_another() {
 fn a_key_is_opened_by_the_target_of_its_order_and_by_nobody_else() {
     let (order, entity) = (move_frames::order(), History::new().entity);
     let sealed = images::baggage().identity.expect("it travels");
-    let opened = sealed.open(&order, &target()).expect("it is the target");
+    let opened = sealed.open(&order, &target(), None).expect("it is the target");
     assert_eq!(opened.entity_id(), entity.entity_id());
     assert_eq!(SealedIdentity::from_bytes(&sealed.to_bytes()), sealed);
-    assert_eq!(sealed.open(&order, &keypair(1)).err(), Some(NotOpened::Forged));
+    assert_eq!(sealed.open(&order, &keypair(1), None).err(), Some(NotOpened::Forged));
     for at in 0..SealedIdentity::SIZE {
         let mut altered = sealed.to_bytes();
         altered[at] ^= 1;
         assert!(
-            SealedIdentity::from_bytes(&altered).open(&order, &target()).is_err(),
+            SealedIdentity::from_bytes(&altered)
+                .open(&order, &target(), None)
+                .is_err(),
             "byte {at}"
         );
     }
     let mut other = order.clone();
     other.mid = [1; 16];
-    assert!(sealed.open(&other, &target()).is_err());
+    assert!(sealed.open(&other, &target(), None).is_err());
     let mut other = order.clone();
     other.source = keypair(1).entity_id();
-    assert!(sealed.open(&other, &target()).is_err());
+    assert!(sealed.open(&other, &target(), None).is_err());
     // The key of another daemon is not taken for this one's.
-    let stranger = SealedIdentity::seal(&keypair(1), &order, &Zeroizing::new([1; 32])).expect("it can");
-    assert_eq!(stranger.open(&order, &target()).err(), Some(NotOpened::Forged));
+    let stranger = SealedIdentity::seal(&keypair(1), &order, &images::agreement(1)).expect("it can");
+    assert_eq!(stranger.open(&order, &target(), None).err(), Some(NotOpened::Forged));
     let public = Keypair::public_only(entity.entity_id());
-    assert!(SealedIdentity::seal(&public, &order, &Zeroizing::new([1; 32])).is_err());
+    assert!(SealedIdentity::seal(&public, &order, &images::agreement(1)).is_err());
+}
+
+#[test]
+fn one_agreement_seals_image_and_key_under_keys_of_their_own() {
+    let (order, entity) = (move_frames::order(), History::new().entity);
+    let agreement = images::agreement(7);
+    let transcript = images::transcript();
+    let chunk = Sealer::new(&transcript, &agreement).seal(0, &images::image());
+    let sealed = SealedIdentity::seal(&entity, &order, &agreement).expect("a whole key");
+    assert_eq!(chunk[..32], sealed.to_bytes()[..32], "one ephemeral key");
+    let opener = Opener::new(&transcript, &target()).expect("it can");
+    assert!(opener.agreement().is_none(), "nothing came yet");
+    let mut out = vec![0; images::image().len()];
+    opener.open(0, &chunk, &mut out).expect("it opens");
+    let known = opener.agreement().expect("of the first chunk");
+    let opened = sealed.open(&order, &target(), Some(known)).expect("it is the target");
+    assert_eq!(opened.entity_id(), entity.entity_id());
+    assert_eq!(
+        sealed
+            .open(&order, &target(), None)
+            .expect("it computes it")
+            .entity_id(),
+        entity.entity_id()
+    );
+    // What was agreed otherwise is of no use, and does no harm; neither is it for another target.
+    let other = images::baggage().identity.expect("it travels");
+    assert!(other.open(&order, &target(), Some(known)).is_ok());
+    assert!(sealed.open(&order, &keypair(1), Some(known)).is_err());
+    // A chunk under another ephemeral key opens too: whoever sends decides.
+    let again = Sealer::new(&transcript, &images::agreement(8)).seal(0, &images::image());
+    assert_ne!(again, chunk);
+    assert_eq!(opener.open(0, &again, &mut out), Ok(out.len()));
 }
 
 proptest! {

@@ -179,12 +179,12 @@ impl Moves {
         match &frame.body {
             Body::Prepare(order) => order.verify_signature().is_ok(),
             Body::Final { lineage, .. } => self.is_lineage(&frame.entity, lineage, &authorities),
-            Body::Commit { record, .. } => record.verify_signatures().is_ok(),
+            Body::Commit { record, .. } => self.ownership.verified().fits(record),
             Body::Outcome {
                 record: Some(record), ..
-            } => record.verify_signatures().is_ok(),
+            } => self.ownership.verified().fits(record),
             Body::Aside(aside) => match &**aside {
-                Aside::Show(record) => record.verify_signatures().is_ok(),
+                Aside::Show(record) => self.ownership.verified().fits(record),
                 Aside::Copy(order) | Aside::Offer { order, .. } => order.verify_signature().is_ok(),
                 _ => true,
             },
@@ -192,23 +192,10 @@ impl Moves {
         }
     }
 
-    /// Whether a lineage is whole. What this node's own store has of it was checked before it was kept.
+    /// Whether a lineage is whole.
     fn is_lineage(&self, entity: &EntityId, lineage: &[OwnershipRecord], authorities: &[EntityId]) -> bool {
-        let store = (self.stores)();
-        let known = central::lineage(&*store, entity).unwrap_or_default();
-        let mut previous = None;
-        for record in lineage {
-            let at = known.binary_search_by_key(&record.epoch(), OwnershipRecord::epoch);
-            let is_known = at.is_ok_and(|at| known[at] == *record);
-            if record.entity() != *entity || record.follows(previous, authorities).is_err() {
-                return false;
-            }
-            if !is_known && record.verify_signatures().is_err() {
-                return false;
-            }
-            previous = Some(record);
-        }
-        !lineage.is_empty()
+        let verified = self.ownership.verified();
+        verified.lineage(entity, lineage.to_vec(), authorities).is_some()
     }
 
     fn hear_target(&self, from: EntityId, frame: MoveFrame<'_>, work: &mut Work) {

@@ -91,6 +91,10 @@ impl Entry {
         if let Some(why) = why {
             return say(order, order.orchestrator, Body::Reject(why), scene.work);
         }
+        let agreement = match self.agree(order) {
+            Ok(agreement) => agreement,
+            Err(why) => return say(order, order.orchestrator, Body::Reject(why), scene.work),
+        };
         self.given = Some(Given {
             order: Box::new(order.clone()),
             sending: None,
@@ -99,7 +103,7 @@ impl Entry {
             until,
         });
         let opts = FreezeOpts {
-            transport_identity: !order.terms.key_stays,
+            sealing: Some(agreement).filter(|_| !order.terms.key_stays),
             within: WITHIN,
         };
         let (me, entity, mid) = (scene.moves.me.clone(), self.entity, order.mid);
@@ -115,13 +119,15 @@ impl Entry {
 
     /// The copy is there, or cannot be made.
     pub(super) fn copied(&mut self, mid: MigrationId, copied: Result<Box<Copied>, Reject>, scene: &mut Scene<'_>) {
-        let Some(given) = self.given.as_mut().filter(|given| given.order.mid == mid) else {
+        let found = self.given.as_ref().filter(|given| given.order.mid == mid);
+        let Some(order) = found.map(|given| (*given.order).clone()) else {
             return;
         };
+        let agreement = self.agree(&order);
+        let Some(given) = &mut self.given else { return };
         let sending = copied.and_then(|copied| {
             given.snapshot_took = copied.snapshot_took;
-            let sending = Sending::new(copied.image, (*given.order).clone())?;
-            Ok((sending, copied.frozen))
+            Ok((Sending::new(copied.image, order, &*agreement?), copied.frozen))
         });
         match sending {
             Ok(sending) => {
@@ -272,7 +278,7 @@ impl Entry {
                 move_chunks::Action::Pull { index } => pulling.ask(index, scene),
                 move_chunks::Action::Take { .. } => {}
                 move_chunks::Action::Whole => {
-                    let (image, order) = (pulling.bytes(), Arc::clone(&taken.order));
+                    let (image, order) = (pulling.arrived(), Arc::clone(&taken.order));
                     taken.pulling = None;
                     let (me, entity, mid) = (scene.moves.me.clone(), self.entity, order.mid);
                     let done = Box::new(move |held: Result<(), Reject>| {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use meshos_core::digest::Digest;
 use meshos_core::id::EntityId;
-use meshos_core::image::seal::{self, Opener, Sealer, Transcript};
+use meshos_core::image::seal::{self, Agreement, Opener, Sealer, Transcript};
 use meshos_core::move_chunks::{self, ChunkReceiver};
 use meshos_core::move_frame::{Aside, Body, MoveFrame, Reason, Reject, Report, Stage};
 use meshos_core::move_known::{Known, Recovered};
@@ -15,13 +15,12 @@ use meshos_core::move_source::{self, Gate, MoveSource, SourceConfig, Waiting};
 use meshos_core::move_target::{self, MoveTarget, TargetConfig};
 use meshos_core::ownership::{MigrationId, OwnershipRecord};
 use meshos_core::stream::{Flow, Frame};
-use zeroize::Zeroizing;
 
 use super::chunks::{Open, Opened, Seal, Spool};
 use super::copy::{Given, Taken};
 use super::{Item, MoveStats, Moves, Role, Work};
 use crate::clock;
-use crate::hands::{FreezeOpts, Frost, Waits};
+use crate::hands::{Arrived, FreezeOpts, Frost, Waits};
 use crate::image::Image;
 use crate::keys;
 use crate::sync::Mutex;
@@ -53,17 +52,15 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) fn new(image: Arc<Image>, order: MoveOrder) -> Result<Self, Reject> {
+    pub(super) fn new(image: Arc<Image>, order: MoveOrder, agreement: &Agreement) -> Self {
         let transcript = Transcript::of(&order, image.digest, image.len);
-        let sealer = Sealer::new(&transcript, &Zeroizing::new(keys::random_bytes()));
-        let sealer = sealer.map_err(|_| Reject::new(Reason::IdentityTransportFailed, "the target's key is none"))?;
-        Ok(Self {
+        Self {
             image,
-            sealer: Arc::new(sealer),
+            sealer: Arc::new(Sealer::new(&transcript, agreement)),
             order: Arc::new(order),
             next_at: None,
             waiting: BTreeSet::new(),
-        })
+        }
     }
 
     /// A chunk was sent, or could not be: who asks for it again gets it again.
@@ -156,8 +153,11 @@ impl Pulling {
     }
 
     /// The bytes, when they are whole.
-    pub(super) fn bytes(&self) -> Arc<Vec<u8>> {
-        Arc::new(std::mem::take(&mut *self.spool.0.lock()))
+    pub(super) fn arrived(&self) -> Arrived {
+        Arrived {
+            bytes: Arc::new(std::mem::take(&mut *self.spool.0.lock())),
+            opener: Some(Arc::clone(&self.opener)),
+        }
     }
 }
 
@@ -180,6 +180,8 @@ pub(super) struct Entry {
     known: Known,
     source: MoveSource,
     target: MoveTarget,
+    /// What is agreed with the target of a move away from here.
+    agreement: Option<(MigrationId, Arc<Agreement>)>,
     sending: Option<Sending>,
     pulling: Option<Pulling>,
     /// A copy that was made here.
@@ -211,6 +213,7 @@ impl Entry {
             known: recovered.known,
             source: MoveSource::new(node, entity, source, recovered.unretired),
             target: MoveTarget::new(node, entity, target, recovered.prepared),
+            agreement: None,
             sending: None,
             pulling: None,
             given: None,
@@ -266,6 +269,7 @@ impl Entry {
         before.count(stats);
         self.due = before.due;
         self.was_engaged |= before.was_engaged;
+        self.agreement = before.agreement.take();
         self.given = before.given.take();
         self.taken = before.taken.take();
         self
@@ -315,6 +319,11 @@ impl Entry {
         };
         self.step_source(signal, scene);
         self.last_order = self.orchestrator().or(self.last_order);
+        if before != self.source.phase() && self.source.phase() == move_source::Phase::Reserved {
+            // While the daemon still works. What cannot be agreed is told when it is to freeze.
+            let order = self.source.order().cloned();
+            let _ = order.map(|order| self.agree(&order));
+        }
         if says_committed && before == move_source::Phase::Committed && self.source.phase() != before {
             self.report(Stage::Complete, None, orchestrator, scene);
         } else if before == move_source::Phase::Frozen && self.source.phase() == move_source::Phase::Committing {
@@ -401,10 +410,11 @@ impl Entry {
             snapshot_took,
             rounds,
         } = *frost;
-        let sending = match Sending::new(Arc::clone(&image), order) {
-            Ok(sending) => sending,
+        let agreement = match self.agree(&order) {
+            Ok(agreement) => agreement,
             Err(why) => return self.step_source(move_source::Signal::FreezeFailed(why), scene),
         };
+        let sending = Sending::new(Arc::clone(&image), order, &agreement);
         let image_bytes = seal::sealed_len(image.len);
         self.told.snapshot_took = self.told.snapshot_took.max(snapshot_took);
         self.told.image_bytes = image_bytes;
@@ -559,14 +569,18 @@ impl Entry {
             move_source::Action::Thaw { queue } => {
                 self.sending = None;
                 self.given = None;
+                self.agreement = None;
                 let thaw = move |hands: &dyn crate::hands::Hands| hands.thaw(&entity, queue);
                 scene.work.calls.push(Box::new(thaw));
             }
             move_source::Action::Redirect { queue } => self.redirect(queue, scene),
             move_source::Action::Fence(record) => {
-                self.sending = None;
-                self.given = None;
-                let hand_over = move |hands: &dyn crate::hands::Hands| hands.hand_over(&record);
+                self.agreement = None;
+                let spent = (self.sending.take(), self.given.take());
+                let hand_over = move |hands: &dyn crate::hands::Hands| {
+                    hands.hand_over(&record);
+                    hands.dispose(&entity, Box::new(spent));
+                };
                 scene.work.calls.push(Box::new(hand_over));
             }
             move_source::Action::Retire { mid } => {
@@ -595,8 +609,12 @@ impl Entry {
         } else {
             asked.min(default.freeze_max)
         };
+        let agreement = match self.agree(&order) {
+            Ok(agreement) => agreement,
+            Err(why) => return self.step_source(move_source::Signal::FreezeFailed(why), scene),
+        };
         let opts = FreezeOpts {
-            transport_identity: !order.terms.key_stays,
+            sealing: Some(agreement).filter(|_| !order.terms.key_stays),
             within,
         };
         if !order.terms.live {
@@ -623,6 +641,20 @@ impl Entry {
         });
         let freeze = move |hands: &dyn crate::hands::Hands| hands.freeze(&order, opts, waits, done);
         scene.work.calls.push(Box::new(freeze));
+    }
+
+    /// What is agreed with the target of an order: made once, and one for all that is sealed for it.
+    pub(super) fn agree(&mut self, order: &MoveOrder) -> Result<Arc<Agreement>, Reject> {
+        if let Some((mid, agreement)) = &self.agreement
+            && *mid == order.mid
+        {
+            return Ok(Arc::clone(agreement));
+        }
+        let made = Agreement::with(&order.target, &keys::ephemeral());
+        let made = made.map_err(|_| Reject::new(Reason::IdentityTransportFailed, "the target's key is none"))?;
+        let made = Arc::new(made);
+        self.agreement = Some((order.mid, Arc::clone(&made)));
+        Ok(made)
     }
 
     fn send_chunk(&mut self, to: EntityId, image: Digest, index: u32, scene: &mut Scene<'_>) {
@@ -795,7 +827,7 @@ impl Entry {
     fn restore(&mut self, scene: &mut Scene<'_>) {
         let Some(pulling) = self.pulling.take() else { return };
         let me = scene.moves.me.clone();
-        let image = pulling.bytes();
+        let image = pulling.arrived();
         let (entity, order) = (self.entity, pulling.order);
         let mid = order.mid;
         let done = Box::new(move |restored: Result<Frozen, Reject>| {

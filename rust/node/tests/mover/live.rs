@@ -22,7 +22,7 @@ use meshos_node::clock::Deadline;
 use meshos_node::controls;
 use meshos_node::daemon::DeliverError;
 use meshos_node::deliver::{self, Want};
-use meshos_node::hands::{Copied, FreezeOpts, Hands};
+use meshos_node::hands::{Arrived, Copied, Hands};
 use meshos_node::journal::Stores;
 use meshos_node::mover::Mover;
 use meshos_node::moves::{MoveEnd, MoveOpts, Moves};
@@ -33,20 +33,20 @@ use meshos_node::slot::Slot;
 use crate::common::net::{Tray, forward};
 use crate::common::{Event, Sum, key, never, until};
 use crate::nodes::{
-    self, Client, Frosted, Node, OPTS, PATIENCE, event, freeze_on, memory, order, seen_of, start, three, wait,
+    self, Client, Frosted, Node, PATIENCE, event, freeze_on, memory, opts, order, seen_of, start, three, wait,
 };
 use crate::{exported, subscribe, tempfolder};
 
 const DURABILITIES: [Durability; 3] = [Durability::Journal, Durability::Snapshot, Durability::None];
 
 fn copy(source: &Node, order: &MoveOrder) -> Result<Copied, Reject> {
-    wait(|done| source.mover.copy(order, OPTS, done))
+    wait(|done| source.mover.copy(order, opts(order, PATIENCE), done))
 }
 
 fn hold(target: &Node, order: &MoveOrder, copied: &Copied) -> Result<(), Reject> {
     let mut bytes = Vec::new();
     copied.image.slice(0..copied.image.len, &mut bytes);
-    wait(|done| target.mover.hold_copy(order, Arc::new(bytes), done))
+    wait(|done| target.mover.hold_copy(order, Arrived::from(bytes), done))
 }
 
 /// Has the target hold a copy.
@@ -421,7 +421,7 @@ fn a_copy_waits_for_user_code_and_is_given_up_in_time_or_when_nobody_wants_it() 
     let asked = |within| {
         let (told, heard) = mpsc::channel();
         let done = Box::new(move |copied: Result<Copied, Reject>| drop(told.send(copied.err())));
-        source.mover.copy(&order, FreezeOpts { within, ..OPTS }, done);
+        source.mover.copy(&order, opts(&order, within), done);
         heard
     };
     let reason = |heard: mpsc::Receiver<Option<Reject>>| {
@@ -443,7 +443,7 @@ fn a_copy_waits_for_user_code_and_is_given_up_in_time_or_when_nobody_wants_it() 
     client.send("wait1");
     source.switches.until_waiting(waiting + 1);
     let within = Duration::from_millis(30);
-    let (_, frost) = nodes::freeze_with(source, order.clone(), FreezeOpts { within, ..OPTS });
+    let (_, frost) = nodes::freeze_with(source, order.clone(), within);
     let refused = frost.recv_timeout(PATIENCE).expect("in time").err();
     assert_eq!(refused.map(|reject| reject.reason), Some(Reason::StateFailed));
     source.mover.thaw(&slot.entity(), Vec::new());
@@ -571,7 +571,7 @@ fn a_coroutine_is_waited_for_and_taken_again() {
     // One that runs is waited for, and travels.
     client.send("later");
     until(|| !source.switches.pending.lock().is_empty());
-    let (queue, frost) = nodes::freeze_with(source, order.clone(), OPTS);
+    let (queue, frost) = nodes::freeze_with(source, order.clone(), PATIENCE);
     answered();
     let frost = frost.recv_timeout(PATIENCE).expect("in time").expect("it is frozen");
     assert_eq!(frost.rounds, 2);

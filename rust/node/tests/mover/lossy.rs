@@ -15,7 +15,7 @@ use meshos_node::moves::{MoveOpts, Moves};
 use crate::common::net::Weather;
 use crate::common::{key, never, until};
 use crate::exported;
-use crate::nodes::{Client, Gate, Node, OPTS, PATIENCE, freeze, freeze_with, memory, order, seen_of, start_in};
+use crate::nodes::{Client, Gate, Node, PATIENCE, freeze, freeze_with, memory, order, seen_of, start_in};
 
 /// Lets the machines of all nodes see to moves.
 fn joined(nodes: &[Node]) -> Vec<Arc<Moves>> {
@@ -150,7 +150,7 @@ fn a_thaw_that_comes_late_does_not_thaw_the_next_freeze() {
         until(|| first.queue.len() == 3);
         // The next one is asked for before the first one is over.
         let waited = first.thaw();
-        let (queue, frost) = freeze_with(&nodes[1], order(&nodes[1], &nodes[2], slot.entity()), OPTS);
+        let (queue, frost) = freeze_with(&nodes[1], order(&nodes[1], &nodes[2], slot.entity()), PATIENCE);
         frost.recv_timeout(PATIENCE).expect("in time").expect("it is frozen");
         assert!(waited == 3 && slot.is_frozen(), "round {round}");
         nodes[1].mover.thaw(&slot.entity(), queue.take(Gate::Open));

@@ -25,7 +25,7 @@ use meshos_core::verify::verify;
 use meshos_node::clock::{self, Deadline};
 use meshos_node::daemon::{Daemon, DeliverError};
 use meshos_node::deliver::{self, Want};
-use meshos_node::hands::{FreezeOpts, Hands};
+use meshos_node::hands::Hands;
 use meshos_node::journal::Stores;
 use meshos_node::lease::Unleased;
 use meshos_node::mailbox::Letter;
@@ -35,7 +35,7 @@ use meshos_node::router::{Number, Sent};
 use meshos_node::runtime::{ReachError, SpawnError};
 use meshos_node::slot::Slot;
 use nodes::{
-    Client, Node, OPTS, PATIENCE, event, freeze, freeze_with, is_gone, memory, move_to, order, seen_of, start, three,
+    Client, Node, PATIENCE, event, freeze, freeze_with, is_gone, memory, move_to, order, seen_of, start, three,
 };
 
 fn rows(node: &Node, table: Table) -> usize {
@@ -408,17 +408,16 @@ fn a_freeze_waits_for_user_code_and_is_given_up_in_time_or_when_it_is_thawed() {
     let before = nodes[1].switches.waiting.load(Ordering::SeqCst);
     client.send("wait0");
     nodes[1].switches.until_waiting(before + 1);
-    let opts = |within| FreezeOpts { within, ..OPTS };
     let order = order(&nodes[1], &nodes[2], slot.entity());
-    let (_, frost) = freeze_with(&nodes[1], order.clone(), opts(Duration::from_millis(30)));
+    let (_, frost) = freeze_with(&nodes[1], order.clone(), Duration::from_millis(30));
     let reject = frost.recv_timeout(PATIENCE).expect("in time").err();
     assert_eq!(reject.map(|reject| reject.reason), Some(Reason::StateFailed));
     nodes[1].mover.thaw(&slot.entity(), Vec::new());
-    let (_, frost) = freeze_with(&nodes[1], order.clone(), opts(PATIENCE));
+    let (_, frost) = freeze_with(&nodes[1], order.clone(), PATIENCE);
     nodes[1].mover.thaw(&slot.entity(), Vec::new());
     let reject = frost.recv_timeout(PATIENCE).expect("in time").err();
     assert_eq!(reject.map(|reject| reject.reason), Some(Reason::Busy));
-    let (queue, frost) = freeze_with(&nodes[1], order, opts(PATIENCE));
+    let (queue, frost) = freeze_with(&nodes[1], order, PATIENCE);
     drop(gate);
     frost
         .recv_timeout(PATIENCE)

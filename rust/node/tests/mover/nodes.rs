@@ -10,6 +10,7 @@ use meshos_core::directory::DirectoryConfig;
 use meshos_core::frame::MeshId;
 use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
+use meshos_core::image::seal::Agreement;
 use meshos_core::move_frame::{Reason, Reject};
 use meshos_core::move_rows::{Frozen, MoveOrder, Prepared, Queued, Terms};
 use meshos_core::owner::OwnerConfig;
@@ -25,7 +26,7 @@ use meshos_node::channels::Channels;
 use meshos_node::clock::Deadline;
 use meshos_node::daemon::Settled;
 use meshos_node::deliver::Want;
-use meshos_node::hands::{FreezeOpts, Frost, Hands, Waits};
+use meshos_node::hands::{Arrived, FreezeOpts, Frost, Hands, Waits};
 use meshos_node::journal::{SharedStore, Stores};
 use meshos_node::keys;
 use meshos_node::local_engine::LocalNetwork;
@@ -303,7 +304,7 @@ pub fn order(source: &Node, target: &Node, entity: EntityId) -> MoveOrder {
 pub fn freeze_with(
     source: &Node,
     order: MoveOrder,
-    opts: FreezeOpts,
+    within: Duration,
 ) -> (Arc<Queue>, mpsc::Receiver<Result<Frost, Reject>>) {
     let queue = Arc::new(Queue {
         state: Mutex::new((Gate::Wait, Vec::new())),
@@ -311,21 +312,24 @@ pub fn freeze_with(
     let (told, frost) = mpsc::channel();
     let waits: Arc<dyn Waits> = queue.clone();
     let done = Box::new(move |outcome| drop(told.send(outcome)));
-    source.mover.freeze(&order, opts, waits, done);
+    source.mover.freeze(&order, opts(&order, within), waits, done);
     (queue, frost)
 }
 
-pub const OPTS: FreezeOpts = FreezeOpts {
-    transport_identity: true,
-    within: PATIENCE,
-};
+pub fn opts(order: &MoveOrder, within: Duration) -> FreezeOpts {
+    let agreement = Agreement::with(&order.target, &keys::ephemeral()).expect("the target is a key");
+    FreezeOpts {
+        sealing: Some(Arc::new(agreement)),
+        within,
+    }
+}
 
 pub fn freeze<'n>(source: &'n Node, target: &Node, entity: EntityId) -> Frosted<'n> {
     freeze_on(source, order(source, target, entity))
 }
 
 pub fn freeze_on(source: &Node, order: MoveOrder) -> Frosted<'_> {
-    let (queue, frost) = freeze_with(source, order.clone(), OPTS);
+    let (queue, frost) = freeze_with(source, order.clone(), PATIENCE);
     let frost = frost.recv_timeout(PATIENCE).expect("in time").expect("it is frozen");
     Frosted {
         source,
@@ -350,15 +354,15 @@ impl Frosted<'_> {
         waited
     }
 
-    pub fn image(&self) -> Arc<Vec<u8>> {
+    pub fn image(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.frost.image.slice(0..self.frost.image.len, &mut bytes);
-        Arc::new(bytes)
+        bytes
     }
 
     pub fn restore(&self, target: &Node) -> Result<Frozen, Reject> {
         let image = self.image();
-        wait(|done| target.mover.restore(&self.order, image, done))
+        wait(|done| target.mover.restore(&self.order, Arrived::from(image), done))
     }
 
     /// What the target has kept before the record is made; without events.
