@@ -703,7 +703,8 @@ impl<D: Daemon> Standby<D> {
         }
         let sealed = {
             let key = self.key.lock();
-            let whole = !key.is_read_only();
+            // Of what is not kept nothing is read again.
+            let whole = !key.is_read_only() && self.is_kept();
             whole.then(|| SealedKey::seal(&key, node, keys::random_bytes()))
         };
         self.stored.key = sealed.transpose()?;

@@ -4,8 +4,10 @@
 //! * A job is run by one lane at a time; whoever submits it again while it runs must make sure of that.
 //! * A lane is started when a job waits and none is idle, up to the bound; idle lanes stay.
 //! * Nothing is started before the first job.
+//! * A job that is submitted as the next one, by the last thing that another one does, is run by that lane: none is woken.
 //! * A job for later is run by a lane that is idle then, or by the next one that is.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +15,26 @@ use std::time::{Duration, Instant};
 use crate::sync::{Condvar, Mutex};
 
 use crate::clock::Deadline;
+
+thread_local! {
+    /// The pool of whose lanes this thread is one that is about to be free.
+    static FREE_SOON: Cell<usize> = const { Cell::new(0) };
+    /// The pool of whose lanes this thread is one.
+    static OF_POOL: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Does the last thing of a job: it is short, and a job that it submits to the pool of this lane is run by it next.
+pub fn last<T>(what: impl FnOnce() -> T) -> T {
+    struct Busy;
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            FREE_SOON.set(0);
+        }
+    }
+    FREE_SOON.set(OF_POOL.get());
+    let _busy = Busy;
+    what()
+}
 
 /// Something to run on a lane.
 pub trait Job: Send + Sync {
@@ -89,9 +111,27 @@ impl Lanes {
 
     /// Queues a job; `false` when the pool was stopped, and the job will not run.
     pub fn submit(&self, job: Arc<dyn Job>) -> bool {
+        self.queue(job, false)
+    }
+
+    /// The same; from the [`last`] thing of a job of this pool it is for the same lane.
+    pub fn submit_next(&self, job: Arc<dyn Job>) -> bool {
+        let is_here = FREE_SOON.get() == std::ptr::from_ref(&*self.shared).addr();
+        if is_here {
+            // One more is not taken to be free.
+            FREE_SOON.set(0);
+        }
+        self.queue(job, is_here)
+    }
+
+    fn queue(&self, job: Arc<dyn Job>, is_ours: bool) -> bool {
         let mut state = self.shared.state.lock();
         if state.stopping {
             return false;
+        }
+        if is_ours {
+            state.queue.push_front(job);
+            return true;
         }
         state.queue.push_back(job);
         if state.idle >= state.queue.len() {
@@ -187,6 +227,7 @@ impl Lanes {
 
 impl Shared {
     fn serve(&self) {
+        OF_POOL.set(std::ptr::from_ref(self).addr());
         while let Some(job) = self.next() {
             let run = std::panic::AssertUnwindSafe(|| job.run());
             if std::panic::catch_unwind(run).is_err() {
@@ -202,14 +243,16 @@ impl Shared {
                 return None;
             }
             let due = state.later.first_key_value().map(|((at, _), _)| *at);
-            let job = if due.is_some_and(|due| due <= Instant::now()) {
+            let is_due = due.is_some_and(|due| due <= Instant::now());
+            let job = if is_due {
                 state.later.pop_first().map(|(_, job)| job)
             } else {
                 state.queue.pop_front()
             };
             if job.is_some() {
-                if !state.later.is_empty() && state.idle > 0 {
-                    // Another one looks out for the next time.
+                let is_left = is_due && !state.queue.is_empty();
+                if (is_left || !state.later.is_empty()) && state.idle > 0 {
+                    // Another one looks out for the next time, or takes what was left for this one.
                     self.work.notify_one();
                 }
                 return job;
@@ -246,6 +289,54 @@ mod tests {
     fn no_thread_before_the_first_job() {
         let lanes = Lanes::new("test-lane", 4, plain);
         assert_eq!(lanes.stats().threads, 0);
+    }
+
+    #[test]
+    fn what_a_job_submits_last_is_run_by_its_lane_and_what_comes_with_it_by_another() {
+        let lanes = Lanes::new("test-lane", 4, plain);
+        let (told, ran) = std::sync::mpsc::channel();
+        let in_time = Duration::from_secs(10);
+        // Two lanes, which then sleep.
+        let both = Arc::new(Barrier::new(2));
+        for _ in 0..2 {
+            let (both, told) = (Arc::clone(&both), told.clone());
+            assert!(lanes.submit(Arc::new(Call(move || {
+                both.wait();
+                told.send(std::thread::current().id()).expect("the test listens");
+            }))));
+        }
+        for _ in 0..2 {
+            ran.recv_timeout(in_time).expect("it is run");
+        }
+        let mut by_it = 0;
+        for round in 0..50 {
+            let (pool, told) = (lanes.clone(), told.clone());
+            assert!(lanes.submit(Arc::new(Call(move || {
+                let mine = std::thread::current().id();
+                told.send(mine).expect("the test listens");
+                let met = Arc::new(Barrier::new(2));
+                last(|| {
+                    for _ in 0..1 + round % 2 {
+                        let (told, met) = (told.clone(), Arc::clone(&met));
+                        let submitted = pool.submit_next(Arc::new(Call(move || {
+                            if round % 2 == 1 {
+                                // Both are run at a time.
+                                met.wait();
+                            }
+                            told.send(std::thread::current().id()).expect("the test listens");
+                        })));
+                        assert!(submitted);
+                    }
+                });
+            }))));
+            let first = ran.recv_timeout(in_time).expect("it is run");
+            let others: Vec<_> = (0..1 + round % 2)
+                .map(|_| ran.recv_timeout(in_time).expect("it is run"))
+                .collect();
+            // Another one that was just about to sleep may be faster.
+            by_it += usize::from(others.contains(&first));
+        }
+        assert!(by_it > 0);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::digest::Digest;
 use meshos_core::id::{EntityId, Origin};
@@ -24,16 +25,17 @@ use meshos_core::rows::Write;
 
 use crate::daemon::Daemon;
 use crate::hands::{Arrived, Copied, Done, FreezeOpts, Frost, Hands, Waits};
-use crate::lane::{Job, Lanes};
+use crate::lane::{self, Job, Lanes};
 use crate::mover_copy::{Copying, Held};
 use crate::mover_source::{Freeze, Leaving};
 use crate::mover_target::Arrival;
+use crate::reactor::Reactor;
 use crate::runtime::Runtime;
 use crate::slot::SharedKey;
 use crate::sync::Mutex;
 
 /// Threads that wait for what moves need.
-const THREADS_MAX: usize = 16;
+const THREADS_MAX: usize = 32;
 
 /// Makes daemons of kinds that are taken on.
 pub trait Factories<D>: Send + Sync {
@@ -88,7 +90,7 @@ pub struct Mover<D: Daemon> {
     pub(crate) leaving: Mutex<BTreeMap<EntityId, Leaving<D>>>,
     pub(crate) is_closed: AtomicBool,
     policy: Mutex<Policy>,
-    lanes: Lanes,
+    lanes: Arc<Pool>,
     me: Weak<Self>,
 }
 
@@ -106,7 +108,7 @@ impl<D: Daemon> Mover<D> {
             leaving: Mutex::default(),
             is_closed: AtomicBool::new(false),
             policy: Mutex::default(),
-            lanes: Lanes::new("meshos-move", THREADS_MAX, |body| body()),
+            lanes: Pool::of_process(),
             me: Weak::clone(me),
         });
         runtime.moved_by(Arc::clone(&made) as Arc<dyn Hands>);
@@ -159,10 +161,19 @@ impl<D: Daemon> Mover<D> {
 
     /// Has something done on a thread that may wait; on this one where none is left.
     pub(crate) fn later(&self, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        self.submit(run, Lanes::submit);
+    }
+
+    /// The same, for what a daemon that stands still waits for.
+    fn next(&self, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        self.submit(run, Lanes::submit_next);
+    }
+
+    fn submit(&self, run: impl FnOnce(&Arc<Self>) + Send + 'static, submit: fn(&Lanes, Arc<dyn Job>) -> bool) {
         let Some(me) = self.me.upgrade() else { return };
         let run: Box<dyn FnOnce() + Send> = Box::new(move || run(&me));
-        let job = Arc::new(Once(Mutex::new(Some(run))));
-        if !self.lanes.submit(Arc::clone(&job) as Arc<dyn Job>) {
+        let job = Once::new(run);
+        if !submit(&self.lanes.0, Arc::clone(&job) as Arc<dyn Job>) {
             job.run();
         }
     }
@@ -175,8 +186,7 @@ impl<D: Daemon> Mover<D> {
                 run(&me);
             }
         });
-        self.lanes
-            .submit_at(Instant::now() + span, Arc::new(Once(Mutex::new(Some(run)))));
+        self.lanes.0.submit_at(Instant::now() + span, Once::new(run));
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -224,7 +234,50 @@ pub(crate) fn reject(reason: Reason, text: impl Into<String>) -> Reject {
     Reject { reason, text }
 }
 
+/// The threads of all moves of this process, as long as there is somebody who moves: what a source gives its target to do
+/// may be done by the same one.
+struct Pool(Lanes);
+
+static OF_PROCESS: ArcSwapOption<(u32, Weak<Pool>)> = ArcSwapOption::const_empty();
+
+impl Pool {
+    fn of_process() -> Arc<Self> {
+        let process = std::process::id();
+        loop {
+            let found = OF_PROCESS.load();
+            let known = found.as_deref().filter(|found| found.0 == process);
+            if let Some(pool) = known.and_then(|(_, pool)| pool.upgrade()) {
+                return pool;
+            }
+            // A child of a fork has none. Of two who make one at a time, the second takes that of the first.
+            let made = Arc::new(Self(Lanes::new("meshos-move", THREADS_MAX, |body| body())));
+            let before = OF_PROCESS.compare_and_swap(&*found, Some(Arc::new((process, Arc::downgrade(&made)))));
+            if before.as_ref().map(Arc::as_ptr) == found.as_ref().map(Arc::as_ptr) {
+                return made;
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // Its threads end; nothing waits for them.
+        self.0.stop(Duration::ZERO);
+    }
+}
+
+/// Says what came of something as the last thing of a job, and takes the turns that follow.
+pub(crate) fn tell<T>(done: Done<T>, outcome: T) {
+    lane::last(|| Reactor::of_process().tell(|| done(outcome)));
+}
+
 struct Once(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Once {
+    fn new(run: Box<dyn FnOnce() + Send>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(run))))
+    }
+}
 
 impl Job for Once {
     fn run(self: Arc<Self>) {
@@ -288,14 +341,18 @@ impl<D: Daemon> Hands for Mover<D> {
     fn retire(&self, record: &OwnershipRecord, done: Done<bool>) {
         let record = *record;
         self.once_it_left(&record.entity(), move |mover| {
-            done(mover.drop_rows(&record));
+            let is_kept = mover.drop_rows(&record);
             mover.end_leaving(&record.entity());
+            tell(done, is_kept);
         });
     }
 
     fn restore(&self, order: &MoveOrder, image: Arrived, done: Done<Result<Frozen, Reject>>) {
         let order = order.clone();
-        self.later(move |mover| done(mover.stand_by(&order, &image)));
+        self.next(move |mover| {
+            let restored = mover.stand_by(&order, &image);
+            tell(done, restored);
+        });
     }
 
     fn discard(&self, entity: &EntityId, image: &Digest) {
@@ -311,14 +368,17 @@ impl<D: Daemon> Hands for Mover<D> {
         done: Done<Result<u64, String>>,
     ) {
         let (record, prepared) = (*record, prepared.clone());
-        self.later(move |mover| done(mover.take_on(&record, &prepared, writes)));
+        self.next(move |mover| {
+            let installed = mover.take_on(&record, &prepared, writes);
+            tell(done, installed);
+        });
     }
 
     fn go_live(&self, entity: &EntityId, queue: Vec<Queued>, done: Done<()>) {
         let entity = *entity;
-        self.later(move |mover| {
+        self.next(move |mover| {
             mover.place(&entity, queue);
-            done(());
+            tell(done, ());
         });
     }
 
@@ -336,12 +396,5 @@ impl<D: Daemon> Hands for Mover<D> {
         let held = std::mem::take(&mut *self.held.lock());
         let leaving = std::mem::take(&mut *self.leaving.lock());
         D::batch(|| drop((arrivals, held, leaving)));
-    }
-}
-
-impl<D: Daemon> Drop for Mover<D> {
-    fn drop(&mut self) {
-        // Its threads end; nothing waits for them.
-        self.lanes.stop(Duration::ZERO);
     }
 }

@@ -27,7 +27,7 @@ use crate::deliver;
 use crate::hands::{Arrived, Copied, Done, FreezeOpts};
 use crate::image::{self, Standby};
 use crate::leave::Entered;
-use crate::mover::{Mover, reject};
+use crate::mover::{Mover, reject, tell};
 use crate::mover_source;
 use crate::runtime::Runtime;
 use crate::sync::Mutex;
@@ -73,7 +73,7 @@ impl<D: Daemon> Mover<D> {
             if copied.is_err() {
                 copying.end();
             }
-            done(copied);
+            tell(done, copied);
         });
     }
 
@@ -155,7 +155,8 @@ impl<D: Daemon> Mover<D> {
         let order = order.clone();
         self.later(move |mover| {
             mover.drop_copies(before);
-            done(mover.hold_now(&order, &image, &held));
+            let outcome = mover.hold_now(&order, &image, &held);
+            tell(done, outcome);
         });
     }
 

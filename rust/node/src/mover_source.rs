@@ -38,7 +38,7 @@ use crate::keeping::Stores;
 use crate::lane::{Job, Lanes};
 use crate::leave::Entered;
 use crate::mailbox::Onward;
-use crate::mover::{Mover, reject};
+use crate::mover::{Mover, reject, tell};
 use crate::ownership_central as central;
 use crate::resumption;
 use crate::router::{Forwarded, Hear, Sent, Ticket};
@@ -123,10 +123,8 @@ impl<D: Daemon> Mover<D> {
         }
         let order = order.clone();
         self.later(move |mover| {
-            D::batch(|| {
-                let outcome = mover.freeze_now(&order, opts, &waits, &freeze);
-                done(outcome);
-            });
+            let outcome = D::batch(|| mover.freeze_now(&order, opts, &waits, &freeze));
+            tell(done, outcome);
         });
     }
 
@@ -395,7 +393,10 @@ fn image_of<D: Daemon>(
             image::take(entered, order, slot.key(), opts.sealing.as_deref())?
         }
     };
-    let lineage = D::apart(|| ownership.lineage(&order.entity)).map_err(not_kept)?;
+    let lineage = match ownership.active_lineage(&order.entity) {
+        Some(lineage) => lineage,
+        None => D::apart(|| ownership.lineage(&order.entity)).map_err(not_kept)?,
+    };
     if lineage.last() != Some(&active) {
         return Err(reject(Reason::NotOwner, "its records end with another one"));
     }
@@ -404,6 +405,7 @@ fn image_of<D: Daemon>(
     let record = active.moved(order.target, order.mid, frozen.sequence, frozen.head, signer);
     drop(key);
     let record = record.map_err(|error| reject(Reason::StateFailed, error.to_string()))?;
+    ownership.verified().note(&record);
     Ok(Frost {
         frozen,
         image: Arc::new(image),

@@ -42,6 +42,9 @@ use crate::runtime::Runtime;
 use crate::slot::Slot;
 use crate::sync::Mutex;
 
+/// When files are freed that a daemon that just became live does not need.
+const SOON: Duration = Duration::from_millis(100);
+
 /// How long a daemon that is live may be busy until no snapshot is taken of it.
 const SNAPSHOT_WAIT: Duration = Duration::from_secs(60);
 
@@ -293,7 +296,7 @@ impl<D: Daemon> Mover<D> {
                     if !files.is_empty() {
                         // To free large ones takes longer than all of this.
                         let stores = Arc::clone(runtime.stores());
-                        self.later(move |_| discard(&stores, &files));
+                        self.after(SOON, move |_| discard(&stores, &files));
                     }
                     if is_old {
                         self.later(move |_| snapshot_of(&slot));

@@ -332,6 +332,15 @@ impl Ownership {
         Ok(found)
     }
 
+    /// The lineage of an entity under whose last record this node runs it, as it was claimed.
+    #[must_use]
+    pub fn active_lineage(&self, entity: &EntityId) -> Option<Vec<OwnershipRecord>> {
+        let state = self.state.lock();
+        let entry = state.owners.get(entity)?;
+        let is_whole = entry.owner.active() == entry.lineage.last();
+        is_whole.then(|| entry.lineage.clone())
+    }
+
     /// The record under which this node owns an entity, and its epoch, if it may let the entity take events now.
     #[must_use]
     pub fn owned(&self, entity: &EntityId) -> Option<(u64, OwnershipRecord)> {
@@ -436,7 +445,8 @@ impl Ownership {
         state.owners.insert(entity, entry);
         self.step(&mut state, &entity, signal, &mut work);
         drop(state);
-        self.carry_out_now(work);
+        // Where the directory is near, its answer is there then.
+        Reactor::of_process().tell(|| self.carry_out_now(work));
         let claim = Claim {
             ownership: self.me.upgrade().ok_or(Denied::Closed)?,
             entity,
@@ -931,7 +941,7 @@ impl Claim {
                 .step(&mut state, &self.entity, Signal::Kept(ticket), &mut work);
         }
         drop(state);
-        self.ownership.carry_out_now(work);
+        Reactor::of_process().tell(|| self.ownership.carry_out_now(work));
     }
 
     /// Waits until this node has a lease.

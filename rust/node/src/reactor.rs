@@ -1,19 +1,22 @@
 //! The reactor: one thread of the process that has its meshes take their turns.
 //!
 //! Whoever has a place is given a turn when it was woken, and when the time comes that it named. However many there are,
-//! they share the thread; a turn is short and never waits.
+//! they share the thread; a turn is short and never waits. A thread that has something told, and waits for what comes of it
+//! or has nothing else to do, may give the turns itself for a moment: to wake another one takes longer than a turn.
 //!
 //! Invariants
+//! * One thread at a time gives turns.
 //! * There is at most one such thread in a process. It starts with the first place, and ends when there is none.
 //! * A wake is never lost: who is woken during a turn gets another one.
 //! * No lock is held during a turn. One that panics is taken out, and counted.
 //! * A child of a fork has none of it: it begins anew.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::{Arc, MutexGuard, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
@@ -42,6 +45,10 @@ struct State {
     running: bool,
     /// Whether the thread waits: waking one that does not would be a call of the system for nothing.
     waiting: bool,
+    /// Until when it does; `None`: for ever.
+    sleeps_until: Option<Instant>,
+    /// Whether somebody gives turns.
+    turning: bool,
     panics: u64,
 }
 
@@ -62,6 +69,25 @@ pub struct Place {
     shared: Arc<Shared>,
     number: u64,
     woken: Arc<AtomicBool>,
+}
+
+/// How many rounds of turns a thread gives that has something else to do.
+const ROUNDS_MAX: usize = 64;
+/// How long.
+const GIVES_FOR: Duration = Duration::from_micros(500);
+
+thread_local! {
+    /// Whether this thread has something told, and will see to the turns that come of it.
+    static TELLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Ends it, also when what is told panics.
+struct Telling(bool);
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        TELLING.set(self.0);
+    }
 }
 
 static OF_PROCESS: ArcSwapOption<(u32, Reactor)> = ArcSwapOption::const_empty();
@@ -109,6 +135,19 @@ impl Reactor {
         (Place { shared, number, woken }, runs)
     }
 
+    /// Does something short that wakes places, and gives the turns that come of it on this thread, if nobody else does. Who
+    /// calls holds no lock, and runs no user code. What takes longer than a moment is left to the thread of the reactor.
+    pub fn tell<T>(&self, what: impl FnOnce() -> T) -> T {
+        if TELLING.get() {
+            return what();
+        }
+        let telling = Telling(TELLING.replace(true));
+        let told = what();
+        self.shared.give();
+        drop(telling);
+        told
+    }
+
     /// Turns that panicked.
     #[must_use]
     pub fn panics(&self) -> u64 {
@@ -122,7 +161,7 @@ impl Place {
         if !self.woken.swap(true, Ordering::AcqRel) {
             let mut state = self.shared.state.lock();
             state.woken.push_back(self.number);
-            let waiting = state.waiting;
+            let waiting = state.waiting && !state.turning && !TELLING.get();
             drop(state);
             if waiting {
                 self.shared.wake.notify_one();
@@ -218,38 +257,78 @@ impl Shared {
     fn run(&self) {
         let mut state = self.state.lock();
         loop {
-            let called = state.called(Instant::now());
+            let called = if state.turning {
+                Vec::new()
+            } else {
+                state.called(Instant::now())
+            };
             if called.is_empty() {
-                if state.seats.is_empty() {
+                if state.seats.is_empty() && !state.turning {
                     state.running = false;
                     return;
                 }
+                let until = state.due.first().map(|(at, _)| *at).filter(|_| !state.turning);
                 state.waiting = true;
-                state = match state.due.first() {
-                    Some((at, _)) => {
-                        let at = *at;
-                        self.wake.wait_until(state, at)
-                    }
+                state.sleeps_until = until;
+                state = match until {
+                    Some(at) => self.wake.wait_until(state, at),
                     None => self.wake.wait(state),
                 };
                 state.waiting = false;
                 continue;
             }
-            drop(state);
-            let turns: Vec<_> = called
-                .into_iter()
-                .map(|(number, turn)| (number, catch_unwind(AssertUnwindSafe(|| turn.turn()))))
-                .collect();
-            state = self.state.lock();
-            for (number, turned) in turns {
-                match turned {
-                    Ok(due) => state.turned(number, due),
-                    Err(_) => {
-                        state.panics += 1;
-                        state.leave(number);
-                    }
+            state = self.turns(state, called);
+        }
+    }
+
+    /// Gives those turns: nobody else does meanwhile.
+    fn turns<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        called: Vec<(u64, Arc<dyn Turn>)>,
+    ) -> MutexGuard<'a, State> {
+        state.turning = true;
+        drop(state);
+        let turns: Vec<_> = called
+            .into_iter()
+            .map(|(number, turn)| (number, catch_unwind(AssertUnwindSafe(|| turn.turn()))))
+            .collect();
+        let mut state = self.state.lock();
+        state.turning = false;
+        for (number, turned) in turns {
+            match turned {
+                Ok(due) => state.turned(number, due),
+                Err(_) => {
+                    state.panics += 1;
+                    state.leave(number);
                 }
             }
+        }
+        state
+    }
+
+    /// Gives turns on a thread that is not the reactor's, until there are none to give or the moment is over.
+    fn give(&self) {
+        let began = Instant::now();
+        let mut state = self.state.lock();
+        for _ in 0..ROUNDS_MAX {
+            let now = Instant::now();
+            if state.turning || now.duration_since(began) > GIVES_FOR {
+                break;
+            }
+            let called = state.called(now);
+            if called.is_empty() {
+                break;
+            }
+            state = self.turns(state, called);
+        }
+        let due = state.due.first().map(|(at, _)| *at);
+        let is_sooner = due.is_some_and(|due| state.sleeps_until.is_none_or(|until| due < until));
+        let has_more = !state.woken.is_empty() || is_sooner || state.seats.is_empty();
+        let waiting = state.waiting && !state.turning && has_more;
+        drop(state);
+        if waiting {
+            self.wake.notify_one();
         }
     }
 }
@@ -259,7 +338,6 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     struct Told<F>(F);
 
@@ -291,6 +369,79 @@ mod tests {
         }
         place.wake();
         assert_eq!(turns.recv_timeout(Duration::from_secs(10)), Ok(4));
+    }
+
+    #[test]
+    fn who_tells_gives_the_turns_itself_and_what_is_due_later_is_not_forgotten() {
+        let reactor = Reactor::default();
+        let (told, turns) = mpsc::channel();
+        let first = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&first);
+        let turn = arc(move || {
+            told.send(std::thread::current().id()).expect("the test listens");
+            // After each turn of this thread one of the reactor's is due.
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            (number % 2 == 1).then(|| Instant::now() + Duration::from_millis(1))
+        });
+        let (place, _) = reactor.place(Arc::downgrade(&turn));
+        let in_time = Duration::from_secs(10);
+        let theirs = turns.recv_timeout(in_time).expect("a turn");
+        let (mine, mut given) = (std::thread::current().id(), 0);
+        for round in 0..50 {
+            let is_mine = reactor.tell(|| {
+                place.wake();
+                reactor.tell(|| place.wake());
+                round
+            });
+            assert_eq!(is_mine, round);
+            // Its thread may just be at the end of a turn, and gives this one then.
+            let giver = turns.recv_timeout(in_time).expect("a turn");
+            assert!([mine, theirs].contains(&giver), "{round}");
+            given += usize::from(giver == mine);
+            assert_eq!(turns.recv_timeout(in_time), Ok(theirs), "{round}");
+        }
+        assert!(given > 0);
+        assert_eq!(turns.try_recv(), Err(mpsc::TryRecvError::Empty));
+    }
+
+    #[test]
+    fn turns_are_given_by_one_thread_at_a_time_and_none_is_lost() {
+        let reactor = Reactor::default();
+        let inside = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (is_in, counted) = (Arc::clone(&inside), Arc::clone(&taken));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let open = Arc::clone(&asked);
+        let turn = arc(move || {
+            assert_eq!(is_in.fetch_add(1, Ordering::AcqRel), 0, "one at a time");
+            counted.fetch_add(open.swap(0, Ordering::AcqRel), Ordering::AcqRel);
+            is_in.fetch_sub(1, Ordering::AcqRel);
+            None
+        });
+        let (place, _) = reactor.place(Arc::downgrade(&turn));
+        std::thread::scope(|scope| {
+            for teller in 0..4 {
+                let (place, reactor, asked) = (&place, reactor.clone(), &asked);
+                scope.spawn(move || {
+                    for _ in 0..2_000 {
+                        let ask = || {
+                            asked.fetch_add(1, Ordering::AcqRel);
+                            place.wake();
+                        };
+                        if teller % 2 == 0 {
+                            reactor.tell(ask);
+                        } else {
+                            ask();
+                        }
+                    }
+                });
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(10);
+        while taken.load(Ordering::Acquire) < 8_000 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert_eq!((taken.load(Ordering::Acquire), reactor.panics()), (8_000, 0));
     }
 
     #[test]

@@ -27,8 +27,16 @@ use crate::sync::Mutex;
 
 /// Time between two reports of bytes that were sent.
 const REPORT_EVERY: Duration = Duration::from_millis(20);
+/// How long what is told of a small image waits for the end of the move, which says all of it.
+const TOLD_LATE: Duration = Duration::from_millis(5);
+/// Images that are sent with the word that they are there.
+const PUSHED: u64 = 16 << 10;
+/// Who asks for one of these so soon did not have it yet.
+const ON_ITS_WAY: Duration = Duration::from_millis(5);
 /// When an event is tried again for which there was no room, in milliseconds.
 const FULL_RETRY_MS: u32 = 20;
+/// What is told of what is so small is mostly told at the end.
+const SMALL: u64 = 1 << 20;
 /// The largest image that is taken on.
 const IMAGE_MAX: u64 = 1 << 34;
 
@@ -49,6 +57,8 @@ pub(super) struct Sending {
     next_at: Option<Instant>,
     /// Chunks that were asked for, and wait for their turn.
     waiting: BTreeSet<u32>,
+    /// When all of it was sent before anybody asked.
+    pushed_at: Option<Duration>,
 }
 
 impl Sending {
@@ -60,6 +70,15 @@ impl Sending {
             order: Arc::new(order),
             next_at: None,
             waiting: BTreeSet::new(),
+            pushed_at: None,
+        }
+    }
+
+    /// Sends all of a small image at once: whoever is told of it has not to ask.
+    fn push(&mut self, to: EntityId, scene: &mut Scene<'_>) {
+        if self.image.len <= PUSHED && self.order.terms.rate_max == 0 {
+            self.send(to, 0, scene);
+            self.pushed_at = Some(scene.now);
         }
     }
 
@@ -173,6 +192,8 @@ struct Told {
     rounds: u32,
     last: Option<Instant>,
     stage: Option<Stage>,
+    /// What is to be told if nothing more can be until then.
+    held_back: Option<(Duration, EntityId, MoveFrame<'static>)>,
 }
 
 pub(super) struct Entry {
@@ -243,7 +264,8 @@ impl Entry {
             self.given.as_ref().map(Given::wake_at),
             self.taken.as_ref().and_then(Taken::wake_at),
         ];
-        let waking = machines.into_iter().chain(copies).flatten();
+        let told = self.told.held_back.as_ref().map(|(at, ..)| *at);
+        let waking = machines.into_iter().chain(copies).chain([told]).flatten();
         waking.chain(pulling).min()
     }
 
@@ -427,6 +449,11 @@ impl Entry {
             record,
         };
         self.step_source(signal, scene);
+        if self.source.phase() == move_source::Phase::Frozen
+            && let Some((sending, order)) = self.sending.as_mut().zip(self.source.order())
+        {
+            sending.push(order.target, scene);
+        }
         let orchestrator = self.orchestrator();
         self.report(Stage::Transfer, None, orchestrator, scene);
     }
@@ -510,6 +537,9 @@ impl Entry {
 
     pub(super) fn timer(&mut self, scene: &mut Scene<'_>) {
         self.copy_timer(scene);
+        if let Some((_, to, frame)) = self.told.held_back.take_if(|(at, ..)| *at <= scene.now) {
+            scene.work.posts.push((to, frame));
+        }
         self.step_source(move_source::Signal::Timer, scene);
         self.step_target(move_target::Signal::Timer, scene);
         if let Some(pulling) = &mut self.pulling
@@ -661,6 +691,11 @@ impl Entry {
         let Some(sending) = self.sending.as_mut().filter(|sending| sending.image.digest == image) else {
             return;
         };
+        let is_on_its_way = |at: Duration| scene.now < at + ON_ITS_WAY;
+        if sending.pushed_at.take().is_some_and(is_on_its_way) {
+            // It crossed with what was sent. Who asks again does not have it.
+            return;
+        }
         sending.send(to, index, scene);
     }
 
@@ -721,6 +756,7 @@ impl Entry {
             rounds: told.rounds,
             refused,
         };
+        let is_refused = report.refused.is_some();
         let frame = MoveFrame {
             mid,
             entity: self.entity,
@@ -728,7 +764,14 @@ impl Entry {
             step: 1,
             body: Body::Aside(Box::new(Aside::Report(report))),
         };
-        scene.work.posts.push((orchestrator, frame));
+        let is_end = stage == Stage::Complete || is_refused;
+        if is_end || self.told.image_bytes > SMALL {
+            self.told.held_back = None;
+            scene.work.posts.push((orchestrator, frame));
+        } else {
+            let at = self.told.held_back.take().map_or(scene.now + TOLD_LATE, |(at, ..)| at);
+            self.told.held_back = Some((at, orchestrator, frame));
+        }
     }
 
     fn step_target(&mut self, signal: move_target::Signal<'_>, scene: &mut Scene<'_>) {
