@@ -488,13 +488,9 @@ fn what_cannot_be_taken_is_told() {
     let mut other = order(&source.node);
     other.entity = target().entity_id();
     assert_eq!(taken(&other).expect_err("another daemon").reason, Reason::StateFailed);
-    let mut other = order(&source.node);
     // No point of the curve.
-    other.target = EntityId::from_bytes([2; 32]);
-    assert_eq!(
-        taken(&other).expect_err("no key").reason,
-        Reason::IdentityTransportFailed
-    );
+    let nobody = EntityId::from_bytes([2; 32]);
+    assert!(Agreement::with(&nobody, &Zeroizing::new([3; 32])).is_err());
     source.disk.lock().is_full = true;
     let mut entered = enter(&slot);
     deliver::deliver(&mut entered, &Event::outside(7, 1, b"abc"), Want::Outputs).expect("new");

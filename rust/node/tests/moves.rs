@@ -761,6 +761,34 @@ fn what_cannot_be_ordered_is_refused_at_once() {
 }
 
 #[test]
+fn a_move_whose_source_is_lost_is_told_so_and_is_not_in_the_way_of_another() {
+    let nodes = cluster(3);
+    let [one, two, three] = &nodes[..] else { unreachable!() };
+    let entity = two.fake.make(12, 64);
+    two.moves.permit([one.id()].into());
+    two.fake.script.lock().never_freezes = true;
+    let found = one.describe(two, &entity);
+    let opts = MoveOpts {
+        deadline: Duration::from_millis(400),
+        ..quick()
+    };
+    let ordered = one.moves.begin(found.clone(), three.id(), opts).expect("it begins");
+    two.fake.until("freeze");
+    two.mesh.close();
+    // It is said after ten seconds without a word of the source.
+    let lost = ordered
+        .wait(Deadline::after(3 * PATIENCE), || false)
+        .expect("it ends in time");
+    let lost = lost.expect_err("nobody can tell");
+    assert_eq!(lost.kind, FailedKind::SourceLost, "{lost:?}");
+    assert!(one.moves.moves().is_empty() && one.moves.of(entity.origin()).is_none());
+    // The machine goes on asking; another order is possible all the same.
+    let again = one.moves.begin(found, three.id(), quick()).expect("it begins");
+    assert_eq!(one.moves.moves().len(), 1);
+    one.moves.abort(&again, false);
+}
+
+#[test]
 fn two_orders_from_two_nodes_move_it_once() {
     let nodes = cluster(3);
     let [one, two, three] = &nodes[..] else { unreachable!() };

@@ -116,9 +116,6 @@ impl Moves {
             // What does not arrive is asked again, after a slice.
             let _ = self.carrier.post(&node, meshos_core::frame::Kind::MOVE, &body);
             let mut answers = self.asks.answers.lock();
-            if matches!(answers.open.get(&mid), Some((_, None))) {
-                answers = self.asks.bell.wait_until(answers, deadline.slice());
-            }
             // Others are told too: whoever is not meant goes on waiting.
             let again = Deadline::after(Deadline::SLICE).sooner(deadline);
             while !again.passed() && !answers.is_closed && matches!(answers.open.get(&mid), Some((_, None))) {

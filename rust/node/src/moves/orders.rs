@@ -40,7 +40,6 @@ enum Stand {
     Runs(Box<MoveOrchestrator>),
     /// The target owns, and the source has not said what it saw: until then.
     Done(Duration),
-    Over,
 }
 
 /// A copy that is being made.
@@ -106,8 +105,9 @@ impl Ordered {
         self.desk.entity == *entity
     }
 
-    pub(super) const fn is_over(&self) -> bool {
-        matches!(self.stand, Stand::Over)
+    /// Whether whoever waits was told how it ended. What its source says later changes nothing of that.
+    pub(super) fn is_over(&self) -> bool {
+        self.desk.progress().is_over
     }
 
     pub(super) const fn desk(&self) -> &Arc<Move> {
@@ -123,7 +123,6 @@ impl Ordered {
                 machine.wake_at().into_iter().chain(lost).min()
             }
             Stand::Done(until) => Some(*until),
-            Stand::Over => None,
         }
     }
 }
@@ -318,7 +317,6 @@ impl Moves {
         let is_over = is_last && matches!(ordered.stand, Stand::Done(_));
         let epoch = ordered.epoch + 1;
         if is_over {
-            ordered.stand = Stand::Over;
             state.orders.remove(&mid);
         }
         drop(state);
@@ -387,7 +385,6 @@ impl Moves {
             let epoch = ordered.epoch + 1;
             let has_last = desk.report().is_some_and(|report| report.stage == Stage::Complete);
             if has_last {
-                ordered.stand = Stand::Over;
                 state.orders.remove(&mid);
                 work.tells.push(Box::new(move || desk.completed(epoch)));
             } else {
@@ -498,9 +495,6 @@ impl Moves {
                 state.orders.remove(&mid);
                 drop(state);
                 work.tells.push(Box::new(move || desk.completed(epoch)));
-            }
-            Stand::Over => {
-                state.orders.remove(&mid);
             }
         }
     }

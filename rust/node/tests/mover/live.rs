@@ -26,14 +26,13 @@ use meshos_node::hands::{Arrived, Copied, Hands};
 use meshos_node::journal::Stores;
 use meshos_node::mover::Mover;
 use meshos_node::moves::{MoveEnd, MoveOpts, Moves};
-use meshos_node::redb_store::{Options, RedbStore};
 use meshos_node::router::{Number, Sent};
 use meshos_node::slot::Slot;
 
 use crate::common::net::{Tray, forward};
 use crate::common::{Event, Sum, key, never, until};
 use crate::nodes::{
-    self, Client, Frosted, Node, PATIENCE, event, freeze_on, memory, opts, order, seen_of, start, three, wait,
+    self, Client, Frosted, Node, PATIENCE, event, freeze_on, memory, opts, order, reopened, seen_of, start, three, wait,
 };
 use crate::{exported, subscribe, tempfolder};
 
@@ -212,11 +211,7 @@ fn an_install_is_the_copy_and_the_steps_since_and_a_restart_takes_them_again() {
 #[test]
 fn both_images_of_a_target_in_doubt_survive_a_restart_and_it_goes_live() {
     let folder = tempfolder("live");
-    let open = |node: usize| -> Stores {
-        let opened = RedbStore::open(&folder.join(node.to_string()), &Options::default()).expect("a folder");
-        let store = opened.store;
-        Arc::new(move || Box::new(store.clone()))
-    };
+    let open = |node: usize| -> Stores { reopened(&folder.join(node.to_string())) };
     for durability in DURABILITIES {
         let seed = 1 + durability as u8;
         let key = key(seed);

@@ -30,12 +30,12 @@ use meshos_node::journal::Stores;
 use meshos_node::lease::Unleased;
 use meshos_node::mailbox::Letter;
 use meshos_node::mover::Accept;
-use meshos_node::redb_store::{Options, RedbStore};
 use meshos_node::router::{Number, Sent};
 use meshos_node::runtime::{ReachError, SpawnError};
 use meshos_node::slot::Slot;
 use nodes::{
-    Client, Node, PATIENCE, event, freeze, freeze_with, is_gone, memory, move_to, order, seen_of, start, three,
+    Client, Node, PATIENCE, event, freeze, freeze_with, is_gone, memory, move_to, order, reopened, seen_of, start,
+    three,
 };
 
 fn rows(node: &Node, table: Table) -> usize {
@@ -238,11 +238,7 @@ fn a_repeated_event_has_the_same_receipt_after_a_move() {
 #[test]
 fn both_stores_tell_after_a_restart_where_it_is() {
     let folder = tempfolder("mover");
-    let open = |node: usize| -> Stores {
-        let opened = RedbStore::open(&folder.join(node.to_string()), &Options::default()).expect("a folder");
-        let store = opened.store;
-        Arc::new(move || Box::new(store.clone()))
-    };
+    let open = |node: usize| -> Stores { reopened(&folder.join(node.to_string())) };
     let key = key(1);
     let entity = key.lock().entity_id();
     let origin = entity.origin();

@@ -17,9 +17,9 @@ use meshos_core::owner::OwnerConfig;
 use meshos_core::ownership::OwnershipRecord;
 use meshos_core::presence::{Members, PresenceConfig};
 use meshos_core::rows::Write;
-use meshos_core::store::Batch;
 use meshos_core::store::check::check;
 use meshos_core::store::memory::MemoryStore;
+use meshos_core::store::{Batch, StoreError};
 use meshos_core::time::UnixMs;
 use meshos_node::carrier::Carrier;
 use meshos_node::channels::Channels;
@@ -34,6 +34,7 @@ use meshos_node::mailbox::{Letter, PostError, Sender};
 use meshos_node::mesh::{Mesh, MeshConfig};
 use meshos_node::mover::{Factories, Mover};
 use meshos_node::ownership::{Ownership, OwnershipConfig};
+use meshos_node::redb_store::{Options, RedbStore};
 use meshos_node::router::{Number, Sent};
 use meshos_node::runtime::Runtime;
 use meshos_node::slot::{SharedKey, Slot};
@@ -64,6 +65,21 @@ fn options() -> OwnershipConfig {
 pub fn memory() -> Stores {
     let store = SharedStore::new(MemoryStore::new());
     Arc::new(move || Box::new(store.clone()))
+}
+
+/// The store of a folder, once whoever had it before let go of it: a thread may still do the last thing of a node that ended.
+pub fn reopened(folder: &std::path::Path) -> Stores {
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        match RedbStore::open(folder, &Options::default()) {
+            Ok(opened) => {
+                let store = opened.store;
+                return Arc::new(move || Box::new(store.clone()));
+            }
+            Err(StoreError::Locked) if !deadline.passed() => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Makes sums.
