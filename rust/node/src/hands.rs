@@ -5,7 +5,7 @@
 //! * [`Done`] is called exactly once, from any thread, with no lock held.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshos_core::digest::Digest;
 use meshos_core::id::{EntityId, Origin};
@@ -25,6 +25,8 @@ pub type Done<T> = Box<dyn FnOnce(T) + Send>;
 pub struct Frost {
     /// Where it stands.
     pub frozen: Frozen,
+    /// Since when nothing is processed.
+    pub frozen_at: Instant,
     /// What travels.
     pub image: Arc<Image>,
     /// The records up to that of this node.

@@ -14,7 +14,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshos_core::digest::Digest;
 use meshos_core::event::{Crash, DaemonLifecycleSignal};
@@ -145,9 +145,10 @@ impl<D: Daemon> Mover<D> {
                 return Err(reject);
             }
         };
+        let frozen_at = Instant::now();
         entered.slot().divert(waits);
         let since = self.since_copy(order, &mut entered);
-        let frost = image_of(&runtime, &mut entered, order, &opts, since);
+        let frost = image_of(&runtime, &mut entered, order, &opts, (frozen_at, since));
         if !entered.is_present() {
             self.forget_freeze(&order.entity, freeze);
             return Err(reject(Reason::StateFailed, "it was stopped meanwhile"));
@@ -365,7 +366,7 @@ fn image_of<D: Daemon>(
     entered: &mut Entered<D>,
     order: &MoveOrder,
     opts: &FreezeOpts,
-    since: Option<(Digest, Vec<Write>)>,
+    (frozen_at, since): (Instant, Option<(Digest, Vec<Write>)>),
 ) -> Result<Frost, Reject> {
     let slot = Arc::clone(entered.slot());
     let active = ready(runtime, entered, order)?;
@@ -408,6 +409,7 @@ fn image_of<D: Daemon>(
     ownership.verified().note(&record);
     Ok(Frost {
         frozen,
+        frozen_at,
         image: Arc::new(image),
         lineage,
         record: Box::new(record),

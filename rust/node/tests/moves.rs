@@ -211,6 +211,7 @@ impl Hands for Fake {
         let image = Image::new(frozen.image, vec![Arc::new(Bytes(Arc::clone(travels)))]);
         drop(things);
         done(Ok(Frost {
+            frozen_at: std::time::Instant::now(),
             frozen,
             image: Arc::new(image),
             lineage,

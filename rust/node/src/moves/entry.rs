@@ -426,6 +426,7 @@ impl Entry {
         };
         let Frost {
             frozen,
+            frozen_at,
             image,
             lineage,
             record,
@@ -439,6 +440,7 @@ impl Entry {
         let sending = Sending::new(Arc::clone(&image), order, &agreement);
         let image_bytes = seal::sealed_len(image.len);
         self.told.snapshot_took = self.told.snapshot_took.max(snapshot_took);
+        self.told.frozen_at = Some(frozen_at);
         self.told.image_bytes = image_bytes;
         self.told.rounds = rounds;
         self.sending = Some(sending);
@@ -653,7 +655,6 @@ impl Entry {
         }
         let copy = self.given.as_ref().filter(|given| given.order.mid == order.mid);
         self.told = Told {
-            frozen_at: Some(Instant::now()),
             before: copy.map_or(0, |given| given.moved),
             snapshot_took: copy.map_or(Duration::ZERO, |given| given.snapshot_took),
             ..Told::default()
