@@ -55,6 +55,8 @@ pub struct Arrived {
     pub bytes: Arc<Vec<u8>>,
     /// What opened the chunks: it knows what was agreed with the source.
     pub opener: Option<Arc<Opener>>,
+    /// The record under which the source has it, as it says.
+    pub active: Option<OwnershipRecord>,
 }
 
 impl Arrived {
@@ -71,6 +73,7 @@ impl From<Vec<u8>> for Arrived {
         Self {
             bytes: Arc::new(bytes),
             opener: None,
+            active: None,
         }
     }
 }

@@ -176,6 +176,7 @@ impl Pulling {
         Arrived {
             bytes: Arc::new(std::mem::take(&mut *self.spool.0.lock())),
             opener: Some(Arc::clone(&self.opener)),
+            active: None,
         }
     }
 }
@@ -205,6 +206,8 @@ pub(super) struct Entry {
     agreement: Option<(MigrationId, Arc<Agreement>)>,
     sending: Option<Sending>,
     pulling: Option<Pulling>,
+    /// The last record that its source named, in the newest final message.
+    active: Option<OwnershipRecord>,
     /// A copy that was made here.
     pub(super) given: Option<Given>,
     /// A copy that is being pulled, or held.
@@ -237,6 +240,7 @@ impl Entry {
             agreement: None,
             sending: None,
             pulling: None,
+            active: None,
             given: None,
             taken: None,
             told: Told::default(),
@@ -360,6 +364,9 @@ impl Entry {
         refusal: Option<Reject>,
         scene: &mut Scene<'_>,
     ) {
+        if let Body::Final { lineage, .. } = &frame.body {
+            self.active = lineage.last().copied();
+        }
         let signal = move_target::Signal::Heard {
             from,
             frame: Box::new(frame),
@@ -871,7 +878,8 @@ impl Entry {
     fn restore(&mut self, scene: &mut Scene<'_>) {
         let Some(pulling) = self.pulling.take() else { return };
         let me = scene.moves.me.clone();
-        let image = pulling.arrived();
+        let mut image = pulling.arrived();
+        image.active = self.active;
         let (entity, order) = (self.entity, pulling.order);
         let mid = order.mid;
         let done = Box::new(move |restored: Result<Frozen, Reject>| {
