@@ -411,18 +411,19 @@ pub enum NotInstalled {
     Store(#[from] StoreError),
 }
 
-/// Restores a daemon from the bytes of an image. `make` is given its kind and makes a fresh instance; user code runs on this
+/// Restores a daemon from the bytes of an image, of this digest, as a store computed it that keeps them. `make` is given its kind and makes a fresh instance; user code runs on this
 /// thread. Who sent the image is not checked: where it stands is compared with what the source said.
 ///
 /// # Errors
 /// [`Reject`]: nothing happened, except that user code may have seen the state.
 pub fn restore<D: Daemon>(
     bytes: Arc<Vec<u8>>,
+    digest: Digest,
     order: &MoveOrder,
     (node, known): (&Keypair, Option<&Agreement>),
     make: impl FnOnce(&str) -> Result<D, Reject>,
 ) -> Result<Standby<D>, Reject> {
-    let (digest, unpacked) = D::apart(|| (digest::plain(&bytes), image::decode(&bytes)));
+    let unpacked = D::apart(|| image::decode(&bytes));
     let Unpacked { baggage, meta, state } = unpacked.map_err(failed)?;
     is_of(order, &meta)?;
     let Baggage {

@@ -164,7 +164,7 @@ impl<D: Daemon> Mover<D> {
         let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
         let kept = runtime.stores()().keep(&[&image.bytes]);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
-        let restored = self.restored(&runtime, order, image).and_then(|standby| {
+        let restored = self.restored(&runtime, order, (image, name)).and_then(|standby| {
             if standby.keeps_every() {
                 D::batch(|| drop(standby));
                 return Err(reject(Reason::StateFailed, "each event is to be kept with its state"));

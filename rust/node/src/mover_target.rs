@@ -15,7 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshos_core::digest::Digest;
+use meshos_core::digest::{self, Digest};
 use meshos_core::id::EntityId;
 use meshos_core::image as core_image;
 use meshos_core::journal::SnapshotRow;
@@ -87,7 +87,7 @@ impl<D: Daemon> Mover<D> {
         let kept = runtime.stores()().keep(&[&image.bytes]);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
         let standby = match core_image::copy_of(&image.bytes) {
-            None => self.restored(&runtime, order, image)?,
+            None => self.restored(&runtime, order, (image, name))?,
             Some(copy) => {
                 let held = self.take_held(&order.entity, &copy);
                 let missing = || reject(Reason::StateFailed, "the replay differs: the copy is not here");
@@ -113,12 +113,13 @@ impl<D: Daemon> Mover<D> {
         &self,
         runtime: &Runtime<D>,
         order: &MoveOrder,
-        image: &Arrived,
+        (image, name): (&Arrived, Digest),
     ) -> Result<Standby<D>, Reject> {
         let make = |kind: &str| self.factories.make(kind);
         let standby = D::batch(|| {
             image::restore(
                 Arc::clone(&image.bytes),
+                name,
                 order,
                 (runtime.node(), image.agreement()),
                 make,
@@ -254,11 +255,12 @@ impl<D: Daemon> Mover<D> {
         let bytes = bytes.map_err(|error| format!("its image is not to be had: {error}"))?;
         let (order, image) = (&prepared.order, Arrived::from(bytes));
         let standby = match core_image::copy_of(&image.bytes) {
-            None => self.restored(runtime, order, &image),
+            None => self.restored(runtime, order, (&image, digest::plain(&image.bytes))),
             Some(copy) => {
                 let whole = runtime.stores()().fetch(&copy, u64::MAX);
                 let whole = whole.map_err(|error| format!("its copy is not to be had: {error}"))?;
-                let whole = self.restored(runtime, order, &Arrived::from(whole));
+                let whole = Arrived::from(whole);
+                let whole = self.restored(runtime, order, (&whole, digest::plain(&whole.bytes)));
                 whole.and_then(|whole| D::batch(|| self.caught_up(runtime, order, whole, &image)))
             }
         };

@@ -146,7 +146,8 @@ fn travelled(image: &Image, order: &MoveOrder) -> Vec<u8> {
 }
 
 fn restore(bytes: Vec<u8>, source: &Keypair, make: impl FnOnce() -> Sum) -> Result<Standby<Sum>, Reject> {
-    image::restore(Arc::new(bytes), &order(source), (&target(), None), |_| Ok(make()))
+    let name = digest::plain(&bytes);
+    image::restore(Arc::new(bytes), name, &order(source), (&target(), None), |_| Ok(make()))
 }
 
 /// The records of a daemon that was begun at the source, up to the one that gives it to the target.
@@ -522,22 +523,36 @@ fn what_cannot_be_restored_is_told() {
         (Reason::StateFailed, "Error: no restore")
     );
     node.switches.fail_restore.store(false, Ordering::SeqCst);
-    let none = image::restore::<Sum>(Arc::new(bytes.clone()), &order(&source.node), (&target(), None), |_| {
-        Err(Reject::from(Reason::NoFactory))
-    });
+    let none = image::restore::<Sum>(
+        Arc::new(bytes.clone()),
+        digest::plain(&bytes),
+        &order(&source.node),
+        (&target(), None),
+        |_| Err(Reject::from(Reason::NoFactory)),
+    );
     assert_eq!(none.map(drop).expect_err("no class").reason, Reason::NoFactory);
     // Another node has not the key that the daemon's was sealed to.
     let stranger = Keypair::from_seed(&[11; 32]);
-    let opened = image::restore(Arc::new(bytes.clone()), &order(&source.node), (&stranger, None), |_| {
-        Ok(make())
-    });
+    let opened = image::restore(
+        Arc::new(bytes.clone()),
+        digest::plain(&bytes),
+        &order(&source.node),
+        (&stranger, None),
+        |_| Ok(make()),
+    );
     assert_eq!(
         opened.map(drop).expect_err("not for it").reason,
         Reason::IdentityTransportFailed
     );
     let mut earlier = order(&source.node);
     earlier.kind = "other".to_owned();
-    let other = image::restore(Arc::new(bytes.clone()), &earlier, (&target(), None), |_| Ok(make()));
+    let other = image::restore(
+        Arc::new(bytes.clone()),
+        digest::plain(&bytes),
+        &earlier,
+        (&target(), None),
+        |_| Ok(make()),
+    );
     assert_eq!(other.map(drop).expect_err("another kind").reason, Reason::StateFailed);
     // Outputs that are not the end of the chain are not taken for it.
     let Unpacked {
@@ -677,8 +692,11 @@ fn a_large_state_is_held_once_at_the_source_and_once_beside_its_image_at_the_tar
     let node = Node::on(Arc::default(), Arc::new(target()));
     node.switches.padding.store(64 * MIB, Ordering::SeqCst);
     let order = order(&source.node);
-    let (standby, most) =
-        most_held(|| image::restore(bytes, &order, (&target(), None), |_| Ok(Sum::new(&node.switches))));
+    let (standby, most) = most_held(|| {
+        image::restore(bytes, frozen.image, &order, (&target(), None), |_| {
+            Ok(Sum::new(&node.switches))
+        })
+    });
     assert!(most < 65 * MIB, "{most} bytes to restore it");
     assert_eq!(standby.expect("it is well").frozen, frozen);
 }

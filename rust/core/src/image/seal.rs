@@ -235,13 +235,23 @@ impl Sealer {
     /// If it has another length than there is at this place.
     #[must_use]
     pub fn seal(&self, index: u32, plain: &[u8]) -> Vec<u8> {
+        self.seal_filled(index, |out| out.put(plain))
+    }
+
+    /// The same, of what is put behind what is there: it is sealed where it is.
+    ///
+    /// # Panics
+    /// As [`seal`](Self::seal).
+    #[must_use]
+    pub fn seal_filled(&self, index: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let length = self.binding.len(index);
+        let mut out = Vec::with_capacity(SEAL_SIZE + length);
+        out.put(&self.public);
+        fill(&mut out);
         assert!(
-            !plain.is_empty() && plain.len() == self.binding.len(index),
+            length > 0 && out.len() == EPHEMERAL_SIZE + length,
             "a chunk is cut where it lies"
         );
-        let mut out = Vec::with_capacity(SEAL_SIZE + plain.len());
-        out.put(&self.public);
-        out.put(plain);
         let (nonce, associated) = (self.binding.nonce(index), &self.binding.associated);
         let content = &mut out[EPHEMERAL_SIZE..];
         let tag = self.cipher.encrypt_in_place_detached(&nonce, associated, content);

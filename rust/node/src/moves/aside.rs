@@ -10,6 +10,7 @@ use meshos_core::ownership::{MigrationId, OwnershipRecord};
 use meshos_core::rows::{KeyRange, Table};
 use thiserror::Error;
 
+use super::chunks::Sealed;
 use super::entry::Scene;
 use super::{Moves, Work, needs_no_hands};
 use crate::clock::Deadline;
@@ -146,7 +147,8 @@ impl Moves {
         let entity = frame.entity;
         if let Body::Chunk { image, index, bytes } = frame.body {
             let of = (frame.mid, image, index);
-            return self.with(&entity, work, |entry, scene| entry.chunk(from, of, bytes, scene));
+            let sealed = Sealed::of(delivered, bytes);
+            return self.with(&entity, work, |entry, scene| entry.chunk(from, of, sealed, scene));
         }
         if self.hands().is_none() && !needs_no_hands(&frame.body) {
             return;

@@ -3,6 +3,7 @@
 //! Invariants
 //! * A chunk is sealed when it is asked for, and opened when it came: only as many are in memory as the window has.
 
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use meshos_core::ownership::MigrationId;
 use super::{Item, Moves};
 use crate::image::Image;
 use crate::lane::{Job, Lanes};
+use crate::mesh::Delivered;
 use crate::sync::Mutex;
 
 /// What is so short is sealed and opened at once: handing it to another thread takes longer.
@@ -39,9 +41,30 @@ pub(super) struct Open {
     pub(super) mid: MigrationId,
     pub(super) image: Digest,
     pub(super) index: u32,
-    pub(super) sealed: Vec<u8>,
+    pub(super) sealed: Sealed,
     pub(super) opener: Arc<Opener>,
     pub(super) spool: Arc<Spool>,
+}
+
+/// A chunk in the message that it came in.
+pub(super) struct Sealed {
+    delivered: Delivered,
+    place: Range<usize>,
+}
+
+impl Sealed {
+    /// `bytes` lie in the body of what was delivered.
+    pub(super) fn of(delivered: &Delivered, bytes: &[u8]) -> Self {
+        let start = bytes.as_ptr().addr() - delivered.body().as_ptr().addr();
+        Self {
+            delivered: delivered.clone(),
+            place: start..start + bytes.len(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.delivered.body()[self.place.clone()]
+    }
 }
 
 /// What became of it.
@@ -89,7 +112,7 @@ impl Chunks {
 
     pub(super) fn open(&self, open: Open) {
         let moves = Weak::clone(&self.moves);
-        let is_small = open.sealed.len() as u64 <= AT_ONCE;
+        let is_small = open.sealed.place.len() as u64 <= AT_ONCE;
         let job: Arc<dyn Job> = Arc::new(Opening { moves, open });
         if is_small {
             job.run();
@@ -115,9 +138,7 @@ impl Job for Sealing {
         let Some(range) = plain_range(seal.image.len, seal.index) else {
             return;
         };
-        let mut plain = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
-        seal.image.slice(range, &mut plain);
-        let sealed = seal.sealer.seal(seal.index, &plain);
+        let sealed = seal.sealer.seal_filled(seal.index, |out| seal.image.slice(range, out));
         let order = &seal.order;
         let frame = MoveFrame {
             mid: order.mid,
@@ -151,17 +172,18 @@ impl Job for Opening {
         let range = plain_range(spool.len() as u64, open.index).unwrap_or(0..0);
         let bounds = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
         let place = spool.get_mut(bounds[0]..bounds[1]).unwrap_or_default();
-        if place.len() + SEAL_SIZE != open.sealed.len() {
+        let sealed = open.sealed.bytes();
+        if place.len() + SEAL_SIZE != sealed.len() {
             // The image is whole already, or the chunk is no part of it: who counts chunks sees its length.
             return;
         }
-        let is_whole = open.opener.open(open.index, &open.sealed, place).is_ok();
+        let is_whole = open.opener.open(open.index, sealed, place).is_ok();
         drop(spool);
         let opened = Opened {
             mid: open.mid,
             image: open.image,
             index: open.index,
-            length: open.sealed.len(),
+            length: sealed.len(),
             is_whole,
         };
         moves.put(Item::Opened(open.entity, opened), 0);

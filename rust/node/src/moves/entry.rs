@@ -16,7 +16,7 @@ use meshos_core::move_target::{self, MoveTarget, TargetConfig};
 use meshos_core::ownership::{MigrationId, OwnershipRecord};
 use meshos_core::stream::{Flow, Frame};
 
-use super::chunks::{Open, Opened, Seal, Spool};
+use super::chunks::{Open, Opened, Seal, Sealed, Spool};
 use super::copy::{Given, Taken};
 use super::{Item, MoveStats, Moves, Role, Work};
 use crate::clock;
@@ -382,7 +382,7 @@ impl Entry {
         &mut self,
         from: EntityId,
         (mid, image, index): (MigrationId, Digest, u32),
-        sealed: &[u8],
+        sealed: Sealed,
         scene: &mut Scene<'_>,
     ) {
         let copy = self.taken.as_ref().and_then(|taken| taken.pulling.as_ref());
@@ -393,7 +393,7 @@ impl Entry {
                 mid,
                 image,
                 index,
-                sealed: sealed.to_vec(),
+                sealed,
                 opener: Arc::clone(&pulling.opener),
                 spool: Arc::clone(&pulling.spool),
             });
