@@ -555,7 +555,8 @@ fn who_is_about_to_join_is_waited_for() {
     let end = Instant::now() + Duration::from_millis(300);
     until(|| Instant::now() > end);
     assert_eq!(tray.told(), 0);
-    let second = net.join(1, memory());
-    second.spawn(1, config());
+    let _second = net.join_after(1, memory(), |second| {
+        second.spawn(1, config());
+    });
     assert_eq!(taken(&tray.wait(1)[0]).0.processed, 1);
 }

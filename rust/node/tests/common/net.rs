@@ -150,9 +150,15 @@ impl Net {
     }
 
     pub fn join(&self, byte: u8, stores: Stores) -> Netted {
+        self.join_after(byte, stores, |_| ())
+    }
+
+    /// The same; nobody hears of it before it is prepared.
+    pub fn join_after(&self, byte: u8, stores: Stores, prepare: impl FnOnce(&Netted)) -> Netted {
         let key = node_key(byte);
         let engine = Lossy::new(self.network.join(key.entity_id()), self.weather, byte);
         let is_cut = Arc::clone(&engine.is_cut);
+        is_cut.store(true, Ordering::SeqCst);
         let config = MeshConfig {
             presence: PresenceConfig {
                 interval: Duration::from_millis(40),
@@ -166,12 +172,15 @@ impl Net {
         let carrier = Carrier::mesh(mesh.clone());
         let runtime = Arc::new(Runtime::with_carrier(key, lanes(), stores, carrier));
         runtime.start().expect("fresh");
-        Netted {
+        let netted = Netted {
             mesh,
             runtime,
             switches: Arc::default(),
             is_cut,
-        }
+        };
+        prepare(&netted);
+        netted.is_cut.store(false, Ordering::SeqCst);
+        netted
     }
 
     /// So many nodes that see each other, each with a store in memory.
