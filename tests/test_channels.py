@@ -114,6 +114,23 @@ def test_what_is_published_arrives_in_order_with_its_number(nodes: tuple[Mesh, M
     assert items == [ChannelMessage(NEWS, plant.node_id, number, b"%d" % number, None) for number in range(1, 6)]
 
 
+def test_who_waits_has_a_payload_when_publish_returns(nodes: tuple[Mesh, Mesh, Mesh]) -> None:
+    first, second, _ = nodes
+    stream = second.subscribe(first.node_id, NEWS)
+    at_once = 0
+    for number in range(400):
+        first.publish(NEWS, b"%d" % number)
+        try:
+            message = stream.receive(timeout=timedelta(0))
+            at_once += 1
+        except WaitTimeout:
+            # The thread of all meshes was about to take a turn anyway.
+            message = stream.receive(timeout=PATIENCE)
+        assert isinstance(message, ChannelMessage)
+        assert message.payload == b"%d" % number
+    assert at_once >= 200
+
+
 def test_a_stream_begins_now_and_ends_when_it_is_closed(nodes: tuple[Mesh, Mesh, Mesh]) -> None:
     plant, office, _ = nodes
     plant.publish(NEWS, b"before")

@@ -158,6 +158,8 @@ pub(crate) struct Readers {
     /// Who lacks what: the last word of each in this turn.
     lacking: BTreeMap<u64, (u64, u64, u64)>,
     made: u64,
+    /// As many as read one channel at once, so far.
+    widest: usize,
     counts: ReaderCounts,
     looked: Instant,
 }
@@ -173,6 +175,7 @@ impl Readers {
             due: BTreeSet::new(),
             lacking: BTreeMap::new(),
             made: 0,
+            widest: 0,
             counts: ReaderCounts::default(),
             looked: Instant::now(),
         }
@@ -212,6 +215,7 @@ impl Readers {
             *self.publishers.entry(publisher).or_default() += 1;
         }
         feed.subs.push(number);
+        self.widest = self.widest.max(feed.subs.len());
         self.act(number, actions, out);
         Some(number)
     }
@@ -683,6 +687,11 @@ impl Readers {
     }
 
     /// How many subscriptions there are, and what happened to them.
+    /// As many as read one channel at once, so far.
+    pub(crate) const fn widest(&self) -> usize {
+        self.widest
+    }
+
     pub(crate) fn counts(&self) -> (usize, ReaderCounts) {
         (self.subs.len(), self.counts)
     }

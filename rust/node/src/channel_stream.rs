@@ -18,6 +18,7 @@ use crate::channel_reader::{Item, Sink, Subscriber, Wanted};
 use crate::channels::{Channels, PublishError};
 use crate::clock::Deadline;
 use crate::lane::{Job, Lanes};
+use crate::reactor;
 use crate::sync::{Condvar, Mutex};
 
 /// How long a publisher may take to answer who subscribes, unless told otherwise.
@@ -131,6 +132,9 @@ pub struct ChannelStream {
 impl Queue {
     fn put(&self, item: Arrived) {
         let mut state = self.state.lock();
+        if state.items.is_empty() {
+            reactor::awaited();
+        }
         state.items.push_back(item);
         let (waiting, bell) = (std::mem::take(&mut state.is_waiting), state.bell.take());
         drop(state);

@@ -1,6 +1,7 @@
 //! The channels of a node: what it publishes and what it reads, in turns on the thread of all meshes.
 //!
-//! A publish only puts an event into the log and asks for a turn. The turn takes in what arrived, does what time brings,
+//! A publish only puts an event into the log and asks for a turn; a node that publishes itself gives that turn too, while
+//! readers wait for it ([`Prompt`]). The turn takes in what arrived, does what time brings,
 //! sends what was published since the last one, and posts a body to each node that has something to get.
 //!
 //! Invariants
@@ -37,6 +38,7 @@ pub use crate::channel_request::{RequestError, Requested};
 use crate::clock::{self, LoopClock};
 use crate::keys;
 use crate::mesh::{Delivered, Take};
+use crate::prompt::Prompt;
 use crate::reactor::{Place, Reactor, Turn};
 use crate::sync::Mutex;
 
@@ -46,6 +48,8 @@ const INBOX_MAX: usize = 16_384;
 const INBOX_BYTES_MAX: usize = 128 << 20;
 /// How long one turn takes in what arrived; the rest waits for the next one.
 const TURN: Duration = Duration::from_millis(2);
+/// As many nodes that read here, or readers here of one channel, as a short turn can have.
+const FEW: usize = 64;
 /// How often the other nodes are looked at, where some read or are read.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -108,6 +112,9 @@ struct Inner {
     /// What goes out with the next turn; only turns, and who opens or begins something, touch it.
     out: Mutex<Outgoing>,
     others: Mutex<(Option<Instant>, BTreeSet<EntityId>)>,
+    prompt: Prompt,
+    /// Whether more have to be told of an event than a short turn can.
+    is_wide: AtomicBool,
     closed: AtomicBool,
     refused: AtomicU64,
     unpublished: AtomicU64,
@@ -170,6 +177,8 @@ impl Channels {
             publishing: Mutex::new(Publishing::new(Arc::clone(&key), &carrier)),
             out: Mutex::default(),
             others: Mutex::default(),
+            prompt: Prompt::new(Instant::now()),
+            is_wide: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             refused: AtomicU64::new(0),
             unpublished: AtomicU64::new(0),
@@ -215,23 +224,27 @@ impl Channels {
         mesh.peer(node).map(|peer| peer.entity)
     }
 
-    /// Takes an event into the log of a channel, and tells its number. `emitter` is the daemon that emitted it.
+    /// Takes an event of the node itself into the log of a channel, and tells its number. While readers wait, the turns that
+    /// bring it to them are given here: who calls holds no lock.
     ///
     /// # Errors
     /// [`PublishError`]: it is not in the log.
-    pub fn publish(
-        &self,
-        channel: &ChannelName,
-        emitter: Option<EntityId>,
-        payload: Arc<[u8]>,
-    ) -> Result<u64, PublishError> {
-        self.put(channel, emitter, payload, false)
+    pub fn publish(&self, channel: &ChannelName, payload: Arc<[u8]>) -> Result<u64, PublishError> {
+        let began = Instant::now();
+        if !self.inner.prompt.is_own(began) {
+            return self.put(channel, None, payload, false);
+        }
+        let reactor = Reactor::of_process();
+        let (published, awaited) = reactor.tell_awaited(|| self.put(channel, None, payload, false));
+        let now = Instant::now();
+        self.inner.prompt.told(now, now - began, awaited);
+        published
     }
 
-    /// As [`publish`](Self::publish) of the node itself, unless somebody else is at it, who would have to be waited for.
+    /// As [`publish`](Self::publish), unless that gives turns, or somebody else is at it who would have to be waited for.
     ///
     /// # Errors
-    /// The payload: somebody else is at it.
+    /// The payload: it was not looked at.
     pub fn try_publish(
         &self,
         channel: &ChannelName,
@@ -239,6 +252,9 @@ impl Channels {
     ) -> Result<Result<u64, PublishError>, Arc<[u8]>> {
         if self.is_closed() {
             return Ok(Err(PublishError::Closed));
+        }
+        if self.inner.prompt.is_own(Instant::now()) {
+            return Err(payload);
         }
         let Some(mut publisher) = self.inner.publisher.try_lock() else {
             return Err(payload);
@@ -676,9 +692,21 @@ impl Turn for Inner {
         if more {
             return Some(began);
         }
-        let (clock, silent) = self.readers.lock().due();
+        let (clock, silent, widest) = {
+            let readers = self.readers.lock();
+            let (clock, silent) = readers.due();
+            (clock, silent, readers.widest())
+        };
         let clock = clock.and_then(|due| self.clock.instant(due).end());
-        let published = self.publisher.lock().due(began);
+        let (published, nodes) = {
+            let publisher = self.publisher.lock();
+            (publisher.due(began), publisher.nodes().take(FEW + 1).count())
+        };
+        self.is_wide.store(widest.max(nodes) > FEW, Ordering::Relaxed);
         [look, silent, clock, published, asked].into_iter().flatten().min()
+    }
+
+    fn is_short(&self) -> bool {
+        !self.is_wide.load(Ordering::Relaxed)
     }
 }

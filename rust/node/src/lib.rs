@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod lane;
 pub mod load;
 pub mod reactor;
+pub mod prompt;
 pub mod local_engine;
 pub mod mesh;
 pub mod carrier;

@@ -703,7 +703,11 @@ impl Ownership {
 
     /// Takes in that an entity is this node's. It is adopted when it is spawned here, with its state.
     fn install(&self, run: u64, entity: &EntityId, lineage: Vec<OwnershipRecord>, work: &mut Work) -> Result<(), ()> {
-        let lineage = self.verified.lineage(entity, lineage, &[self.directory]).ok_or(())?;
+        let kept = || central::lineage(&*(self.stores)(), entity).unwrap_or_default();
+        let lineage = self
+            .verified
+            .lineage(entity, lineage, &[self.directory], kept)
+            .ok_or(())?;
         let record = *lineage.highest();
         let mut state = self.state.lock();
         if record.node() != self.node || run != self.run {

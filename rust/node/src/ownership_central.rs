@@ -334,7 +334,8 @@ impl Central {
         let signal = match frame.body {
             Body::Register(records) => {
                 let authorities = [self.key.entity_id()];
-                let lineage = self.verified.lineage(&entity, records, &authorities).ok_or(())?;
+                let kept = || self.lineage(&entity).unwrap_or_default();
+                let lineage = self.verified.lineage(&entity, records, &authorities, kept).ok_or(())?;
                 Signal::Register { from, ask, lineage }
             }
             Body::Renew(record) => {

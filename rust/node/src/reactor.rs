@@ -8,6 +8,7 @@
 //! * One thread at a time gives turns.
 //! * There is at most one such thread in a process. It starts with the first place, and ends when there is none.
 //! * A wake is never lost: who is woken during a turn gets another one.
+//! * A thread that has something else to do gives short turns only.
 //! * No lock is held during a turn. One that panics is taken out, and counted.
 //! * A child of a fork has none of it: it begins anew.
 
@@ -26,6 +27,11 @@ use crate::sync::{Condvar, Mutex};
 pub trait Turn: Send + Sync {
     /// Does what is due; returns when the next turn is due without a wake, if ever.
     fn turn(&self) -> Option<Instant>;
+
+    /// Whether a turn is short enough for a thread that has something else to do. It is asked under a lock: it takes none.
+    fn is_short(&self) -> bool {
+        true
+    }
 }
 
 struct Seat {
@@ -79,6 +85,13 @@ const GIVES_FOR: Duration = Duration::from_micros(500);
 thread_local! {
     /// Whether this thread has something told, and will see to the turns that come of it.
     static TELLING: Cell<bool> = const { Cell::new(false) };
+    /// Whether somebody waited for something that a turn brought on this thread.
+    static AWAITED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says, during a turn, that somebody had nothing left and waited for what the turn brought.
+pub fn awaited() {
+    AWAITED.set(true);
 }
 
 /// Ends it, also when what is told panics.
@@ -148,6 +161,13 @@ impl Reactor {
         told
     }
 
+    /// The same, and whether somebody waited for something that came of it here.
+    pub fn tell_awaited<T>(&self, what: impl FnOnce() -> T) -> (T, bool) {
+        AWAITED.set(false);
+        let told = self.tell(what);
+        (told, AWAITED.get())
+    }
+
     /// Turns that panicked.
     #[must_use]
     pub fn panics(&self) -> u64 {
@@ -204,8 +224,8 @@ impl State {
         }
     }
 
-    /// Those whose turn it is. Who is gone leaves its place.
-    fn called(&mut self, now: Instant) -> Vec<(u64, Arc<dyn Turn>)> {
+    /// Those whose turn it is and whom `is_meant` takes; the others stay woken. Who is gone leaves its place.
+    fn called(&mut self, now: Instant, is_meant: impl Fn(&dyn Turn) -> bool) -> Vec<(u64, Arc<dyn Turn>)> {
         while let Some((at, number)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, number));
             let seat = self.seats.get_mut(&number).expect("who is due has a place");
@@ -215,11 +235,13 @@ impl State {
             }
         }
         let mut called = Vec::with_capacity(self.woken.len());
-        while let Some(number) = self.woken.pop_front() {
+        for _ in 0..self.woken.len() {
+            let Some(number) = self.woken.pop_front() else { break };
             let Some(seat) = self.seats.get_mut(&number) else {
                 continue;
             };
             match seat.turn.upgrade() {
+                Some(turn) if !is_meant(&*turn) => self.woken.push_back(number),
                 Some(turn) => {
                     seat.asked = None;
                     // From here on a wake means another turn.
@@ -260,7 +282,7 @@ impl Shared {
             let called = if state.turning {
                 Vec::new()
             } else {
-                state.called(Instant::now())
+                state.called(Instant::now(), |_| true)
             };
             if called.is_empty() {
                 if state.seats.is_empty() && !state.turning {
@@ -316,7 +338,7 @@ impl Shared {
             if state.turning || now.duration_since(began) > GIVES_FOR {
                 break;
             }
-            let called = state.called(now);
+            let called = state.called(now, |turn| turn.is_short());
             if called.is_empty() {
                 break;
             }
@@ -402,6 +424,32 @@ mod tests {
         }
         assert!(given > 0);
         assert_eq!(turns.try_recv(), Err(mpsc::TryRecvError::Empty));
+    }
+
+    struct Long(mpsc::Sender<std::thread::ThreadId>);
+
+    impl Turn for Long {
+        fn turn(&self) -> Option<Instant> {
+            self.0.send(std::thread::current().id()).expect("the test listens");
+            None
+        }
+
+        fn is_short(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_long_turn_is_left_to_the_thread_and_not_forgotten() {
+        let reactor = Reactor::default();
+        let (told, turns) = mpsc::channel();
+        let long: Arc<dyn Turn> = Arc::new(Long(told));
+        let (place, _) = reactor.place(Arc::downgrade(&long));
+        for _ in 0..100 {
+            let giver = turns.recv_timeout(Duration::from_secs(10)).expect("a turn");
+            assert_ne!(giver, std::thread::current().id());
+            reactor.tell(|| place.wake());
+        }
     }
 
     #[test]

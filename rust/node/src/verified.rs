@@ -48,6 +48,10 @@ pub struct Verified {
 }
 
 impl Verified {
+    fn is_known(&self, record: &OwnershipRecord) -> bool {
+        self.known.lock().has(&name(record))
+    }
+
     /// Whether the signatures of a record fit.
     #[must_use]
     pub fn fits(&self, record: &OwnershipRecord) -> bool {
@@ -68,15 +72,27 @@ impl Verified {
         self.known.lock().add(name);
     }
 
-    /// The lineage that records make, the oldest first, if they do and all signatures fit.
+    /// The lineage that records make, the oldest first, if they do and all signatures fit. `kept` reads what the store of
+    /// this node has of them, if that is to be known: it was checked before it was kept.
     #[must_use]
     pub fn lineage(
         &self,
         entity: &EntityId,
         records: Vec<OwnershipRecord>,
         authorities: &[EntityId],
+        kept: impl FnOnce() -> Vec<OwnershipRecord>,
     ) -> Option<Lineage> {
-        Lineage::verify_by(entity, records, authorities, |record| self.fits(record)).ok()
+        let mut kept = Some(kept);
+        let mut is_signed = |record: &OwnershipRecord| {
+            if self.is_known(record) {
+                return true;
+            }
+            if let Some(kept) = kept.take() {
+                kept().iter().for_each(|record| self.note(record));
+            }
+            self.fits(record)
+        };
+        Lineage::verify_by(entity, records, authorities, &mut is_signed).ok()
     }
 }
 
@@ -121,6 +137,36 @@ mod tests {
         forged.signature[0] ^= 1;
         verified.note(&forged);
         assert!(verified.fits(&forged), "it was said to be this process's own");
+    }
+
+    #[test]
+    fn of_a_lineage_what_the_store_has_is_not_computed_again_and_the_store_is_read_once_or_not_at_all() {
+        let keys: Vec<Keypair> = (1..=4).map(|seed| Keypair::from_seed(&[seed; 32])).collect();
+        let entity = keys[0].entity_id();
+        let mut records = vec![OwnershipRecord::spawn(&keys[0], keys[1].entity_id(), Digest::ZERO).expect("it signs")];
+        for index in 1..6 {
+            let previous = records[index - 1];
+            let to = keys[1 + index % 3].entity_id();
+            let moved = previous.moved(to, [7; 16], 0, Digest::ZERO, &keys[1 + (index - 1) % 3]);
+            records.push(moved.expect("it signs"));
+        }
+        // A signature that does not fit is not looked at again where the record is the store's own.
+        records[5].signature[0] ^= 1;
+        let verified = Verified::default();
+        assert!(verified.lineage(&entity, records.clone(), &[], Vec::new).is_none());
+        let mut reads = 0;
+        let kept = records[3..].to_vec();
+        let lineage = verified.lineage(&entity, records.clone(), &[], || {
+            reads += 1;
+            kept.clone()
+        });
+        assert_eq!(lineage.expect("it is one").records(), records);
+        assert_eq!(reads, 1);
+        let again = verified.lineage(&entity, records.clone(), &[], || panic!("all of it is known"));
+        assert!(again.is_some());
+        let mut forged = records;
+        forged[5].signature[1] ^= 1;
+        assert!(verified.lineage(&entity, forged, &[], || kept.clone()).is_none());
     }
 
     #[test]

@@ -309,10 +309,12 @@ fn what_is_published_arrives_at_every_node_in_order_with_its_sender() {
         .map(|node| stream(&node.channels, &nodes[0].channels, "a/b"))
         .collect();
     for number in 1..=500_u64 {
-        let by = (number % 2 == 0).then_some(emitter);
-        let put = nodes[0]
-            .channels
-            .publish(&name("a/b"), by, bytes(&number.to_le_bytes()));
+        let (of, payload) = (&nodes[0].channels, bytes(&number.to_le_bytes()));
+        let put = if number % 2 == 0 {
+            of.publish_emitted(&name("a/b"), emitter, payload)
+        } else {
+            of.publish(&name("a/b"), payload)
+        };
         assert_eq!(put, Ok(number));
     }
     for stream in &streams {
@@ -332,9 +334,9 @@ fn what_is_published_arrives_at_every_node_in_order_with_its_sender() {
 fn a_node_that_is_alone_reads_itself_and_a_subscription_begins_now() {
     let key = Arc::new(keypair(1));
     let channels = Channels::new(Carrier::alone(key.entity_id()), key, Revocations::default());
-    assert_eq!(channels.publish(&name("a"), None, bytes(b"before")), Ok(1));
+    assert_eq!(channels.publish(&name("a"), bytes(b"before")), Ok(1));
     let reader = stream(&channels, &channels, "a");
-    assert_eq!(channels.publish(&name("a"), None, bytes(b"after")), Ok(2));
+    assert_eq!(channels.publish(&name("a"), bytes(b"after")), Ok(2));
     assert_eq!(numbers(&read(&reader, 1)), [2]);
     reader.close();
     assert_eq!(
@@ -342,10 +344,7 @@ fn a_node_that_is_alone_reads_itself_and_a_subscription_begins_now() {
         Err(NoItem::Ended(None))
     );
     channels.close();
-    assert_eq!(
-        channels.publish(&name("a"), None, bytes(b"")),
-        Err(PublishError::Closed)
-    );
+    assert_eq!(channels.publish(&name("a"), bytes(b"")), Err(PublishError::Closed));
 }
 
 #[test]
@@ -360,7 +359,7 @@ fn on_a_bad_network_nothing_is_lost_nothing_comes_twice_and_all_is_in_order() {
         let (_, member) = daemon(&nodes[1].channels, &nodes[0].channels, "a", 80, Some("g"), None);
         for number in 1..=2000_u64 {
             let payload = bytes(&number.to_le_bytes());
-            while nodes[0].channels.publish(&name("a"), None, Arc::clone(&payload)) == Err(PublishError::Full) {
+            while nodes[0].channels.publish(&name("a"), Arc::clone(&payload)) == Err(PublishError::Full) {
                 std::thread::yield_now();
             }
             if number % 100 == 0 {
@@ -392,7 +391,7 @@ fn who_does_not_read_is_passed_over_and_gets_it_later_or_a_counted_gap() {
     for number in 1..=20_000_u64 {
         for channel in ["kept", "short"] {
             let payload = bytes(&number.to_le_bytes());
-            while of.publish(&name(channel), None, Arc::clone(&payload)) == Err(PublishError::Full) {
+            while of.publish(&name(channel), Arc::clone(&payload)) == Err(PublishError::Full) {
                 std::thread::yield_now();
             }
         }
@@ -442,7 +441,7 @@ fn a_gated_channel_wants_a_token_and_its_payloads_are_never_in_clear() {
     assert_eq!(rejected(b"no token".to_vec()), unauthorized);
     let good = token(of, own, "alarms", Right::Subscribe);
     let reader = open(at, of, "alarms", good.to_bytes()).expect("it is permitted");
-    of.publish(&name("alarms"), None, bytes(b"the pump is on fire"))
+    of.publish(&name("alarms"), bytes(b"the pump is on fire"))
         .expect("it is published");
     let [Arrived::Event(item)] = &read(&reader, 1)[..] else {
         panic!("an event")
@@ -465,8 +464,7 @@ fn who_is_revoked_gets_nothing_more_and_cannot_read_what_others_get() {
     let [one, two] = [60, 61].map(|byte| token(of, keypair(byte).entity_id(), "alarms", Right::Subscribe));
     let (_, first) = daemon(at, of, "alarms", 60, None, Some(&one));
     let (_, second) = daemon(at, of, "alarms", 61, None, Some(&two));
-    of.publish(&name("alarms"), None, bytes(b"one"))
-        .expect("it is published");
+    of.publish(&name("alarms"), bytes(b"one")).expect("it is published");
     for told in [&first, &second] {
         eventually("it arrives", || told.items.lock().len() == 1);
     }
@@ -474,8 +472,7 @@ fn who_is_revoked_gets_nothing_more_and_cannot_read_what_others_get() {
     of.revoke(&revocation).expect("it is taken in");
     eventually("it is told", || first.ended.lock().is_some());
     assert_eq!(*first.ended.lock(), Some(Some(Reason::Unauthorized)));
-    of.publish(&name("alarms"), None, bytes(b"two"))
-        .expect("it is published");
+    of.publish(&name("alarms"), bytes(b"two")).expect("it is published");
     eventually("it arrives", || second.items.lock().len() == 2);
     assert_eq!(first.items.lock().len(), 1);
     let (_, again) = daemon(at, of, "alarms", 60, None, Some(&one));
@@ -483,8 +480,7 @@ fn who_is_revoked_gets_nothing_more_and_cannot_read_what_others_get() {
     // What is issued after the statement is good.
     let anew = token(of, keypair(60).entity_id(), "alarms", Right::Subscribe);
     let (_, again) = daemon(at, of, "alarms", 60, None, Some(&anew));
-    of.publish(&name("alarms"), None, bytes(b"three"))
-        .expect("it is published");
+    of.publish(&name("alarms"), bytes(b"three")).expect("it is published");
     eventually("it arrives", || again.items.lock().len() == 1);
 }
 
@@ -514,11 +510,11 @@ fn siblings_do_not_disturb_each_other() {
     let (first, one) = daemon(at, of, "a", 60, None, None);
     let (_, two) = daemon(at, of, "a", 61, None, None);
     two.shut.store(true, Ordering::Release);
-    of.publish(&name("a"), None, bytes(b"1")).expect("it is published");
+    of.publish(&name("a"), bytes(b"1")).expect("it is published");
     eventually("it arrives", || one.items.lock().len() == 1);
     at.unsubscribe(first);
     eventually("it is over", || of.stats().subscribers == 1);
-    of.publish(&name("a"), None, bytes(b"2")).expect("it is published");
+    of.publish(&name("a"), bytes(b"2")).expect("it is published");
     two.shut.store(false, Ordering::Release);
     at.has_room(2);
     eventually("it arrives", || two.items.lock().len() == 2);
@@ -526,7 +522,7 @@ fn siblings_do_not_disturb_each_other() {
     // Two streams of a node are one subscriber to the publisher; one that ends leaves the other.
     let (left, right) = (stream(at, of, "b"), stream(at, of, "b"));
     left.close();
-    of.publish(&name("b"), None, bytes(b"1")).expect("it is published");
+    of.publish(&name("b"), bytes(b"1")).expect("it is published");
     assert_eq!(numbers(&read(&right, 1)), [1]);
 }
 
@@ -538,7 +534,7 @@ fn members_of_a_group_share_the_events_and_one_that_goes_leaves_its_share() {
     let (second, two) = daemon(&nodes[2].channels, of, "work", 61, Some("g"), None);
     let plain = stream(&nodes[1].channels, of, "work");
     for number in 1..=40_u64 {
-        of.publish(&name("work"), None, bytes(&number.to_le_bytes()))
+        of.publish(&name("work"), bytes(&number.to_le_bytes()))
             .expect("it is published");
     }
     assert_eq!(read(&plain, 40).len(), 40);
@@ -605,14 +601,14 @@ fn a_channel_that_is_closed_ends_its_subscriptions_and_large_payloads_are_refuse
     };
     of.open(&name("a"), &policy).expect("it is opened");
     assert!(matches!(
-        of.publish(&name("a"), None, bytes(b"12345")),
+        of.publish(&name("a"), bytes(b"12345")),
         Err(PublishError::NotPublished(_))
     ));
     let reader = stream(at, of, "a");
     of.close_channel(&name("a"));
     let ended = reader.take(1, Deadline::after(PATIENCE), &mut || false);
     assert_eq!(ended, Err(NoItem::Ended(Some(Reason::Closed))));
-    assert_eq!(of.publish(&name("a"), None, bytes(b"12345")), Ok(1));
+    assert_eq!(of.publish(&name("a"), bytes(b"12345")), Ok(1));
 }
 
 #[test]
@@ -631,7 +627,7 @@ fn a_publish_goes_to_each_node_once_however_many_read_there() {
     // The same daemon cannot be at two nodes: who asked first has it.
     told.retain(|told| told.ended.lock().is_none());
     let before = of.stats().sent.0;
-    of.publish(&name("a"), None, bytes(b"one")).expect("it is published");
+    of.publish(&name("a"), bytes(b"one")).expect("it is published");
     eventually("it arrives", || {
         told.iter().filter(|told| told.items.lock().len() == 1).count() == 50
     });

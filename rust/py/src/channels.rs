@@ -108,8 +108,8 @@ pub fn publish(channels: &Channels, channel: &Bound<'_, PyAny>, payload: &Bound<
     let payload: Arc<[u8]> = Arc::from(payload.as_bytes());
     let published = match channels.try_publish(&channel, payload) {
         Ok(published) => published,
-        // Somebody is at it: they are waited for without the interpreter.
-        Err(payload) => py.detach(|| channels.publish(&channel, None, payload)),
+        // Turns are given, or somebody is waited for: without the interpreter.
+        Err(payload) => py.detach(|| channels.publish(&channel, payload)),
     };
     published.map_err(|error| not_published(py, &error))
 }

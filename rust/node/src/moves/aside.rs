@@ -194,7 +194,8 @@ impl Moves {
     /// Whether a lineage is whole.
     fn is_lineage(&self, entity: &EntityId, lineage: &[OwnershipRecord], authorities: &[EntityId]) -> bool {
         let verified = self.ownership.verified();
-        verified.lineage(entity, lineage.to_vec(), authorities).is_some()
+        let kept = || central::lineage(&*(self.stores)(), entity).unwrap_or_default();
+        verified.lineage(entity, lineage.to_vec(), authorities, kept).is_some()
     }
 
     fn hear_target(&self, from: EntityId, frame: MoveFrame<'_>, work: &mut Work) {

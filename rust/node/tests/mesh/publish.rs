@@ -80,7 +80,7 @@ fn unauthorized() -> Result<u64, RequestError> {
 fn what_another_node_publishes_is_numbered_by_the_owner_and_says_who_published_it() {
     let (_cluster, owner, other) = pair();
     let stream = reader(&owner);
-    assert_eq!(owner.publish(&name(), None, Arc::from(&b"own"[..])), Ok(1));
+    assert_eq!(owner.publish(&name(), Arc::from(&b"own"[..])), Ok(1));
     assert_eq!(ask(&other, &owner, b"", b"theirs"), Ok(2));
     assert_eq!(ask(&owner, &owner, b"", b"to oneself"), Ok(3));
     assert_eq!(next(&stream), (1, b"own".to_vec(), None));

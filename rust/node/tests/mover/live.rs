@@ -513,7 +513,7 @@ fn a_copied_daemon_goes_on_reading_its_channels_where_it_had_read() {
     let publish = |name: &ChannelName, numbers: std::ops::Range<usize>| {
         for number in numbers {
             let payload = Arc::from(format!("p{number}").into_bytes());
-            publisher.publish(name, None, payload).expect("there is room");
+            publisher.publish(name, payload).expect("there is room");
         }
     };
     names.iter().for_each(|name| {

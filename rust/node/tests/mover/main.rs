@@ -559,7 +559,7 @@ fn it_goes_on_reading_its_channels_where_it_had_read() {
             while !stop.load(Ordering::SeqCst) {
                 let number = published.load(Ordering::SeqCst);
                 let payload = Arc::from(format!("p{number}").into_bytes());
-                publisher.publish(&name, None, payload).expect("there is room");
+                publisher.publish(&name, payload).expect("there is room");
                 published.store(number + 1, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(1));
             }
