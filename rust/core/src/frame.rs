@@ -217,9 +217,35 @@ impl From<DecodeError> for Refusal {
     }
 }
 
-fn begin(header: &Header, seal: u8, body: &[u8], seal_size: usize) -> Vec<u8> {
-    assert!(body.len() <= BODY_BYTES_MAX, "a body is bounded where it enters");
-    let mut out = Vec::with_capacity(HEADER_SIZE + body.len() + seal_size);
+/// A body with room for what stands around it, so that it is not copied.
+pub struct Draft(Vec<u8>);
+
+impl Draft {
+    /// Has `fill` put a body of at most so many bytes behind what is there.
+    pub fn new(capacity: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER_SIZE + capacity + SIGNATURE_SIZE);
+        bytes.resize(HEADER_SIZE, 0);
+        fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// The frame of it, tagged for its receiver.
+    ///
+    /// # Panics
+    /// If the body has more than [`BODY_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn tag(mut self, header: &Header, key: &[u8; 32]) -> Vec<u8> {
+        let begin = begin(header, 2, self.0.len() - HEADER_SIZE);
+        self.0[..HEADER_SIZE].copy_from_slice(&begin);
+        let tag = blake3::keyed_hash(key, &self.0);
+        self.0.put(tag.as_bytes());
+        self.0
+    }
+}
+
+fn begin(header: &Header, seal: u8, body_len: usize) -> Vec<u8> {
+    assert!(body_len <= BODY_BYTES_MAX, "a body is bounded where it enters");
+    let mut out = Vec::with_capacity(HEADER_SIZE);
     out.put(&MAGIC);
     out.put(&[VERSION, seal, header.kind.0, 0]);
     out.put(&header.mesh.0);
@@ -227,8 +253,7 @@ fn begin(header: &Header, seal: u8, body: &[u8], seal_size: usize) -> Vec<u8> {
     out.put(header.to.map_or(EVERYBODY, |to| *to.as_bytes()).as_slice());
     out.put_u64(header.run);
     out.put_u64(header.number);
-    out.put_count_u32(body.len());
-    out.put(body);
+    out.put_count_u32(body_len);
     out
 }
 
@@ -241,7 +266,9 @@ fn begin(header: &Header, seal: u8, body: &[u8], seal_size: usize) -> Vec<u8> {
 /// If the body has more than [`BODY_BYTES_MAX`] bytes, or the key is not the sender's.
 pub fn sign(header: &Header, body: &[u8], key: &Keypair) -> Result<Vec<u8>, IdentityError> {
     assert_eq!(header.from, key.entity_id(), "a node signs for itself");
-    let mut out = begin(header, 1, body, SIGNATURE_SIZE);
+    let mut out = begin(header, 1, body.len());
+    out.reserve_exact(body.len() + SIGNATURE_SIZE);
+    out.put(body);
     let signature = key.sign(digest::derive(Context::Frame, &[&out]).as_bytes())?;
     out.put(&signature);
     Ok(out)
@@ -253,10 +280,7 @@ pub fn sign(header: &Header, body: &[u8], key: &Keypair) -> Result<Vec<u8>, Iden
 /// If the body has more than [`BODY_BYTES_MAX`] bytes.
 #[must_use]
 pub fn tag(header: &Header, body: &[u8], key: &[u8; 32]) -> Vec<u8> {
-    let mut out = begin(header, 2, body, TAG_SIZE);
-    let tag = blake3::keyed_hash(key, &out);
-    out.put(tag.as_bytes());
-    out
+    Draft::new(body.len(), |out| out.put(body)).tag(header, key)
 }
 
 impl<'a> Frame<'a> {

@@ -342,15 +342,7 @@ impl Body<'_> {
                 out.put_u32(*index);
             }
             Self::Chunk { image, index, bytes } => {
-                assert!(
-                    bytes.len() <= MAX_SNAPSHOT_CHUNK_SIZE,
-                    "a chunk is cut where it is made"
-                );
-                out.put(image.as_bytes());
-                out.put_u32(*index);
-                out.put(digest::plain(bytes).as_bytes());
-                out.put_count_u32(bytes.len());
-                out.put(bytes);
+                put_chunk(out, image, *index, |out| out.put(bytes));
             }
         }
     }
@@ -364,19 +356,54 @@ impl MoveFrame<'_> {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
+        self.put_around(&mut out, |out| self.body.put_into(out));
+        out
+    }
+
+    /// The wire form of a chunk behind what is in `out`, where `fill` puts its bytes: those in the frame are not looked at.
+    ///
+    /// # Panics
+    /// If it is no chunk, or is too long.
+    pub fn put_chunk(&self, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+        let Body::Chunk { image, index, .. } = &self.body else {
+            panic!("only a chunk is filled");
+        };
+        self.put_around(out, |out| put_chunk(out, image, *index, fill));
+    }
+
+    fn put_around(&self, out: &mut Vec<u8>, put_body: impl FnOnce(&mut Vec<u8>)) {
         out.put_u8(VERSION);
         out.put_u8(self.body.kind());
         out.put(&self.mid);
         out.put(self.entity.as_bytes());
         out.put_u64(self.epoch);
         out.put_u32(self.step);
-        let at = out.len();
-        out.put_u32(0);
-        self.body.put_into(&mut out);
-        let length = u32::try_from(out.len() - at - 4).expect("what is in it is bounded");
-        out[at..at + 4].copy_from_slice(&length.to_le_bytes());
-        out
+        put_counted(out, put_body);
     }
+}
+
+/// Puts something, and before it how long it is.
+fn put_counted(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.put_u32(0);
+    put(out);
+    let length = u32::try_from(out.len() - at - 4).expect("what is in it is bounded");
+    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+fn put_chunk(out: &mut Vec<u8>, image: &Digest, index: u32, fill: impl FnOnce(&mut Vec<u8>)) {
+    out.put(image.as_bytes());
+    out.put_u32(index);
+    let at = out.len();
+    out.put(Digest::ZERO.as_bytes());
+    put_counted(out, fill);
+    let bytes = &out[at + Digest::ZERO.as_bytes().len() + 4..];
+    assert!(
+        bytes.len() <= MAX_SNAPSHOT_CHUNK_SIZE,
+        "a chunk is cut where it is made"
+    );
+    let named = digest::plain(bytes);
+    out[at..at + named.as_bytes().len()].copy_from_slice(named.as_bytes());
 }
 
 impl<'a> MoveFrame<'a> {

@@ -13,6 +13,7 @@ pub mod head;
 pub mod memory;
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -105,6 +106,14 @@ pub trait Store: Send {
     /// # Errors
     /// [`StoreError`]: it is not kept.
     fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError>;
+
+    /// The same, of bytes that others hold too: a store that has them in memory does not copy them.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it is not kept.
+    fn keep_whole(&mut self, bytes: &Arc<Vec<u8>>) -> Result<Digest, StoreError> {
+        self.keep(&[bytes])
+    }
 
     /// Reads a snapshot, and checks that it is what it was.
     ///

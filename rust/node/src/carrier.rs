@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use meshos_core::codec::Put;
 use meshos_core::engine::EngineError;
 use meshos_core::frame::{BODY_BYTES_MAX, Kind};
 use meshos_core::id::EntityId;
@@ -83,7 +84,24 @@ impl Carrier {
     pub fn post(&self, to: &EntityId, kind: Kind, body: &[u8]) -> Result<(), PostError> {
         match &self.way {
             Way::Mesh(mesh) => mesh.post(to, kind, body),
-            Way::Alone(alone) => alone.post(to, kind, body),
+            Way::Alone(alone) => alone.post(to, kind, body.len(), |out| out.put(body)),
+        }
+    }
+
+    /// The same, of a body of at most so many bytes, which `fill` puts behind what is there: it is not copied.
+    ///
+    /// # Errors
+    /// [`PostError`]; `fill` may have run.
+    pub fn post_filled(
+        &self,
+        to: &EntityId,
+        kind: Kind,
+        bytes_max: usize,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), PostError> {
+        match &self.way {
+            Way::Mesh(mesh) => mesh.post_filled(to, kind, bytes_max, fill),
+            Way::Alone(alone) => alone.post(to, kind, bytes_max, fill),
         }
     }
 
@@ -141,9 +159,15 @@ impl Carrier {
 }
 
 impl Alone {
-    fn post(&self, to: &EntityId, kind: Kind, body: &[u8]) -> Result<(), PostError> {
-        if body.len() > BODY_BYTES_MAX {
-            let (size, max) = (body.len(), BODY_BYTES_MAX);
+    fn post(
+        &self,
+        to: &EntityId,
+        kind: Kind,
+        bytes_max: usize,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), PostError> {
+        if bytes_max > BODY_BYTES_MAX {
+            let (size, max) = (bytes_max, BODY_BYTES_MAX);
             return Err(EngineError::TooLarge { size, max }.into());
         }
         if self.closed.load(Ordering::Acquire) {
@@ -153,7 +177,9 @@ impl Alone {
             return Err(PostError::NotThere);
         }
         let taker = self.takers.read().get(&kind).map(Arc::clone);
-        if !taker.is_some_and(|taker| taker.take(Delivered::to_oneself(self.entity, body))) {
+        let mut body = Vec::with_capacity(bytes_max);
+        fill(&mut body);
+        if !taker.is_some_and(|taker| taker.take(Delivered::of(self.entity, body))) {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

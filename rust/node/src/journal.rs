@@ -415,6 +415,10 @@ impl<S: Store> Store for SharedStore<S> {
         self.0.lock().keep(parts)
     }
 
+    fn keep_whole(&mut self, bytes: &Arc<Vec<u8>>) -> Result<Digest, StoreError> {
+        self.0.lock().keep_whole(bytes)
+    }
+
     fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
         self.0.lock().fetch(name, bytes_max)
     }

@@ -18,10 +18,11 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use meshos_core::capability::CapabilitySet;
+use meshos_core::codec::Put;
 use meshos_core::engine::{
     Declared, Engine, EngineError, EngineStats, PAYLOAD_BYTES_MAX, Payload, Receive, Topic, Watch,
 };
-use meshos_core::frame::{self, BODY_BYTES_MAX, Frame, Header, Kind, MeshId, Refusal};
+use meshos_core::frame::{self, BODY_BYTES_MAX, Draft, Frame, Header, Kind, MeshId, Refusal};
 use meshos_core::heartbeat::{Beat, CAPABILITIES_BYTES_MAX, Heartbeat, capabilities_bytes};
 use meshos_core::id::{EntityId, NodeId};
 use meshos_core::identity::Keypair;
@@ -119,12 +120,7 @@ impl Delivered {
 }
 
 impl Delivered {
-    /// What a node sends to itself.
-    pub(crate) fn to_oneself(own: EntityId, body: &[u8]) -> Self {
-        Self::of(own, body.to_vec())
-    }
-
-    /// What came from a node in another body.
+    /// What a node sends to itself, or came from a node in another body.
     pub(crate) fn of(from: EntityId, body: Vec<u8>) -> Self {
         Self {
             from,
@@ -490,17 +486,35 @@ impl Mesh {
     /// # Errors
     /// [`PostError`].
     pub fn post(&self, to: &EntityId, kind: Kind, body: &[u8]) -> Result<(), PostError> {
-        if body.len() > BODY_BYTES_MAX {
-            let (size, max) = (body.len(), BODY_BYTES_MAX);
+        self.post_filled(to, kind, body.len(), |out| out.put(body))
+    }
+
+    /// The same, of a body of at most so many bytes, which `fill` puts behind what is there: it is not copied.
+    ///
+    /// # Errors
+    /// [`PostError`]; `fill` may have run.
+    pub fn post_filled(
+        &self,
+        to: &EntityId,
+        kind: Kind,
+        bytes_max: usize,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), PostError> {
+        if bytes_max > BODY_BYTES_MAX {
+            let (size, max) = (bytes_max, BODY_BYTES_MAX);
             return Err(EngineError::TooLarge { size, max }.into());
         }
         if self.is_closed() {
             return Err(EngineError::Closed.into());
         }
         if *to == self.inner.side.node {
+            let mut body = Vec::with_capacity(bytes_max);
+            fill(&mut body);
             return self.inner.post_to_oneself(kind, body);
         }
         let session = self.inner.session(to, None).ok_or(PostError::NotThere)?;
+        // Filled before it has a number: that may take long, and numbers arrive in about their order.
+        let draft = Draft::new(bytes_max, fill);
         let header = Header {
             mesh: self.inner.mesh,
             from: self.inner.side.node,
@@ -509,7 +523,7 @@ impl Mesh {
             number: session.number.fetch_add(1, Ordering::Relaxed) + 1,
             kind,
         };
-        let payload = Payload::new(frame::tag(&header, body, session.keys.send()));
+        let payload = Payload::new(draft.tag(&header, session.keys.send()));
         self.inner.engine.publish(&Topic::Node(*to), payload)?;
         self.inner.sent.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -617,11 +631,11 @@ impl Inner {
         }
     }
 
-    fn post_to_oneself(&self, kind: Kind, body: &[u8]) -> Result<(), PostError> {
+    fn post_to_oneself(&self, kind: Kind, body: Vec<u8>) -> Result<(), PostError> {
         let taker = self.takers.read().get(&kind).map(Arc::clone);
         let refusal = match taker {
             None => Refusal::UnknownKind,
-            Some(taker) if taker.take(Delivered::to_oneself(self.side.node, body)) => return Ok(()),
+            Some(taker) if taker.take(Delivered::of(self.side.node, body)) => return Ok(()),
             Some(_) => Refusal::Full,
         };
         self.refused[refusal.index()].fetch_add(1, Ordering::Relaxed);

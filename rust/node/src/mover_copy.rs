@@ -162,7 +162,7 @@ impl<D: Daemon> Mover<D> {
 
     fn hold_now(&self, order: &MoveOrder, image: &Arrived, held: &Held<D>) -> Result<(), Reject> {
         let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
-        let kept = runtime.stores()().keep(&[&image.bytes]);
+        let kept = runtime.stores()().keep_whole(&image.bytes);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
         let restored = self.restored(&runtime, order, (image, name)).and_then(|standby| {
             if standby.keeps_every() {

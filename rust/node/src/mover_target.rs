@@ -84,7 +84,7 @@ impl<D: Daemon> Mover<D> {
         if self.is_closed() {
             return Err(Reason::NotReady.into());
         }
-        let kept = runtime.stores()().keep(&[&image.bytes]);
+        let kept = runtime.stores()().keep_whole(&image.bytes);
         let name = kept.map_err(|error| reject(Reason::StateFailed, format!("it is not kept: {error}")))?;
         let standby = match core_image::copy_of(&image.bytes) {
             None => self.restored(&runtime, order, (image, name))?,

@@ -235,28 +235,28 @@ impl Sealer {
     /// If it has another length than there is at this place.
     #[must_use]
     pub fn seal(&self, index: u32, plain: &[u8]) -> Vec<u8> {
-        self.seal_filled(index, |out| out.put(plain))
+        let mut out = Vec::with_capacity(SEAL_SIZE + plain.len());
+        self.seal_onto(&mut out, index, |out| out.put(plain));
+        out
     }
 
-    /// The same, of what is put behind what is there: it is sealed where it is.
+    /// The same, behind what is in `out`: `fill` puts the content there, and it is sealed where it is.
     ///
     /// # Panics
     /// As [`seal`](Self::seal).
-    #[must_use]
-    pub fn seal_filled(&self, index: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    pub fn seal_onto(&self, out: &mut Vec<u8>, index: u32, fill: impl FnOnce(&mut Vec<u8>)) {
         let length = self.binding.len(index);
-        let mut out = Vec::with_capacity(SEAL_SIZE + length);
         out.put(&self.public);
-        fill(&mut out);
+        let begin = out.len();
+        fill(out);
         assert!(
-            length > 0 && out.len() == EPHEMERAL_SIZE + length,
+            length > 0 && out.len() == begin + length,
             "a chunk is cut where it lies"
         );
         let (nonce, associated) = (self.binding.nonce(index), &self.binding.associated);
-        let content = &mut out[EPHEMERAL_SIZE..];
+        let content = &mut out[begin..];
         let tag = self.cipher.encrypt_in_place_detached(&nonce, associated, content);
         out.put(&tag.expect("1 MiB can be sealed"));
-        out
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::digest::{self, Digest};
 use crate::rows::{KEY_BYTES_MAX, KeyRange, Table, Write};
@@ -69,7 +70,7 @@ impl Rows {
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     rows: Rows,
-    snapshots: BTreeMap<Digest, Vec<u8>>,
+    snapshots: BTreeMap<Digest, Arc<Vec<u8>>>,
     commits: u64,
 }
 
@@ -81,18 +82,14 @@ impl MemoryStore {
     }
 }
 
-/// Reads a snapshot out of a table of them.
-pub(crate) fn fetch(
-    snapshots: &BTreeMap<Digest, Vec<u8>>,
-    name: &Digest,
-    bytes_max: u64,
-) -> Result<Vec<u8>, StoreError> {
-    let bytes = snapshots.get(name).ok_or(StoreError::NoSnapshot { name: *name })?;
+/// Reads a snapshot that was found, or not.
+pub(crate) fn fetch(found: Option<&[u8]>, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+    let bytes = found.ok_or(StoreError::NoSnapshot { name: *name })?;
     let size = bytes.len() as u64;
     if size > bytes_max {
         return Err(StoreError::TooLarge { size, max: bytes_max });
     }
-    Ok(bytes.clone())
+    Ok(bytes.to_vec())
 }
 
 impl Store for MemoryStore {
@@ -122,14 +119,17 @@ impl Store for MemoryStore {
     }
 
     fn keep(&mut self, parts: &[&[u8]]) -> Result<Digest, StoreError> {
-        let bytes = parts.concat();
-        let name = digest::plain(&bytes);
-        self.snapshots.insert(name, bytes);
+        self.keep_whole(&Arc::new(parts.concat()))
+    }
+
+    fn keep_whole(&mut self, bytes: &Arc<Vec<u8>>) -> Result<Digest, StoreError> {
+        let name = digest::plain(bytes);
+        self.snapshots.insert(name, Arc::clone(bytes));
         Ok(name)
     }
 
     fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
-        fetch(&self.snapshots, name, bytes_max)
+        fetch(self.snapshots.get(name).map(|bytes| bytes.as_slice()), name, bytes_max)
     }
 
     fn discard(&mut self, name: &Digest) -> Result<(), StoreError> {

@@ -340,7 +340,7 @@ impl Store for FaultyStore {
     }
 
     fn fetch(&self, name: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
-        let bytes = memory::fetch(&self.snapshots, name, bytes_max)?;
+        let bytes = memory::fetch(self.snapshots.get(name).map(Vec::as_slice), name, bytes_max)?;
         if digest::plain(&bytes) != *name {
             return Err(StoreError::Damaged(crate::store::Damage::Snapshot { name: *name }));
         }

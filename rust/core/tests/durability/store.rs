@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
+use meshos_core::digest;
 use meshos_core::rows::{KeyRange, Table, Write};
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::store::{Batch, Store, StoreError};
@@ -265,5 +266,12 @@ fn a_store_in_memory_keeps_at_once() {
     );
     let name = store.keep(&[b"state"]).expect("kept");
     assert_eq!(store.fetch(&name, 5).as_deref(), Ok(&b"state"[..]));
-    assert_eq!((store.stats().commits, store.stats().snapshot_bytes), (2, 5));
+    let shared = Arc::new(b"shared".to_vec());
+    let name = store.keep_whole(&shared).expect("kept");
+    assert_eq!(name, digest::plain(&shared));
+    assert_eq!(store.fetch(&name, 6).as_deref(), Ok(&b"shared"[..]));
+    assert_eq!(Arc::strong_count(&shared), 2, "it is not copied");
+    assert_eq!((store.stats().commits, store.stats().snapshot_bytes), (2, 11));
+    store.discard(&name).expect("it is there");
+    assert_eq!(Arc::strong_count(&shared), 1);
 }

@@ -70,6 +70,17 @@ fn a_chunk_that_was_altered_is_refused() {
 }
 
 #[test]
+fn a_chunk_that_is_filled_where_it_goes_has_the_same_bytes() {
+    let frame = move_frames::frames().pop().unwrap();
+    let Body::Chunk { bytes, .. } = frame.body else {
+        panic!("the last is a chunk")
+    };
+    let mut out = b"before".to_vec();
+    frame.put_chunk(&mut out, |out| out.extend_from_slice(bytes));
+    assert_eq!(out, [&b"before"[..], &frame.to_bytes()].concat());
+}
+
+#[test]
 fn a_chunk_that_is_empty_or_too_long_is_refused() {
     let frames = move_frames::frames();
     let template = frames.last().unwrap();

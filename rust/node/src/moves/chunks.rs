@@ -24,6 +24,9 @@ use crate::sync::Mutex;
 /// What is so short is sealed and opened at once: handing it to another thread takes longer.
 const AT_ONCE: u64 = 16 << 10;
 
+/// Bytes that a frame has beside the bytes of a chunk, or more.
+const FRAME_SIZE: usize = 256;
+
 /// A chunk that is to be sent.
 pub(super) struct Seal {
     pub(super) to: EntityId,
@@ -138,7 +141,6 @@ impl Job for Sealing {
         let Some(range) = plain_range(seal.image.len, seal.index) else {
             return;
         };
-        let sealed = seal.sealer.seal_filled(seal.index, |out| seal.image.slice(range, out));
         let order = &seal.order;
         let frame = MoveFrame {
             mid: order.mid,
@@ -148,12 +150,18 @@ impl Job for Sealing {
             body: Body::Chunk {
                 image: seal.image.digest,
                 index: seal.index,
-                bytes: &sealed,
+                bytes: &[],
             },
         };
+        let length = range.end - range.start + SEAL_SIZE as u64;
+        let bytes_max = usize::try_from(length).expect("a chunk has at most 1 MiB") + FRAME_SIZE;
+        let fill = |out: &mut Vec<u8>| {
+            let fill = |out: &mut Vec<u8>| seal.image.slice(range, out);
+            frame.put_chunk(out, |out| seal.sealer.seal_onto(out, seal.index, fill));
+        };
         // What does not arrive is asked for again.
-        let is_sent = moves.carrier.post(&seal.to, Kind::MOVE, &frame.to_bytes()).is_ok();
-        let bytes = if is_sent { sealed.len() as u64 } else { 0 };
+        let is_sent = moves.carrier.post_filled(&seal.to, Kind::MOVE, bytes_max, fill).is_ok();
+        let bytes = if is_sent { length } else { 0 };
         let sent = (seal.image.digest, seal.index, bytes);
         moves.put(Item::Sent(order.entity, order.mid, sent), 0);
     }

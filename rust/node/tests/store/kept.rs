@@ -1,6 +1,7 @@
 //! What was kept is there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use meshos_core::digest;
@@ -129,8 +130,8 @@ fn the_last_handle_may_go_where_a_commit_is_told() {
         term: store.term(),
         writes: vec![row(0, 5)],
     };
-    let (handle, gate) = (store.clone(), std::sync::Arc::new(std::sync::Barrier::new(2)));
-    let waits = std::sync::Arc::clone(&gate);
+    let (handle, gate) = (store.clone(), Arc::new(std::sync::Barrier::new(2)));
+    let waits = Arc::clone(&gate);
     let done = move |outcome: Result<u64, StoreError>| {
         waits.wait();
         drop(handle);
@@ -191,6 +192,7 @@ fn snapshots_are_files_named_by_what_is_in_them() {
     let name = store.keep(&[b"some ", b"", b"state"]).expect("kept");
     assert_eq!(name, digest::plain(b"some state"));
     assert_eq!(store.keep(&[b"some state"]), Ok(name));
+    assert_eq!(store.keep_whole(&Arc::new(b"some state".to_vec())), Ok(name));
     let unnamed = store.keep(&[b"of no row"]).expect("kept");
     let row = SnapshotRow {
         name,
