@@ -16,6 +16,7 @@ pub mod lane;
 pub mod load;
 pub mod reactor;
 pub mod prompt;
+pub mod move_lanes;
 pub mod local_engine;
 pub mod mesh;
 pub mod carrier;

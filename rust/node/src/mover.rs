@@ -11,9 +11,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::digest::Digest;
 use meshos_core::id::{EntityId, Origin};
@@ -25,17 +24,13 @@ use meshos_core::rows::Write;
 
 use crate::daemon::Daemon;
 use crate::hands::{Arrived, Copied, Done, FreezeOpts, Frost, Hands, Waits};
-use crate::lane::{self, Job, Lanes};
+use crate::move_lanes::{self, MoveLanes};
 use crate::mover_copy::{Copying, Held};
 use crate::mover_source::{Freeze, Leaving};
 use crate::mover_target::Arrival;
-use crate::reactor::Reactor;
 use crate::runtime::Runtime;
 use crate::slot::SharedKey;
 use crate::sync::Mutex;
-
-/// Threads that wait for what moves need.
-const THREADS_MAX: usize = 32;
 
 /// Makes daemons of kinds that are taken on.
 pub trait Factories<D>: Send + Sync {
@@ -90,7 +85,7 @@ pub struct Mover<D: Daemon> {
     pub(crate) leaving: Mutex<BTreeMap<EntityId, Leaving<D>>>,
     pub(crate) is_closed: AtomicBool,
     policy: Mutex<Policy>,
-    lanes: Arc<Pool>,
+    lanes: Arc<MoveLanes>,
     me: Weak<Self>,
 }
 
@@ -108,7 +103,7 @@ impl<D: Daemon> Mover<D> {
             leaving: Mutex::default(),
             is_closed: AtomicBool::new(false),
             policy: Mutex::default(),
-            lanes: Pool::of_process(),
+            lanes: MoveLanes::of_process(),
             me: Weak::clone(me),
         });
         runtime.moved_by(Arc::clone(&made) as Arc<dyn Hands>);
@@ -161,32 +156,27 @@ impl<D: Daemon> Mover<D> {
 
     /// Has something done on a thread that may wait; on this one where none is left.
     pub(crate) fn later(&self, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
-        self.submit(run, Lanes::submit);
+        if let Some(me) = self.me.upgrade() {
+            self.lanes.later(move || run(&me));
+        }
     }
 
     /// The same, for what a daemon that stands still waits for.
     fn next(&self, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
-        self.submit(run, Lanes::submit_next);
-    }
-
-    fn submit(&self, run: impl FnOnce(&Arc<Self>) + Send + 'static, submit: fn(&Lanes, Arc<dyn Job>) -> bool) {
-        let Some(me) = self.me.upgrade() else { return };
-        let run: Box<dyn FnOnce() + Send> = Box::new(move || run(&me));
-        let job = Once::new(run);
-        if !submit(&self.lanes.0, Arc::clone(&job) as Arc<dyn Job>) {
-            job.run();
+        if let Some(me) = self.me.upgrade() {
+            self.lanes.next(move || run(&me));
         }
     }
 
     /// Has something done after a while, on a thread that may wait; never, if this closes first.
     pub(crate) fn after(&self, span: Duration, run: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let me = Weak::clone(&self.me);
-        let run: Box<dyn FnOnce() + Send> = Box::new(move || {
+        let run = move || {
             if let Some(me) = me.upgrade() {
                 run(&me);
             }
-        });
-        self.lanes.0.submit_at(Instant::now() + span, Once::new(run));
+        };
+        self.lanes.after(span, run);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -234,58 +224,9 @@ pub(crate) fn reject(reason: Reason, text: impl Into<String>) -> Reject {
     Reject { reason, text }
 }
 
-/// The threads of all moves of this process, as long as there is somebody who moves: what a source gives its target to do
-/// may be done by the same one.
-struct Pool(Lanes);
-
-static OF_PROCESS: ArcSwapOption<(u32, Weak<Pool>)> = ArcSwapOption::const_empty();
-
-impl Pool {
-    fn of_process() -> Arc<Self> {
-        let process = std::process::id();
-        loop {
-            let found = OF_PROCESS.load();
-            let known = found.as_deref().filter(|found| found.0 == process);
-            if let Some(pool) = known.and_then(|(_, pool)| pool.upgrade()) {
-                return pool;
-            }
-            // A child of a fork has none. Of two who make one at a time, the second takes that of the first.
-            let made = Arc::new(Self(Lanes::new("meshos-move", THREADS_MAX, |body| body())));
-            let before = OF_PROCESS.compare_and_swap(&*found, Some(Arc::new((process, Arc::downgrade(&made)))));
-            if before.as_ref().map(Arc::as_ptr) == found.as_ref().map(Arc::as_ptr) {
-                return made;
-            }
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        // Its threads end; nothing waits for them.
-        self.0.stop(Duration::ZERO);
-    }
-}
-
 /// Says what came of something as the last thing of a job, and takes the turns that follow.
 pub(crate) fn tell<T>(done: Done<T>, outcome: T) {
-    lane::last(|| Reactor::of_process().tell(|| done(outcome)));
-}
-
-struct Once(Mutex<Option<Box<dyn FnOnce() + Send>>>);
-
-impl Once {
-    fn new(run: Box<dyn FnOnce() + Send>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Some(run))))
-    }
-}
-
-impl Job for Once {
-    fn run(self: Arc<Self>) {
-        let run = self.0.lock().take();
-        if let Some(run) = run {
-            run();
-        }
-    }
+    move_lanes::tell_last(|| done(outcome));
 }
 
 impl<D: Daemon> Hands for Mover<D> {

@@ -2,7 +2,7 @@
 //!
 //! Frames, and what comes of everything that was asked for, are put into a queue; turns on the thread of all meshes step the
 //! machines, and do what they decide. User code, the store and the directory are left to [`Hands`], rows to a thread of
-//! their own, and the sealing of chunks to two more.
+//! their own, and the work on chunks to the threads of moves.
 //!
 //! Invariants
 //! * The rows of a node's moves become durable in the order in which they were decided.

@@ -1,11 +1,13 @@
-//! Chunks of images: sealed where they are, opened where they go, on threads of their own unless they are short.
+//! Chunks of images: sealed where they are, opened where they go, on the threads of moves unless they are short.
 //!
 //! Invariants
 //! * A chunk is sealed when it is asked for, and opened when it came: only as many are in memory as the window has.
+//! * A node has at most [`AT_A_TIME`] of them under work.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use meshos_core::digest::Digest;
 use meshos_core::frame::Kind;
@@ -17,12 +19,16 @@ use meshos_core::ownership::MigrationId;
 
 use super::{Item, Moves};
 use crate::image::Image;
-use crate::lane::{Job, Lanes};
 use crate::mesh::Delivered;
+use crate::move_lanes::{self, MoveLanes};
+use crate::reactor::Reactor;
 use crate::sync::Mutex;
 
 /// What is so short is sealed and opened at once: handing it to another thread takes longer.
 const AT_ONCE: u64 = 16 << 10;
+
+/// Chunks that are sealed or opened at a time.
+const AT_A_TIME: usize = 2;
 
 /// Bytes that a frame has beside the bytes of a chunk, or more.
 const FRAME_SIZE: usize = 256;
@@ -83,117 +89,208 @@ pub(super) struct Opened {
 /// Where the bytes of an image are put together.
 pub(super) struct Spool(pub(super) Mutex<Vec<u8>>);
 
+/// A chunk that is to be worked on.
+enum Task {
+    Seal(Seal),
+    Open(Open),
+}
+
+#[derive(Default)]
+struct Queue {
+    tasks: VecDeque<Task>,
+    workers: usize,
+    is_stopped: bool,
+}
+
 pub(super) struct Chunks {
-    lanes: Lanes,
+    queue: Arc<Mutex<Queue>>,
+    lanes: Arc<MoveLanes>,
     moves: Weak<Moves>,
 }
 
 impl Chunks {
     pub(super) fn new(moves: Weak<Moves>) -> Self {
         Self {
-            lanes: Lanes::new("meshos-chunks", 2, |body| body()),
+            queue: Arc::default(),
+            lanes: MoveLanes::of_process(),
             moves,
         }
     }
 
     pub(super) fn seal(&self, seal: Seal) {
-        let (at, is_small) = (seal.at, seal.image.len <= AT_ONCE);
-        let job: Arc<dyn Job> = Arc::new(Sealing {
-            moves: Weak::clone(&self.moves),
-            seal,
-        });
-        match at {
+        match seal.at {
             Some(at) => {
-                self.lanes.submit_at(at, job);
+                let (queue, moves) = (Arc::clone(&self.queue), Weak::clone(&self.moves));
+                let span = at.saturating_duration_since(Instant::now());
+                self.lanes.after(span, move || begin(&queue, &moves, Task::Seal(seal)));
             }
-            None if is_small => job.run(),
-            None => {
-                self.lanes.submit(job);
-            }
+            None if seal.image.len <= AT_ONCE => self.at_once(Task::Seal(seal)),
+            None => self.put(Task::Seal(seal)),
         }
     }
 
     pub(super) fn open(&self, open: Open) {
-        let moves = Weak::clone(&self.moves);
         let is_small = open.sealed.place.len() as u64 <= AT_ONCE;
-        let job: Arc<dyn Job> = Arc::new(Opening { moves, open });
+        let task = Task::Open(open);
         if is_small {
-            job.run();
+            self.at_once(task);
         } else {
-            self.lanes.submit(job);
+            self.put(task);
+        }
+    }
+
+    fn at_once(&self, task: Task) {
+        if let Some(moves) = self.moves.upgrade()
+            && let Some(item) = task.run(&moves)
+        {
+            moves.put(item, 0);
+        }
+    }
+
+    fn put(&self, task: Task) {
+        let mut queue = self.queue.lock();
+        if queue.is_stopped {
+            return;
+        }
+        queue.tasks.push_back(task);
+        if queue.workers < AT_A_TIME {
+            queue.workers += 1;
+            drop(queue);
+            let (queue, moves) = (Arc::clone(&self.queue), Weak::clone(&self.moves));
+            self.lanes.next(move || work(&queue, &moves));
         }
     }
 
     pub(super) fn stop(&self) {
-        self.lanes.stop(Duration::ZERO);
+        let mut queue = self.queue.lock();
+        queue.is_stopped = true;
+        let tasks = std::mem::take(&mut queue.tasks);
+        drop(queue);
+        drop(tasks);
     }
 }
 
-struct Sealing {
-    moves: Weak<Moves>,
-    seal: Seal,
+/// Works on a task whose time has come, and on others.
+fn begin(queue: &Mutex<Queue>, moves: &Weak<Moves>, task: Task) {
+    {
+        let mut queue = queue.lock();
+        if queue.is_stopped {
+            return;
+        }
+        queue.tasks.push_back(task);
+        if queue.workers >= AT_A_TIME {
+            return;
+        }
+        queue.workers += 1;
+    }
+    work(queue, moves);
 }
 
-impl Job for Sealing {
-    fn run(self: Arc<Self>) {
-        let Some(moves) = self.moves.upgrade() else { return };
-        let seal = &self.seal;
-        let Some(range) = plain_range(seal.image.len, seal.index) else {
-            return;
-        };
-        let order = &seal.order;
+/// Works until there is nothing left. What came of the last task is told last: what follows from it may be done here.
+fn work(queue: &Mutex<Queue>, moves: &Weak<Moves>) {
+    let mut told: Option<Item> = None;
+    while let Some(task) = next(queue) {
+        let worker = Worker(Some(queue));
+        let Some(moves) = moves.upgrade() else { return };
+        if let Some(item) = told.take() {
+            Reactor::of_process().tell(|| moves.put(item, 0));
+        }
+        told = task.run(&moves);
+        worker.goes_on();
+    }
+    if let (Some(item), Some(moves)) = (told, moves.upgrade()) {
+        move_lanes::tell_last(|| {
+            let _ = moves.put(item, 0);
+        });
+    }
+}
+
+/// The next task; without one this worker is none any more.
+fn next(queue: &Mutex<Queue>) -> Option<Task> {
+    let mut queue = queue.lock();
+    let task = queue.tasks.pop_front();
+    if task.is_none() {
+        queue.workers -= 1;
+    }
+    task
+}
+
+/// One of the workers of a queue: it is none any more if a task panics.
+struct Worker<'a>(Option<&'a Mutex<Queue>>);
+
+impl Worker<'_> {
+    fn goes_on(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        if let Some(queue) = self.0 {
+            queue.lock().workers -= 1;
+        }
+    }
+}
+
+impl Task {
+    /// What comes of it.
+    fn run(self, moves: &Moves) -> Option<Item> {
+        match self {
+            Self::Seal(seal) => seal.run(moves),
+            Self::Open(open) => open.run(),
+        }
+    }
+}
+
+impl Seal {
+    fn run(self, moves: &Moves) -> Option<Item> {
+        let range = plain_range(self.image.len, self.index)?;
+        let order = &self.order;
         let frame = MoveFrame {
             mid: order.mid,
             entity: order.entity,
             epoch: order.epoch,
             step: 1,
             body: Body::Chunk {
-                image: seal.image.digest,
-                index: seal.index,
+                image: self.image.digest,
+                index: self.index,
                 bytes: &[],
             },
         };
         let length = range.end - range.start + SEAL_SIZE as u64;
         let bytes_max = usize::try_from(length).expect("a chunk has at most 1 MiB") + FRAME_SIZE;
         let fill = |out: &mut Vec<u8>| {
-            let fill = |out: &mut Vec<u8>| seal.image.slice(range, out);
-            frame.put_chunk(out, |out| seal.sealer.seal_onto(out, seal.index, fill));
+            let fill = |out: &mut Vec<u8>| self.image.slice(range, out);
+            frame.put_chunk(out, |out| self.sealer.seal_onto(out, self.index, fill));
         };
         // What does not arrive is asked for again.
-        let is_sent = moves.carrier.post_filled(&seal.to, Kind::MOVE, bytes_max, fill).is_ok();
+        let is_sent = moves.carrier.post_filled(&self.to, Kind::MOVE, bytes_max, fill).is_ok();
         let bytes = if is_sent { length } else { 0 };
-        let sent = (seal.image.digest, seal.index, bytes);
-        moves.put(Item::Sent(order.entity, order.mid, sent), 0);
+        let sent = (self.image.digest, self.index, bytes);
+        Some(Item::Sent(order.entity, order.mid, sent))
     }
 }
 
-struct Opening {
-    moves: Weak<Moves>,
-    open: Open,
-}
-
-impl Job for Opening {
-    fn run(self: Arc<Self>) {
-        let Some(moves) = self.moves.upgrade() else { return };
-        let open = &self.open;
-        let mut spool = open.spool.0.lock();
-        let range = plain_range(spool.len() as u64, open.index).unwrap_or(0..0);
+impl Open {
+    fn run(self) -> Option<Item> {
+        let mut spool = self.spool.0.lock();
+        let range = plain_range(spool.len() as u64, self.index).unwrap_or(0..0);
         let bounds = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
         let place = spool.get_mut(bounds[0]..bounds[1]).unwrap_or_default();
-        let sealed = open.sealed.bytes();
+        let sealed = self.sealed.bytes();
         if place.len() + SEAL_SIZE != sealed.len() {
             // The image is whole already, or the chunk is no part of it: who counts chunks sees its length.
-            return;
+            return None;
         }
-        let is_whole = open.opener.open(open.index, sealed, place).is_ok();
+        let is_whole = self.opener.open(self.index, sealed, place).is_ok();
         drop(spool);
         let opened = Opened {
-            mid: open.mid,
-            image: open.image,
-            index: open.index,
+            mid: self.mid,
+            image: self.image,
+            index: self.index,
             length: sealed.len(),
             is_whole,
         };
-        moves.put(Item::Opened(open.entity, opened), 0);
+        Some(Item::Opened(self.entity, opened))
     }
 }
