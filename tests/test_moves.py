@@ -18,6 +18,7 @@ import pytest
 from daemons import PATIENCE, Counter, Echo, eventually, numbered
 from meshos import CausalEvent, DaemonHostConfig, DaemonRuntime, Identity, Mesh, MeshDaemon, MeshOsConfig, Node, Store
 from meshos.chain import verify_chain
+from meshos.compute import FactoryEntry
 from meshos.errors import (
     AlreadyRegistered,
     DaemonNotFound,
@@ -471,6 +472,47 @@ def test_expected_daemons_only(trio: Trio) -> None:
     assert trio.ends(trio.start(other)).kind == "rejected"
 
 
+def test_only_the_node_that_is_bound_orders_a_move_here(trio: Trio) -> None:
+    origin, registry = trio.spawn(), trio.away.factory_registry()
+    assert not registry.bind_expected_orchestrator(origin, trio.id(2))
+    config = DaemonHostConfig(outputs_max=77)
+    trio.away.expect_migration("journey", origin, config)
+    assert registry.entry(origin) == FactoryEntry("journey", config, False)
+
+    assert registry.bind_expected_orchestrator(origin, trio.id(2))
+    assert registry.bind_expected_orchestrator(origin, trio.id(2))
+    assert not registry.bind_expected_orchestrator(origin, trio.id(0))
+    # What is expected anew is bound as before.
+    trio.away.expect_migration("journey", origin, config)
+    assert registry.entry(origin) == FactoryEntry("journey", config, False, trio.id(2))
+
+    error = trio.ends(trio.start(origin))
+    assert (error.kind, error.reason) == ("rejected", MigrationFailureReason.NOT_EXPECTED)
+    assert f"only node {trio.id(2):016x}" in str(error)
+    trio.goes_on(origin)
+
+    trio.home.permit_managers([trio.meshes[2].entity_id])
+    assert trio.start(origin, by=2).wait(TIMEOUT).epoch == 2
+    # What came is not expected any more.
+    assert registry.entry(origin) == FactoryEntry("journey", config, True)
+
+
+def test_what_is_removed_is_not_expected(trio: Trio) -> None:
+    trio.away.shutdown()
+    trio.runtimes[1] = strict = trio.runtime(trio.meshes[1], "expected")
+    origin, registry = trio.spawn(), strict.factory_registry()
+    strict.expect_migration("journey", origin)
+    assert registry.bind_expected_orchestrator(origin, trio.id(2))
+
+    registry.remove(origin)
+    registry.remove(origin)
+
+    assert registry.entry(origin) is None
+    assert trio.ends(trio.start(origin)).reason is MigrationFailureReason.NOT_EXPECTED
+    strict.expect_migration("journey", origin)
+    assert trio.start(origin).wait(TIMEOUT).epoch == 2
+
+
 def test_what_is_expected_is_checked(trio: Trio) -> None:
     origin = trio.spawn()
 
@@ -484,6 +526,12 @@ def test_what_is_expected_is_checked(trio: Trio) -> None:
         trio.away.expect_migration("journey", origin, 7)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="flag"):
         trio.away.simulate_not_ready(1)  # type: ignore[arg-type]
+    registry = trio.away.factory_registry()
+    with pytest.raises(TypeError, match="node"):
+        registry.bind_expected_orchestrator(origin, "third")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="origin_hash"):
+        registry.remove("it")  # type: ignore[arg-type]
+    assert registry.entry(origin) is None
 
 
 def test_a_restore_that_raises_leaves_the_daemon_where_it_was(trio: Trio) -> None:

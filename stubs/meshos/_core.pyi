@@ -1818,8 +1818,10 @@ class Mesh:
 class FactoryEntry:
     """How one daemon is rebuilt."""
 
-    __match_args__: Final = ("kind", "config", "has_key")
-    def __new__(cls, kind: str, config: DaemonHostConfig, has_key: bool) -> Self: ...
+    __match_args__: Final = ("kind", "config", "has_key", "expected_orchestrator")
+    def __new__(
+        cls, kind: str, config: DaemonHostConfig, has_key: bool, expected_orchestrator: int | None = None
+    ) -> Self: ...
     @property
     def kind(self) -> str: ...
     @property
@@ -1827,6 +1829,9 @@ class FactoryEntry:
     @property
     def has_key(self) -> bool:
         """Whether this node has the daemon's secret key."""
+    @property
+    def expected_orchestrator(self) -> int | None:
+        """The only node that may order that it comes here; `None`: any that may order moves."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -1840,7 +1845,14 @@ class DaemonFactoryRegistry:
         """Call the factory of a kind; raises `FactoryNotFound`, or `InvalidDaemon` with its exception as `__cause__`."""
     def kinds(self) -> frozenset[str]: ...
     def entry(self, origin_hash: int) -> FactoryEntry | None:
-        """Tell how a daemon that is live here is rebuilt."""
+        """Tell how a daemon that is live here, or expected, is rebuilt; the options of an expected one may be its own."""
+    def bind_expected_orchestrator(self, origin_hash: int, node: int) -> bool:
+        """Accept a move of this daemon only when that node orders it; `False` if none is expected, or another node is bound.
+
+        Any other order is refused as `NotPermitted`. It stays bound until the daemon came, or is removed.
+        """
+    def remove(self, origin_hash: int) -> None:
+        """Expect this daemon no longer; does nothing if it is not expected. A move that has begun goes on."""
 
 @final
 class DaemonHandle:

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use meshos_core::config::DaemonHostConfig;
 use meshos_core::digest::Digest;
-use meshos_core::id::{EntityId, Origin};
+use meshos_core::id::{EntityId, NodeId, Origin};
 use meshos_core::lifecycle::Lifecycle;
 use meshos_core::move_frame::{Reason, Reject, TEXT_BYTES_MAX};
 use meshos_core::move_rows::{Frozen, MoveOrder, Prepared, Queued};
@@ -65,6 +65,21 @@ pub(crate) struct Expected {
     pub(crate) kind: String,
     pub(crate) config: Option<DaemonHostConfig>,
     pub(crate) key: Option<SharedKey>,
+    /// The only node that may order it here; `None`: whoever may order moves.
+    pub(crate) orchestrator: Option<NodeId>,
+}
+
+/// What is said of a daemon that is expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Name of its class.
+    pub kind: String,
+    /// Options in place of its own.
+    pub config: Option<DaemonHostConfig>,
+    /// Whether its secret key is here already.
+    pub has_key: bool,
+    /// The only node that may order it here.
+    pub orchestrator: Option<NodeId>,
 }
 
 #[derive(Default)]
@@ -126,14 +141,40 @@ impl<D: Daemon> Mover<D> {
         self.name(origin, kind, config, Some(key));
     }
 
+    /// What was said before of the same kind and is not said now stays: its key, and who may order it.
     fn name(&self, origin: Origin, kind: &str, config: Option<DaemonHostConfig>, key: Option<SharedKey>) {
+        let mut policy = self.policy.lock();
+        let before = policy.expected.remove(&origin).filter(|before| before.kind == kind);
+        let (known, orchestrator) = before.map_or((None, None), |before| (before.key, before.orchestrator));
         let expected = Expected {
             kind: kind.to_owned(),
             config,
-            key,
+            key: key.or(known),
+            orchestrator,
         };
-        let before = self.policy.lock().expected.insert(origin, expected);
-        drop(before);
+        policy.expected.insert(origin, expected);
+    }
+
+    /// Takes a daemon that is expected on only if this node orders its move; `false`: it is not expected, or another node was
+    /// said before.
+    pub fn bind_orchestrator(&self, origin: Origin, node: NodeId) -> bool {
+        let mut policy = self.policy.lock();
+        let Some(expected) = policy.expected.get_mut(&origin) else {
+            return false;
+        };
+        *expected.orchestrator.get_or_insert(node) == node
+    }
+
+    /// What is said of a daemon that is expected.
+    pub fn named(&self, origin: Origin) -> Option<Named> {
+        let expected = self.policy.lock().expected.get(&origin).cloned()?;
+        let has_key = expected.key.is_some_and(|key| !key.lock().is_read_only());
+        Some(Named {
+            kind: expected.kind,
+            config: expected.config,
+            has_key,
+            orchestrator: expected.orchestrator,
+        })
     }
 
     /// Forgets a daemon that was named; `false`: it was not.
@@ -194,14 +235,16 @@ impl<D: Daemon> Mover<D> {
         if policy.is_not_ready || runtime.lifecycle() != Lifecycle::Ready {
             return Some(Reason::NotReady.into());
         }
-        let is_named = policy
-            .expected
-            .get(&origin)
-            .is_some_and(|expected| expected.kind == order.kind);
-        if policy.accept == Accept::Expected && !is_named {
+        let expected = policy.expected.get(&origin);
+        if policy.accept == Accept::Expected && expected.is_none_or(|expected| expected.kind != order.kind) {
             return Some(Reason::NotPermitted.into());
         }
+        let bound = expected.and_then(|expected| expected.orchestrator);
         drop(policy);
+        if let Some(bound) = bound.filter(|bound| *bound != order.orchestrator.node_id()) {
+            let text = format!("only node {bound} may order that it comes here");
+            return Some(reject(Reason::NotPermitted, text));
+        }
         if !self.factories.has(&order.kind) {
             let text = format!("there is no kind {:?} here", order.kind);
             return Some(reject(Reason::NoFactory, text));

@@ -1,9 +1,10 @@
 //! `DaemonFactoryRegistry`: how to make daemons, by kind.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
-use meshos_core::id::Origin;
+use meshos_core::id::{NodeId, Origin};
+use meshos_node::mover::Mover;
 use meshos_node::registry::Registry;
 use meshos_node::sync::Mutex;
 use pyo3::prelude::*;
@@ -19,6 +20,7 @@ use crate::errors::{FactoryAlreadyRegistered, FactoryNotFound, InvalidArgument, 
 use crate::guard::{Born, InUserCode, entry, may_wait};
 use crate::moves::Kinds;
 use crate::record::Reduced;
+use crate::record::field::read;
 
 /// Longest name of a kind, in UTF-8 bytes.
 const KIND_MAX: usize = 255;
@@ -30,31 +32,50 @@ pub struct PyFactoryEntry {
     kind: String,
     config: PyDaemonHostConfig,
     has_key: bool,
+    expected_orchestrator: Option<u64>,
 }
 
 #[pymethods]
 impl PyFactoryEntry {
     #[new]
-    fn new(kind: String, config: &Bound<'_, PyAny>, has_key: bool) -> PyResult<Self> {
+    #[pyo3(signature = (kind, config, has_key, expected_orchestrator = None))]
+    fn new(
+        kind: String,
+        config: &Bound<'_, PyAny>,
+        has_key: bool,
+        expected_orchestrator: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let node = expected_orchestrator.map(|node| read::<NodeId>(node, "expected_orchestrator"));
         let config = *args::instance::<PyDaemonHostConfig>(config, "config", "a DaemonHostConfig")?.get();
-        Ok(Self { kind, config, has_key })
+        Ok(Self {
+            kind,
+            config,
+            has_key,
+            expected_orchestrator: node.transpose()?.map(NodeId::get),
+        })
     }
 
     #[classattr]
     #[pyo3(name = "__match_args__")]
-    fn match_args() -> (&'static str, &'static str, &'static str) {
-        ("kind", "config", "has_key")
+    fn match_args() -> (&'static str, &'static str, &'static str, &'static str) {
+        ("kind", "config", "has_key", "expected_orchestrator")
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let config = slf.getattr("config")?.repr()?;
         let has_key = if slf.get().has_key { "True" } else { "False" };
-        Ok(format!("FactoryEntry({:?}, {config}, {has_key})", slf.get().kind))
+        let node = slf.getattr("expected_orchestrator")?.repr()?;
+        Ok(format!(
+            "FactoryEntry({:?}, {config}, {has_key}, {node})",
+            slf.get().kind
+        ))
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let entry = slf.get();
-        let arguments = (entry.kind.clone(), slf.getattr("config")?, entry.has_key).into_pyobject(slf.py())?;
+        let config = slf.getattr("config")?;
+        let arguments = (entry.kind.clone(), config, entry.has_key, entry.expected_orchestrator);
+        let arguments = arguments.into_pyobject(slf.py())?;
         Ok((slf.get_type().into_any(), arguments))
     }
 }
@@ -66,6 +87,8 @@ pub struct PyFactories {
     /// Their names, for who may not wait for the interpreter.
     pub names: Arc<Kinds>,
     registry: Arc<Registry<PyDaemon>>,
+    /// What takes on daemons that are moved here.
+    mover: OnceLock<Weak<Mover<PyDaemon>>>,
     born: Born,
 }
 
@@ -102,8 +125,18 @@ impl PyFactories {
             kinds: Mutex::default(),
             names: Arc::default(),
             registry,
+            mover: OnceLock::new(),
             born: Born::now(),
         }
+    }
+
+    /// Says what takes on daemons that are moved here; once.
+    pub fn moved_by(&self, mover: &Arc<Mover<PyDaemon>>) {
+        let _ = self.mover.set(Arc::downgrade(mover));
+    }
+
+    fn mover(&self) -> Option<Arc<Mover<PyDaemon>>> {
+        self.mover.get().and_then(Weak::upgrade)
     }
 
     /// The factory of a kind.
@@ -184,11 +217,41 @@ impl PyFactories {
         entry("DaemonFactoryRegistry.entry", || {
             self.born.check("DaemonFactoryRegistry")?;
             let origin: Origin = args::origin(origin_hash)?;
-            Ok(self.registry.get(origin).map(|slot| PyFactoryEntry {
+            let named = self.mover().and_then(|mover| mover.named(origin));
+            let orchestrator = named.as_ref().and_then(|named| named.orchestrator).map(NodeId::get);
+            let live = self.registry.get(origin).map(|slot| PyFactoryEntry {
                 kind: slot.kind().to_string(),
                 config: PyDaemonHostConfig(*slot.config()),
                 has_key: !slot.key().lock().is_read_only(),
+                expected_orchestrator: orchestrator,
+            });
+            Ok(live.or_else(|| {
+                named.map(|named| PyFactoryEntry {
+                    kind: named.kind,
+                    config: PyDaemonHostConfig(named.config.unwrap_or_default()),
+                    has_key: named.has_key,
+                    expected_orchestrator: orchestrator,
+                })
             }))
+        })
+    }
+
+    fn bind_expected_orchestrator(&self, origin_hash: &Bound<'_, PyAny>, node: &Bound<'_, PyAny>) -> PyResult<bool> {
+        entry("DaemonFactoryRegistry.bind_expected_orchestrator", || {
+            self.born.check("DaemonFactoryRegistry")?;
+            let (origin, node) = (args::origin(origin_hash)?, read::<NodeId>(node, "node")?);
+            Ok(self.mover().is_some_and(|mover| mover.bind_orchestrator(origin, node)))
+        })
+    }
+
+    fn remove(&self, origin_hash: &Bound<'_, PyAny>) -> PyResult<()> {
+        entry("DaemonFactoryRegistry.remove", || {
+            self.born.check("DaemonFactoryRegistry")?;
+            let origin: Origin = args::origin(origin_hash)?;
+            if let Some(mover) = self.mover() {
+                mover.forget(origin);
+            }
+            Ok(())
         })
     }
 

@@ -276,6 +276,7 @@ impl PyRuntime {
             let makers = Makers::new(Arc::clone(&factories.names));
             let mover = Mover::new(&runtime, Arc::clone(&makers) as Arc<dyn Factories<PyDaemon>>);
             mover.accept(accept);
+            factories.moved_by(&mover);
             Ok(Self {
                 registry: Py::new(py, PyRegistry::of(registry))?,
                 factories: Py::new(py, factories)?,
