@@ -48,7 +48,9 @@ pub struct Verified {
 }
 
 impl Verified {
-    fn is_known(&self, record: &OwnershipRecord) -> bool {
+    /// Whether a record is known to fit.
+    #[must_use]
+    pub fn is_known(&self, record: &OwnershipRecord) -> bool {
         self.known.lock().has(&name(record))
     }
 

@@ -593,6 +593,28 @@ fn what_refuses_or_fails_is_told_and_the_thing_stays() {
 }
 
 #[test]
+fn a_target_knows_the_lineage_before_the_daemon_stands_still() {
+    let nodes = cluster(3);
+    let [one, two, three] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(6, 64);
+    end(&one.order(&entity, one, two, quick())).expect("it moves");
+    two.fake.script.lock().freezes_late = true;
+
+    let ordered = two.order(&entity, two, three, quick());
+    two.fake.until("freeze");
+    let lineage = two.ownership.lineage(&entity).expect("it is read");
+    assert_eq!(lineage.len(), 2);
+    let deadline = within();
+    while !lineage.iter().all(|record| three.ownership.verified().is_known(record)) {
+        assert!(!deadline.passed(), "it was never told");
+        thread::yield_now();
+    }
+    two.fake.script.lock().freezes_late = false;
+    two.fake.go_on();
+    end(&ordered).expect("it moves");
+}
+
+#[test]
 fn a_target_that_is_not_ready_is_tried_again_as_long_as_was_said() {
     let nodes = cluster(2);
     let [one, two] = &nodes[..] else { unreachable!() };

@@ -48,6 +48,19 @@ pub(super) struct Scene<'a> {
     pub(super) stats: &'a mut MoveStats,
 }
 
+/// Records that a target is shown before the freeze at most; of longer lineages the newest.
+const SHOWN_MAX: usize = 8;
+
+fn shown(record: Box<OwnershipRecord>) -> MoveFrame<'static> {
+    MoveFrame {
+        mid: keys::random_bytes(),
+        entity: record.entity(),
+        epoch: record.epoch(),
+        step: 1,
+        body: Body::Aside(Box::new(Aside::Show(record))),
+    }
+}
+
 /// An image that is being sent.
 pub(super) struct Sending {
     pub(super) image: Arc<Image>,
@@ -347,8 +360,10 @@ impl Entry {
         self.last_order = self.orchestrator().or(self.last_order);
         if before != self.source.phase() && self.source.phase() == move_source::Phase::Reserved {
             // While the daemon still works. What cannot be agreed is told when it is to freeze.
-            let order = self.source.order().cloned();
-            let _ = order.map(|order| self.agree(&order));
+            if let Some(order) = self.source.order().cloned() {
+                let _ = self.agree(&order);
+                self.show_lineage(&order, scene);
+            }
         }
         if says_committed && before == move_source::Phase::Committed && self.source.phase() != before {
             self.report(Stage::Complete, None, orchestrator, scene);
@@ -695,6 +710,15 @@ impl Entry {
         Ok(made)
     }
 
+    /// Shows the target by which records the daemon came to be here: it has checked their signatures when they come again
+    /// with the image, and the daemon stands still.
+    fn show_lineage(&self, order: &MoveOrder, scene: &mut Scene<'_>) {
+        let lineage = scene.moves.ownership.lineage(&self.entity).unwrap_or_default();
+        for record in &lineage[lineage.len().saturating_sub(SHOWN_MAX)..] {
+            scene.work.posts.push((order.target, shown(Box::new(*record))));
+        }
+    }
+
     fn send_chunk(&mut self, to: EntityId, image: Digest, index: u32, scene: &mut Scene<'_>) {
         let Some(sending) = self.sending.as_mut().filter(|sending| sending.image.digest == image) else {
             return;
@@ -841,14 +865,7 @@ impl Entry {
             }
             move_target::Action::Redirect { queue } => self.redirect(queue, scene),
             move_target::Action::Show { to, record } => {
-                let frame = MoveFrame {
-                    mid: keys::random_bytes(),
-                    entity,
-                    epoch: record.epoch(),
-                    step: 1,
-                    body: Body::Aside(Box::new(Aside::Show(record))),
-                };
-                scene.work.posts.push((to, frame));
+                scene.work.posts.push((to, shown(record)));
             }
             move_target::Action::Alarm(_) => scene.stats.alarms += 1,
         }
