@@ -49,6 +49,15 @@ def many(runtime: DaemonRuntime, to: int, events: int) -> float:
     return events / (time.perf_counter() - began)
 
 
+def batches(runtime: DaemonRuntime, to: int, events: int) -> float:
+    """Send so many at a time, the next when all of them are acknowledged."""
+    payloads = [b"x" * 32] * IN_FLIGHT
+    began = time.perf_counter()
+    for _ in range(events // IN_FLIGHT):
+        runtime.send_many(to, payloads)
+    return events // IN_FLIGHT * IN_FLIGHT / (time.perf_counter() - began)
+
+
 def coroutines(runtime: DaemonRuntime, to: int, events: int) -> float:
     """Keep so many calls of `send_async` under way."""
 
@@ -84,6 +93,7 @@ def main() -> None:
     to = spawn(second)
     first.send(to, b"")
     ways: list[tuple[str, Callable[[DaemonRuntime, int, int], float], int]] = [
+        (f"send_many, {IN_FLIGHT} in flight", batches, options.events),
         ("send_many", many, options.events),
         (f"send_async, {IN_FLIGHT} in flight", coroutines, options.events),
         ("send, one after another", one, options.events // 20),
@@ -94,7 +104,7 @@ def main() -> None:
             # One after the other, so that whatever else the machine does slows both down.
             within = max(within, measure(second, to, events))
             between = max(between, measure(first, to, events))
-        bar = f", bar {BAR:,}" if name == "send_many" else ""
+        bar = f", bar {BAR:,}" if measure is batches else ""
         print(f"{name:28} between {between:10,.0f}/s   within {within:10,.0f}/s   {between / within:.2f}{bar}")
     for runtime in (first, second):
         runtime.shutdown()
