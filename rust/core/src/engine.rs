@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::buffer::Buffer;
 use crate::frame::FRAME_BYTES_MAX;
 use crate::id::EntityId;
 use crate::name::ChannelName;
@@ -61,15 +62,15 @@ impl fmt::Display for Topic {
 pub struct Payload(Arc<Inner>);
 
 struct Inner {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     found: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Payload {
     /// Takes bytes; copies nothing.
     #[must_use]
-    pub fn new(bytes: Vec<u8>) -> Self {
-        let found = OnceLock::new();
+    pub fn new(bytes: impl Into<Buffer>) -> Self {
+        let (bytes, found) = (bytes.into(), OnceLock::new());
         Self(Arc::new(Inner { bytes, found }))
     }
 

@@ -18,6 +18,7 @@
 
 use thiserror::Error;
 
+use crate::buffer::Buffer;
 use crate::codec::{DecodeError, Fault, Put, Reader};
 use crate::digest::{self, Context, Digest};
 use crate::id::EntityId;
@@ -218,15 +219,34 @@ impl From<DecodeError> for Refusal {
 }
 
 /// A body with room for what stands around it, so that it is not copied.
-pub struct Draft(Vec<u8>);
+pub struct Draft(Buffer);
 
 impl Draft {
     /// Has `fill` put a body of at most so many bytes behind what is there.
     pub fn new(capacity: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut bytes = Vec::with_capacity(HEADER_SIZE + capacity + SIGNATURE_SIZE);
+        Self::within(Vec::new().into(), capacity, fill)
+    }
+
+    /// The same in a buffer, in place of what is in it.
+    pub fn within(mut buffer: Buffer, capacity: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let bytes = buffer.bytes_mut();
+        bytes.clear();
+        bytes.reserve_exact(HEADER_SIZE + capacity + SIGNATURE_SIZE);
         bytes.resize(HEADER_SIZE, 0);
-        fill(&mut bytes);
-        Self(bytes)
+        fill(bytes);
+        Self(buffer)
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.0[HEADER_SIZE..]
+    }
+
+    /// The buffer: a frame that is not sealed, whose header is not written.
+    #[must_use]
+    pub fn into_buffer(self) -> Buffer {
+        self.0
     }
 
     /// The frame of it, tagged for its receiver.
@@ -234,11 +254,12 @@ impl Draft {
     /// # Panics
     /// If the body has more than [`BODY_BYTES_MAX`] bytes.
     #[must_use]
-    pub fn tag(mut self, header: &Header, key: &[u8; 32]) -> Vec<u8> {
-        let begin = begin(header, 2, self.0.len() - HEADER_SIZE);
-        self.0[..HEADER_SIZE].copy_from_slice(&begin);
-        let tag = blake3::keyed_hash(key, &self.0);
-        self.0.put(tag.as_bytes());
+    pub fn tag(mut self, header: &Header, key: &[u8; 32]) -> Buffer {
+        let begin = begin(header, 2, self.body().len());
+        let bytes = self.0.bytes_mut();
+        bytes[..HEADER_SIZE].copy_from_slice(&begin);
+        let tag = blake3::keyed_hash(key, bytes);
+        bytes.put(tag.as_bytes());
         self.0
     }
 }
@@ -280,7 +301,8 @@ pub fn sign(header: &Header, body: &[u8], key: &Keypair) -> Result<Vec<u8>, Iden
 /// If the body has more than [`BODY_BYTES_MAX`] bytes.
 #[must_use]
 pub fn tag(header: &Header, body: &[u8], key: &[u8; 32]) -> Vec<u8> {
-    Draft::new(body.len(), |out| out.put(body)).tag(header, key)
+    let draft = Draft::new(body.len(), |out| out.put(body));
+    draft.tag(header, key).into_vec()
 }
 
 impl<'a> Frame<'a> {

@@ -59,6 +59,7 @@ pub mod move_frame;
 pub mod image;
 pub mod route;
 pub mod peer;
+pub mod buffer;
 pub mod frame;
 pub mod parcel;
 pub mod session;

@@ -103,12 +103,12 @@ impl Place<'_> {
 pub fn seal(key: &ChannelKey, generation: u64, place: &Place<'_>, payload: &[u8]) -> Vec<u8> {
     let aad = place.associated(generation);
     let derived = digest::derive(Context::ChannelNonce, &[&key.0[..], &aad, payload]);
-    let nonce = &derived.as_bytes()[..NONCE_SIZE];
+    let nonce: &[u8; NONCE_SIZE] = derived.as_bytes().first_chunk().expect("a digest has 32 bytes");
     let payload = Payload {
         msg: payload,
         aad: &aad,
     };
-    let cipher = key.cipher().encrypt(XNonce::from_slice(nonce), payload);
+    let cipher = key.cipher().encrypt(&XNonce::from(*nonce), payload);
     let cipher = cipher.expect("a payload that is in memory can be sealed");
     let mut out = Vec::with_capacity(1 + 8 + NONCE_SIZE + cipher.len());
     out.put_u8(VERSION);
@@ -155,7 +155,7 @@ impl<'a> Sealed<'a> {
             msg: self.cipher,
             aad: &place.associated(self.generation),
         };
-        key.cipher().decrypt(XNonce::from_slice(&self.nonce), payload).ok()
+        key.cipher().decrypt(&XNonce::from(self.nonce), payload).ok()
     }
 
     /// The wire form.

@@ -73,7 +73,7 @@ impl SealedKey {
             aad: entity.as_bytes(),
         };
         let sealed = cipher(node)?
-            .encrypt(XNonce::from_slice(&nonce), payload)
+            .encrypt(&XNonce::from(nonce), payload)
             .expect("32 bytes can be sealed");
         let cipher = sealed.try_into().expect("a tag of 16 bytes is added");
         Ok(Self { nonce, cipher })
@@ -89,7 +89,7 @@ impl SealedKey {
             msg: &self.cipher,
             aad: entity.as_bytes(),
         };
-        let opened = cipher(node)?.decrypt(XNonce::from_slice(&self.nonce), payload);
+        let opened = cipher(node)?.decrypt(&XNonce::from(self.nonce), payload);
         let seed = Zeroizing::new(opened.map_err(|_| refused)?);
         let seed: Zeroizing<[u8; 32]> = Zeroizing::new(seed.as_slice().try_into().map_err(|_| refused)?);
         let key = Keypair::from_seed(&seed);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use meshos_core::codec::Put;
 use meshos_core::engine::EngineError;
-use meshos_core::frame::{BODY_BYTES_MAX, Kind};
+use meshos_core::frame::{BODY_BYTES_MAX, Draft, Kind};
 use meshos_core::id::EntityId;
 use meshos_core::presence::PeerState;
 
@@ -82,26 +82,17 @@ impl Carrier {
     /// # Errors
     /// [`PostError`].
     pub fn post(&self, to: &EntityId, kind: Kind, body: &[u8]) -> Result<(), PostError> {
-        match &self.way {
-            Way::Mesh(mesh) => mesh.post(to, kind, body),
-            Way::Alone(alone) => alone.post(to, kind, body.len(), |out| out.put(body)),
-        }
+        self.post_draft(to, kind, Draft::new(body.len(), |out| out.put(body)))
     }
 
-    /// The same, of a body of at most so many bytes, which `fill` puts behind what is there: it is not copied.
+    /// The same, of a body that is not copied.
     ///
     /// # Errors
-    /// [`PostError`]; `fill` may have run.
-    pub fn post_filled(
-        &self,
-        to: &EntityId,
-        kind: Kind,
-        bytes_max: usize,
-        fill: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), PostError> {
+    /// [`PostError`].
+    pub fn post_draft(&self, to: &EntityId, kind: Kind, draft: Draft) -> Result<(), PostError> {
         match &self.way {
-            Way::Mesh(mesh) => mesh.post_filled(to, kind, bytes_max, fill),
-            Way::Alone(alone) => alone.post(to, kind, bytes_max, fill),
+            Way::Mesh(mesh) => mesh.post_draft(to, kind, draft),
+            Way::Alone(alone) => alone.post(to, kind, draft),
         }
     }
 
@@ -159,15 +150,9 @@ impl Carrier {
 }
 
 impl Alone {
-    fn post(
-        &self,
-        to: &EntityId,
-        kind: Kind,
-        bytes_max: usize,
-        fill: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), PostError> {
-        if bytes_max > BODY_BYTES_MAX {
-            let (size, max) = (bytes_max, BODY_BYTES_MAX);
+    fn post(&self, to: &EntityId, kind: Kind, draft: Draft) -> Result<(), PostError> {
+        let (size, max) = (draft.body().len(), BODY_BYTES_MAX);
+        if size > max {
             return Err(EngineError::TooLarge { size, max }.into());
         }
         if self.closed.load(Ordering::Acquire) {
@@ -177,9 +162,8 @@ impl Alone {
             return Err(PostError::NotThere);
         }
         let taker = self.takers.read().get(&kind).map(Arc::clone);
-        let mut body = Vec::with_capacity(bytes_max);
-        fill(&mut body);
-        if !taker.is_some_and(|taker| taker.take(Delivered::of(self.entity, body))) {
+        let delivered = Delivered::to_oneself(self.entity, draft);
+        if !taker.is_some_and(|taker| taker.take(delivered)) {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

@@ -120,7 +120,17 @@ impl Delivered {
 }
 
 impl Delivered {
-    /// What a node sends to itself, or came from a node in another body.
+    /// What a node sends to itself.
+    pub(crate) fn to_oneself(node: EntityId, draft: Draft) -> Self {
+        let frame = draft.into_buffer();
+        Self {
+            from: node,
+            body: frame::HEADER_SIZE..frame.len(),
+            payload: Payload::new(frame),
+        }
+    }
+
+    /// What came from a node in another body.
     pub(crate) fn of(from: EntityId, body: Vec<u8>) -> Self {
         Self {
             from,
@@ -486,35 +496,25 @@ impl Mesh {
     /// # Errors
     /// [`PostError`].
     pub fn post(&self, to: &EntityId, kind: Kind, body: &[u8]) -> Result<(), PostError> {
-        self.post_filled(to, kind, body.len(), |out| out.put(body))
+        self.post_draft(to, kind, Draft::new(body.len(), |out| out.put(body)))
     }
 
-    /// The same, of a body of at most so many bytes, which `fill` puts behind what is there: it is not copied.
+    /// The same, of a body that is not copied.
     ///
     /// # Errors
-    /// [`PostError`]; `fill` may have run.
-    pub fn post_filled(
-        &self,
-        to: &EntityId,
-        kind: Kind,
-        bytes_max: usize,
-        fill: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), PostError> {
-        if bytes_max > BODY_BYTES_MAX {
-            let (size, max) = (bytes_max, BODY_BYTES_MAX);
+    /// [`PostError`].
+    pub fn post_draft(&self, to: &EntityId, kind: Kind, draft: Draft) -> Result<(), PostError> {
+        let (size, max) = (draft.body().len(), BODY_BYTES_MAX);
+        if size > max {
             return Err(EngineError::TooLarge { size, max }.into());
         }
         if self.is_closed() {
             return Err(EngineError::Closed.into());
         }
         if *to == self.inner.side.node {
-            let mut body = Vec::with_capacity(bytes_max);
-            fill(&mut body);
-            return self.inner.post_to_oneself(kind, body);
+            return self.inner.post_to_oneself(kind, draft);
         }
         let session = self.inner.session(to, None).ok_or(PostError::NotThere)?;
-        // Filled before it has a number: that may take long, and numbers arrive in about their order.
-        let draft = Draft::new(bytes_max, fill);
         let header = Header {
             mesh: self.inner.mesh,
             from: self.inner.side.node,
@@ -631,11 +631,11 @@ impl Inner {
         }
     }
 
-    fn post_to_oneself(&self, kind: Kind, body: Vec<u8>) -> Result<(), PostError> {
+    fn post_to_oneself(&self, kind: Kind, draft: Draft) -> Result<(), PostError> {
         let taker = self.takers.read().get(&kind).map(Arc::clone);
         let refusal = match taker {
             None => Refusal::UnknownKind,
-            Some(taker) if taker.take(Delivered::of(self.side.node, body)) => return Ok(()),
+            Some(taker) if taker.take(Delivered::to_oneself(self.side.node, draft)) => return Ok(()),
             Some(_) => Refusal::Full,
         };
         self.refused[refusal.index()].fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@
 //! * Frames are bounded in number and bytes; what does not fit is refused and counted, and whoever sent it tries again.
 
 mod aside;
+mod buffers;
 mod chunks;
 mod copy;
 mod entry;

@@ -23,7 +23,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use chacha20poly1305::aead::AeadInPlace;
+use chacha20poly1305::aead::AeadInOut;
+use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -255,7 +256,7 @@ impl Sealer {
         );
         let (nonce, associated) = (self.binding.nonce(index), &self.binding.associated);
         let content = &mut out[begin..];
-        let tag = self.cipher.encrypt_in_place_detached(&nonce, associated, content);
+        let tag = self.cipher.encrypt_inout_detached(&nonce, associated, content.into());
         out.put(&tag.expect("1 MiB can be sealed"));
     }
 }
@@ -318,12 +319,12 @@ impl Opener {
         }
         let (public, rest) = sealed.split_at(EPHEMERAL_SIZE);
         let (content, tag) = rest.split_at(length);
+        let tag: Tag = tag.try_into().expect("just measured");
         let public: [u8; EPHEMERAL_SIZE] = public.try_into().expect("just split");
         let cipher = self.cipher(public)?;
-        let out = &mut out[..length];
-        out.copy_from_slice(content);
+        let both = InOutBuf::new(content, &mut out[..length]).expect("both have its length");
         let (nonce, associated) = (self.binding.nonce(index), &self.binding.associated);
-        let opened = cipher.decrypt_in_place_detached(&nonce, associated, out, Tag::from_slice(tag));
+        let opened = cipher.decrypt_inout_detached(&nonce, associated, both, &tag);
         opened.map(|()| length).map_err(|_| NotOpened::Forged)
     }
 }
@@ -356,7 +357,7 @@ impl SealedIdentity {
         };
         let (content, closing) = sealed.cipher.split_at_mut(32);
         content.copy_from_slice(&seed[..]);
-        let tag = cipher.encrypt_in_place_detached(&XNonce::default(), &identity_transcript(order), content);
+        let tag = cipher.encrypt_inout_detached(&XNonce::default(), &identity_transcript(order), content.into());
         closing.copy_from_slice(&tag.expect("32 bytes can be sealed"));
         Ok(sealed)
     }
@@ -372,10 +373,11 @@ impl SealedIdentity {
             None => Agreement::as_target(target, self.ephemeral)?.cipher(Context::MoveIdentityKey),
         };
         let (content, tag) = self.cipher.split_at(32);
+        let tag: Tag = tag.try_into().expect("48 bytes are 32 and 16");
         let mut seed = Zeroizing::new([0; 32]);
         seed.copy_from_slice(content);
         let (nonce, associated) = (XNonce::default(), identity_transcript(order));
-        let opened = cipher.decrypt_in_place_detached(&nonce, &associated, &mut seed[..], Tag::from_slice(tag));
+        let opened = cipher.decrypt_inout_detached(&nonce, &associated, (&mut seed[..]).into(), &tag);
         opened.map_err(|_| NotOpened::Forged)?;
         let key = Keypair::from_seed(&seed);
         if key.entity_id() == order.entity {

@@ -10,13 +10,14 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use meshos_core::digest::Digest;
-use meshos_core::frame::Kind;
+use meshos_core::frame::{Draft, Kind};
 use meshos_core::id::EntityId;
 use meshos_core::image::seal::{Opener, SEAL_SIZE, Sealer, plain_range};
 use meshos_core::move_frame::{Body, MoveFrame};
 use meshos_core::move_rows::MoveOrder;
 use meshos_core::ownership::MigrationId;
 
+use super::buffers::Buffers;
 use super::{Item, Moves};
 use crate::image::Image;
 use crate::mesh::Delivered;
@@ -39,6 +40,7 @@ pub(super) struct Seal {
     pub(super) order: Arc<MoveOrder>,
     pub(super) image: Arc<Image>,
     pub(super) sealer: Arc<Sealer>,
+    pub(super) buffers: Arc<Buffers>,
     pub(super) index: u32,
     /// Not before.
     pub(super) at: Option<Instant>,
@@ -263,8 +265,9 @@ impl Seal {
             let fill = |out: &mut Vec<u8>| self.image.slice(range, out);
             frame.put_chunk(out, |out| self.sealer.seal_onto(out, self.index, fill));
         };
+        let draft = Draft::within(self.buffers.lend(), bytes_max, fill);
         // What does not arrive is asked for again.
-        let is_sent = moves.carrier.post_filled(&self.to, Kind::MOVE, bytes_max, fill).is_ok();
+        let is_sent = moves.carrier.post_draft(&self.to, Kind::MOVE, draft).is_ok();
         let bytes = if is_sent { length } else { 0 };
         let sent = (self.image.digest, self.index, bytes);
         Some(Item::Sent(order.entity, order.mid, sent))

@@ -16,6 +16,7 @@ use meshos_core::move_target::{self, MoveTarget, TargetConfig};
 use meshos_core::ownership::{MigrationId, OwnershipRecord};
 use meshos_core::stream::{Flow, Frame};
 
+use super::buffers::Buffers;
 use super::chunks::{Open, Opened, Seal, Sealed, Spool};
 use super::copy::{Given, Taken};
 use super::{Item, MoveStats, Moves, Role, Work};
@@ -65,6 +66,7 @@ fn shown(record: Box<OwnershipRecord>) -> MoveFrame<'static> {
 pub(super) struct Sending {
     pub(super) image: Arc<Image>,
     sealer: Arc<Sealer>,
+    buffers: Arc<Buffers>,
     pub(super) order: Arc<MoveOrder>,
     /// When the next chunk may leave.
     next_at: Option<Instant>,
@@ -80,6 +82,7 @@ impl Sending {
         Self {
             image,
             sealer: Arc::new(Sealer::new(&transcript, agreement)),
+            buffers: Arc::default(),
             order: Arc::new(order),
             next_at: None,
             waiting: BTreeSet::new(),
@@ -122,6 +125,7 @@ impl Sending {
             order: Arc::clone(&self.order),
             image: Arc::clone(&self.image),
             sealer: Arc::clone(&self.sealer),
+            buffers: Arc::clone(&self.buffers),
             index,
             at,
         });
