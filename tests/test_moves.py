@@ -548,6 +548,41 @@ def test_a_restore_that_raises_leaves_the_daemon_where_it_was(trio: Trio) -> Non
     trio.goes_on(origin)
 
 
+def test_a_factory_that_raises_or_is_slow_costs_no_standstill(trio: Trio) -> None:
+    entered, go, fails = threading.Event(), threading.Event(), True
+    made: list[Journey] = []
+
+    def factory() -> Journey:
+        if fails:
+            raise ValueError("no model here")
+        entered.set()
+        assert go.wait(PATIENCE)
+        made.append(Journey())
+        return made[-1]
+
+    trio.away.register_factory("model", factory)
+    trio.home.register_factory("model", Journey)
+    origin = trio.spawn("model")
+    trio.home.send(origin, number(1))
+
+    error = trio.ends(trio.start(origin))
+
+    assert (error.kind, error.reason) == ("rejected", MigrationFailureReason.STATE_FAILED)
+    assert "ValueError: no model here" in str(error)
+    trio.goes_on(origin)
+
+    fails = False
+    move = trio.start(origin)
+    assert entered.wait(PATIENCE)
+    # It does not stand still: who looks at it would have to wait for the end of the move.
+    trio.goes_on(origin)
+    assert trio.away.daemon_count() == 0
+    go.set()
+
+    assert move.wait(TIMEOUT).epoch == 2
+    assert [daemon.seen for daemon in made] == [[1, 2, 3]]
+
+
 def test_a_daemon_does_not_stand_still_for_longer_than_it_may(trio: Trio) -> None:
     origin = trio.spawn("slow")
     trio.home.send(origin, number(1))

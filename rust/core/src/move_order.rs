@@ -40,7 +40,7 @@ use crate::rows::Write;
 /// Options of an orchestrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderConfig {
-    /// How long both sides may take to agree.
+    /// How long both sides may take to agree; longer, if the daemon may stand still for longer.
     pub prepare: Duration,
     /// How much longer than the daemon may stand still the rest may take.
     pub drive: Duration,
@@ -302,8 +302,7 @@ impl MoveOrchestrator {
 
     fn drive(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.phase = Phase::Driving;
-        let asked = Duration::from_millis(u64::from(self.order.freeze_ms));
-        let freeze = if asked.is_zero() { self.config.freeze } else { asked };
+        let freeze = self.order.freeze().unwrap_or(self.config.freeze);
         self.deadline = Some(now + freeze + self.config.drive);
         self.wait = RESEND_FIRST;
         self.again(now, actions);
@@ -358,7 +357,9 @@ impl MoveOrchestrator {
             (Phase::Ordering, _) if self.wants_abort => self.ask(now, actions),
             (Phase::Ordering, _) => {
                 self.phase = Phase::Preparing;
-                self.deadline = Some(now + self.config.prepare);
+                // What the target makes ready takes no longer than the daemon might stand still for it.
+                let freeze = self.order.freeze().unwrap_or_default();
+                self.deadline = Some(now + self.config.prepare.max(freeze));
                 self.again(now, actions);
             }
             (Phase::Closing, Some((outcome, by_target))) => {

@@ -33,6 +33,8 @@
 //! An order is signed, by its signer, over `"meshos 2026 move order v1\0"` and everything before the signature. Numbers are
 //! little endian, times are in milliseconds since 1970.
 
+use std::time::Duration;
+
 use crate::codec::{DecodeError, Fault, Put, Reader};
 use crate::digest::Digest;
 use crate::id::{EntityId, Origin};
@@ -120,6 +122,13 @@ impl Terms {
 
 impl MoveOrder {
     const SIZE_MIN: usize = 1 + 16 + 32 + 8 + 3 * 32 + 8 + 4 + 8 + 2 + 1 + 32 + 64;
+
+    /// How long the daemon may stand still; `None`: as long as the source allows.
+    #[must_use]
+    pub fn freeze(&self) -> Option<Duration> {
+        let freeze = Duration::from_millis(u64::from(self.freeze_ms));
+        Some(freeze).filter(|freeze| !freeze.is_zero())
+    }
 
     /// The same order, signed.
     ///

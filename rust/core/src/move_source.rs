@@ -64,7 +64,7 @@ const CLOSING_MAX: usize = 64;
 /// Options of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceConfig {
-    /// How long it stays reserved.
+    /// How long it stays reserved; longer, if the daemon may stand still for longer.
     pub reserved: Duration,
     /// How long it stands still, where the order says nothing.
     pub freeze: Duration,
@@ -561,8 +561,9 @@ impl MoveSource {
             Reason::Expired.into()
         } else {
             self.phase = Phase::Reserved;
+            let freeze = order.freeze().unwrap_or_default().min(self.config.freeze_max);
+            self.deadline = Some(now + self.config.reserved.max(freeze));
             self.order = Some(order);
-            self.deadline = Some(now + self.config.reserved);
             return self.say(from, (mid, epoch), Body::Accept, actions);
         };
         self.say(from, (mid, epoch), Body::Reject(no), actions);
@@ -572,8 +573,7 @@ impl MoveSource {
         match (self.phase, &self.order) {
             (Phase::Reserved, Some(order)) => {
                 let writes = vec![Item::Intent((**order).clone()).write(&order.entity, &order.mid)];
-                let asked = Duration::from_millis(u64::from(order.freeze_ms));
-                let freeze = if asked.is_zero() { self.config.freeze } else { asked };
+                let freeze = order.freeze().unwrap_or(self.config.freeze);
                 self.deadline = Some(now + freeze.min(self.config.freeze_max));
                 self.phase = Phase::Intending;
                 self.keep(writes, actions);

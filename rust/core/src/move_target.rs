@@ -419,28 +419,51 @@ impl MoveTarget {
             self.counters.foreign += 1;
             return;
         }
-        let is_current = self.order.as_ref().is_some_and(|current| current.mid == order.mid);
-        let no = if self.order.as_ref() == Some(&order) && self.phase != Phase::Erasing {
-            return self.say(from, about, Body::Accept, actions);
-        } else if known.outcome(&order.mid).is_some() || is_current {
-            Reason::Finished.into()
-        } else if let Some(refusal) = refusal {
-            refusal
-        } else if self.phase != Phase::Idle && !self.gives_way(from) {
-            Reason::Busy.into()
-        } else if known.epoch() > order.epoch {
-            Reason::NotOwner.into()
-        } else if wall > order.not_after {
-            Reason::Expired.into()
-        } else if order.size > self.config.image_max {
-            Reason::TooLarge.into()
-        } else {
+        if let Some(no) = self.objection(known, &order, wall, refusal) {
+            return self.say(from, about, Body::Reject(no), actions);
+        }
+        if !self.has_agreed(&order) {
             self.phase = Phase::Reserved;
             self.order = Some(order);
             self.deadline = Some(now + self.config.reserved);
-            return self.say(from, about, Body::Accept, actions);
+        }
+        self.say(from, about, Body::Accept, actions);
+    }
+
+    /// Whether it would agree to an order now, to which it did not yet.
+    #[must_use]
+    pub fn would_agree(&self, known: &Known, order: &MoveOrder, wall: UnixMs) -> bool {
+        !self.has_agreed(order) && self.objection(known, order, wall, None).is_none()
+    }
+
+    fn has_agreed(&self, order: &MoveOrder) -> bool {
+        self.order.as_deref() == Some(order) && self.phase != Phase::Erasing
+    }
+
+    /// Why it does not agree to an order of its orchestrator.
+    fn objection(&self, known: &Known, order: &MoveOrder, wall: UnixMs, refusal: Option<Reject>) -> Option<Reject> {
+        if self.has_agreed(order) {
+            return None;
+        }
+        let is_current = self.order.as_ref().is_some_and(|current| current.mid == order.mid);
+        if known.outcome(&order.mid).is_some() || is_current {
+            return Some(Reason::Finished.into());
+        }
+        if refusal.is_some() {
+            return refusal;
+        }
+        let reason = if self.phase != Phase::Idle && !self.gives_way(order.orchestrator) {
+            Reason::Busy
+        } else if known.epoch() > order.epoch {
+            Reason::NotOwner
+        } else if wall > order.not_after {
+            Reason::Expired
+        } else if order.size > self.config.image_max {
+            Reason::TooLarge
+        } else {
+            return None;
         };
-        self.say(from, about, Body::Reject(no), actions);
+        Some(reason.into())
     }
 
     /// Whether what it agreed to is forgotten for another order of the same node: of that one nothing came.

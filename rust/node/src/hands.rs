@@ -98,6 +98,13 @@ pub trait Hands: Send + Sync {
     /// The daemon of that handle that runs here.
     fn entity(&self, origin: Origin) -> Option<EntityId>;
 
+    /// Makes an instance for a daemon of this order, before its source is asked to stand still: user code.
+    /// [`restore`](Self::restore) takes it. One that was made before and is of the same kind stays.
+    fn construct(&self, order: &MoveOrder, done: Done<Result<(), Reject>>);
+
+    /// Lets go of an instance that was made and not taken.
+    fn drop_made(&self, entity: &EntityId);
+
     /// Takes an image of a daemon that goes on, and notes from then on what takes effect: a freeze for the same move takes
     /// that, instead of everything, if its order is live. A copy that is there for another move is dropped.
     fn copy(&self, order: &MoveOrder, opts: FreezeOpts, done: Done<Result<Copied, Reject>>);

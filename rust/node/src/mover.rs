@@ -27,7 +27,7 @@ use crate::hands::{Arrived, Copied, Done, FreezeOpts, Frost, Hands, Waits};
 use crate::move_lanes::{self, MoveLanes};
 use crate::mover_copy::{Copying, Held};
 use crate::mover_source::{Freeze, Leaving};
-use crate::mover_target::Arrival;
+use crate::mover_target::{Arrival, Made};
 use crate::runtime::Runtime;
 use crate::slot::SharedKey;
 use crate::sync::Mutex;
@@ -95,6 +95,7 @@ pub struct Mover<D: Daemon> {
     pub(crate) factories: Arc<dyn Factories<D>>,
     pub(crate) frozen: Mutex<BTreeMap<EntityId, Arc<Freeze<D>>>>,
     pub(crate) arrivals: Mutex<BTreeMap<EntityId, Arc<Arrival<D>>>>,
+    pub(crate) made: Mutex<BTreeMap<EntityId, Made<D>>>,
     pub(crate) copies: Mutex<BTreeMap<EntityId, Arc<Copying>>>,
     pub(crate) held: Mutex<BTreeMap<EntityId, Held<D>>>,
     pub(crate) leaving: Mutex<BTreeMap<EntityId, Leaving<D>>>,
@@ -113,6 +114,7 @@ impl<D: Daemon> Mover<D> {
             factories,
             frozen: Mutex::default(),
             arrivals: Mutex::default(),
+            made: Mutex::default(),
             copies: Mutex::default(),
             held: Mutex::default(),
             leaving: Mutex::default(),
@@ -290,6 +292,21 @@ impl<D: Daemon> Hands for Mover<D> {
         Some(self.runtime.upgrade()?.registry().get(origin)?.entity())
     }
 
+    fn construct(&self, order: &MoveOrder, done: Done<Result<(), Reject>>) {
+        let order = order.clone();
+        self.next(move |mover| {
+            let made = mover.make_ready(&order);
+            tell(done, made);
+        });
+    }
+
+    fn drop_made(&self, entity: &EntityId) {
+        let made = self.made.lock().remove(entity);
+        if made.is_some() {
+            self.later(move |_| D::batch(|| drop(made)));
+        }
+    }
+
     fn copy(&self, order: &MoveOrder, opts: FreezeOpts, done: Done<Result<Copied, Reject>>) {
         self.begin_copy(order, opts, done);
     }
@@ -377,8 +394,9 @@ impl<D: Daemon> Hands for Mover<D> {
         let copies: Vec<_> = self.copies.lock().keys().copied().collect();
         copies.iter().for_each(|entity| self.end_copy(entity));
         let arrivals = std::mem::take(&mut *self.arrivals.lock());
+        let made = std::mem::take(&mut *self.made.lock());
         let held = std::mem::take(&mut *self.held.lock());
         let leaving = std::mem::take(&mut *self.leaving.lock());
-        D::batch(|| drop((arrivals, held, leaving)));
+        D::batch(|| drop((arrivals, made, held, leaving)));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | call | what there is of it here afterwards |
 //! |---|---|
+//! | construct | an instance without state, in memory |
 //! | restore | its image, kept, and a standby in memory; who sends to it is asked to wait |
 //! | install, refused | the same, to be tried again |
 //! | install | all of it, kept in one commit, and a lease; nobody finds it yet |
@@ -77,7 +78,41 @@ impl<D: Daemon> Arrival<D> {
     }
 }
 
+/// An instance that waits for its state.
+pub(crate) struct Made<D> {
+    kind: String,
+    daemon: D,
+}
+
 impl<D: Daemon> Mover<D> {
+    /// Has an instance ready for a daemon that is to come.
+    pub(crate) fn make_ready(&self, order: &MoveOrder) -> Result<(), Reject> {
+        let is_there = |made: &Made<D>| made.kind == order.kind;
+        if self.made.lock().get(&order.entity).is_some_and(is_there) {
+            return Ok(());
+        }
+        let kind = order.kind.clone();
+        let daemon = D::batch(|| self.factories.make(&kind))?;
+        let before = self.made.lock().insert(order.entity, Made { kind, daemon });
+        D::batch(|| drop(before));
+        if self.is_closed() {
+            // It may have been put there after everything was let go of.
+            let made = self.made.lock().remove(&order.entity);
+            D::batch(|| drop(made));
+            return Err(Reason::NotReady.into());
+        }
+        Ok(())
+    }
+
+    /// The instance that was made for an order, or a fresh one.
+    fn instance(&self, order: &MoveOrder) -> Result<D, Reject> {
+        let made = self.made.lock().remove(&order.entity);
+        match made {
+            Some(made) if made.kind == order.kind => Ok(made.daemon),
+            _ => self.factories.make(&order.kind),
+        }
+    }
+
     /// Keeps an image, and restores the daemon in standby.
     pub(crate) fn stand_by(&self, order: &MoveOrder, image: &Arrived) -> Result<Frozen, Reject> {
         let runtime = self.runtime.upgrade().ok_or(Reason::ComputeNotSupported)?;
@@ -115,7 +150,8 @@ impl<D: Daemon> Mover<D> {
         order: &MoveOrder,
         (image, name): (&Arrived, Digest),
     ) -> Result<Standby<D>, Reject> {
-        let make = |kind: &str| self.factories.make(kind);
+        // The image is of the kind of the order, or is refused before.
+        let make = |_: &str| self.instance(order);
         let standby = D::batch(|| {
             image::restore(
                 Arc::clone(&image.bytes),

@@ -149,6 +149,7 @@ enum Item {
     Event(EntityId, Queued),
     Sent(EntityId, MigrationId, (Digest, u32, u64)),
     Opened(EntityId, chunks::Opened),
+    Made(EntityId, Result<(), Reject>),
     Restored(EntityId, MigrationId, Result<Frozen, Reject>),
     Installed(EntityId, MigrationId, Result<u64, String>),
     Copied(EntityId, MigrationId, Result<Box<Copied>, Reject>),
@@ -558,6 +559,7 @@ impl Moves {
             Item::Opened(entity, opened) => {
                 self.with(&entity, work, |entry, scene| entry.opened(opened, scene));
             }
+            Item::Made(entity, made) => self.made(&entity, made, work),
             Item::Restored(entity, mid, restored) => {
                 self.with(&entity, work, |entry, scene| entry.restored(mid, restored, scene));
             }

@@ -57,6 +57,9 @@ type Late = (MoveOrder, FreezeOpts, Arc<dyn Waits>, Done<Result<Frost, Reject>>)
 #[derive(Default)]
 struct Scripted {
     refusal: Option<Reject>,
+    construct: Option<Reject>,
+    /// An instance is made when somebody says so.
+    constructs_late: bool,
     freeze: Option<Reject>,
     never_freezes: bool,
     /// A freeze waits until somebody says so.
@@ -79,6 +82,8 @@ struct Fake {
     keys: Arc<Mutex<BTreeMap<EntityId, Arc<Keypair>>>>,
     script: Mutex<Scripted>,
     late: Mutex<Vec<Late>>,
+    constructing: Mutex<Vec<Done<Result<(), Reject>>>>,
+    made: Mutex<BTreeSet<EntityId>>,
     log: Mutex<Vec<&'static str>>,
     bell: Condvar,
     me: Weak<Self>,
@@ -96,6 +101,13 @@ impl Fake {
         for (order, opts, waits, done) in late {
             self.freeze(&order, opts, waits, done);
         }
+    }
+
+    /// Says that what was to be made is there.
+    fn constructed(&self) {
+        self.script.lock().constructs_late = false;
+        let constructing = std::mem::take(&mut *self.constructing.lock());
+        constructing.into_iter().for_each(|done| done(Ok(())));
     }
 
     fn count(&self, what: &str) -> usize {
@@ -179,6 +191,27 @@ impl Hands for Fake {
             .keys()
             .find(|entity| entity.origin() == origin)
             .copied()
+    }
+
+    fn construct(&self, order: &MoveOrder, done: Done<Result<(), Reject>>) {
+        self.note("construct");
+        let script = self.script.lock();
+        if let Some(why) = script.construct.clone() {
+            drop(script);
+            return done(Err(why));
+        }
+        self.made.lock().insert(order.entity);
+        if script.constructs_late {
+            self.constructing.lock().push(done);
+            return;
+        }
+        drop(script);
+        done(Ok(()));
+    }
+
+    fn drop_made(&self, entity: &EntityId) {
+        self.made.lock().remove(entity);
+        self.note("drop_made");
     }
 
     fn freeze(&self, order: &MoveOrder, opts: FreezeOpts, waits: Arc<dyn Waits>, done: Done<Result<Frost, Reject>>) {
@@ -298,6 +331,8 @@ impl Hands for Fake {
         if is_since && self.script.lock().diverges {
             return done(Err(Reject::new(Reason::StateFailed, "another digest")));
         }
+        let is_made = self.made.lock().remove(&order.entity);
+        assert_eq!(is_made, !is_since, "of a copy it was made before");
         let image = held.filter(|_| is_since).unwrap_or(image);
         self.standby.lock().insert(order.entity, (key, image));
         self.note("restore");
@@ -426,6 +461,8 @@ fn cluster(nodes: u8) -> Vec<Node> {
             keys: Arc::clone(&keys),
             script: Mutex::default(),
             late: Mutex::default(),
+            constructing: Mutex::default(),
+            made: Mutex::default(),
             log: Mutex::default(),
             bell: Condvar::new(),
             me: Weak::clone(me),
@@ -576,6 +613,10 @@ fn what_refuses_or_fails_is_told_and_the_thing_stays() {
     fails(FailedKind::Rejected, Reason::NoFactory);
     assert_eq!(one.fake.count("freeze"), 0);
     two.fake.script.lock().refusal = None;
+    two.fake.script.lock().construct = Some(reject(Reason::StateFailed));
+    assert_eq!(fails(FailedKind::Rejected, Reason::StateFailed).text, "ValueError: no");
+    assert_eq!(one.fake.count("freeze"), 0);
+    two.fake.script.lock().construct = None;
     one.fake.script.lock().freeze = Some(reject(Reason::StateFailed));
     assert_eq!(fails(FailedKind::Aborted, Reason::StateFailed).text, "ValueError: no");
     one.fake.script.lock().freeze = None;
@@ -590,6 +631,46 @@ fn what_refuses_or_fails_is_told_and_the_thing_stays() {
     );
     one.fake.script.lock().never_freezes = false;
     assert_eq!(end(&one.order(&entity, one, two, quick())).expect("it moves").epoch, 2);
+}
+
+#[test]
+fn a_daemon_stands_still_only_once_there_is_an_instance_for_it() {
+    let nodes = cluster(2);
+    let [one, two] = &nodes[..] else { unreachable!() };
+    let entity = one.fake.make(61, 64);
+    let made = |node: &Node| node.fake.made.lock().contains(&entity);
+    two.fake.script.lock().constructs_late = true;
+    let ordered = one.order(&entity, one, two, quick());
+    two.fake.until("construct");
+    // What the target said before it answers this has come here, and what followed from it.
+    for _ in 0..3 {
+        one.describe(two, &entity);
+    }
+    assert_eq!((one.fake.count("freeze"), one.fake.count("construct")), (0, 0));
+    two.fake.constructed();
+    assert_eq!(end(&ordered).expect("it moves").epoch, 2);
+    assert_eq!(two.fake.count("construct"), 1);
+    assert!(!made(two), "it is the daemon by now");
+
+    // One that nobody takes is dropped: the order was taken back before it was there, or its source does not freeze.
+    one.fake.script.lock().constructs_late = true;
+    let ordered = one.order(&entity, two, one, quick());
+    one.fake.until("construct");
+    one.moves.abort(&ordered, false);
+    let failed = end(&ordered).expect_err("nobody wants it");
+    assert_eq!((failed.kind, failed.cause), (FailedKind::Aborted, Cause::Cancelled));
+    one.fake.constructed();
+    one.fake.until("drop_made");
+    assert!(!made(one));
+
+    one.fake.script.lock().constructs_late = false;
+    one.fake.log.lock().clear();
+    two.fake.script.lock().freeze = Some(Reject::new(Reason::StateFailed, "no"));
+    end(&one.order(&entity, two, one, quick())).expect_err("it does not freeze");
+    one.fake.until("drop_made");
+    assert!(!made(one) && two.fake.has(&entity));
+    two.fake.script.lock().freeze = None;
+    assert_eq!(end(&one.order(&entity, two, one, quick())).expect("it moves").epoch, 3);
 }
 
 #[test]

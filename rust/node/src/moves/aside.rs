@@ -165,7 +165,7 @@ impl Moves {
             self.hear_order(from, &frame, work);
         }
         if roles.target {
-            self.hear_target(from, frame.clone(), work);
+            self.hear_target(from, frame.clone(), None, work);
         }
         if roles.source {
             self.hear_source(from, frame, work);
@@ -198,11 +198,12 @@ impl Moves {
         verified.lineage(entity, lineage.to_vec(), authorities, kept).is_some()
     }
 
-    fn hear_target(&self, from: EntityId, frame: MoveFrame<'_>, work: &mut Work) {
-        let refusal = match &frame.body {
+    /// `refusal`: why it is not taken on, as far as that is known.
+    fn hear_target(&self, from: EntityId, frame: MoveFrame<'_>, refusal: Option<Reject>, work: &mut Work) {
+        let refusal = refusal.or_else(|| match &frame.body {
             Body::Prepare(order) => self.target_refuses(order),
             _ => None,
-        };
+        });
         let is_new = matches!(frame.body, Body::Prepare(_));
         if !self.bring(&frame.entity, is_new) {
             return;
@@ -211,6 +212,15 @@ impl Moves {
             let busy = entry.is_engaged().then(|| Reject::from(Reason::Busy));
             entry.hear_target(from, frame, busy.or(refusal), scene);
         });
+    }
+
+    /// An instance was made for a daemon that is to come here, or could not be: whoever asked for it is answered.
+    pub(super) fn made(&self, entity: &EntityId, made: Result<(), Reject>, work: &mut Work) {
+        let mut asked = None;
+        self.with(entity, work, |entry, scene| asked = entry.made(made.is_ok(), scene));
+        if let Some((from, frame)) = asked {
+            self.hear_target(from, frame, made.err(), work);
+        }
     }
 
     fn hear_source(&self, from: EntityId, frame: MoveFrame<'_>, work: &mut Work) {

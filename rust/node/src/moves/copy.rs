@@ -39,7 +39,7 @@ pub(super) struct Taken {
     order: Arc<MoveOrder>,
     image: Digest,
     pub(super) pulling: Option<Pulling>,
-    is_held: bool,
+    pub(super) is_held: bool,
     until: Duration,
 }
 

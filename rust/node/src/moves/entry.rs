@@ -227,6 +227,12 @@ pub(super) struct Entry {
     active: Option<OwnershipRecord>,
     /// A copy that was made here.
     pub(super) given: Option<Given>,
+    /// An instance for it is being made.
+    is_making: bool,
+    /// Who asked for that, and is answered when it is made.
+    asked: Option<(EntityId, MoveFrame<'static>)>,
+    /// There is an instance that nobody took yet.
+    is_made: bool,
     /// A copy that is being pulled, or held.
     pub(super) taken: Option<Taken>,
     told: Told,
@@ -259,6 +265,9 @@ impl Entry {
             pulling: None,
             active: None,
             given: None,
+            is_making: false,
+            asked: None,
+            is_made: false,
             taken: None,
             told: Told::default(),
             last_order: None,
@@ -299,7 +308,8 @@ impl Entry {
     /// entities that are not moved takes no room.
     pub(super) fn is_idle_talk(&mut self) -> bool {
         self.was_engaged |= !self.is_idle() || self.given.is_some() || self.taken.is_some();
-        !self.was_engaged && !self.source.is_answering() && self.wake_at().is_none()
+        let has_instance = self.is_making || self.is_made;
+        !self.was_engaged && !has_instance && !self.source.is_answering() && self.wake_at().is_none()
     }
 
     /// Whether a move of it away from here is under way.
@@ -315,6 +325,9 @@ impl Entry {
         self.agreement = before.agreement.take();
         self.given = before.given.take();
         self.taken = before.taken.take();
+        self.is_making = before.is_making;
+        self.asked = before.asked.take();
+        self.is_made = before.is_made;
         self
     }
 
@@ -386,6 +399,9 @@ impl Entry {
         if let Body::Final { lineage, .. } = &frame.body {
             self.active = lineage.last().copied();
         }
+        if refusal.is_none() && self.makes(from, &frame, scene) {
+            return;
+        }
         let signal = move_target::Signal::Heard {
             from,
             frame: Box::new(frame),
@@ -394,6 +410,66 @@ impl Entry {
             refusal,
         };
         self.step_target(signal, scene);
+    }
+
+    /// Whether somebody asks that it is taken on, and an instance for it has to be made before that is answered: its source
+    /// does not stand still meanwhile. Of a copy it was made before.
+    fn makes(&mut self, from: EntityId, frame: &MoveFrame<'_>, scene: &mut Scene<'_>) -> bool {
+        let order = match &frame.body {
+            Body::Prepare(order) => order,
+            Body::Abort => {
+                let is_his = |(_, asked): &mut (EntityId, MoveFrame<'_>)| {
+                    let of_it = matches!(&asked.body, Body::Prepare(order) if order.source == from);
+                    of_it && asked.mid == frame.mid
+                };
+                return self.asked.take_if(is_his).is_some();
+            }
+            _ => return false,
+        };
+        let is_new = !self.is_made && self.target.would_agree(&self.known, order, clock::unix_ms());
+        let has_copy = order.terms.live && self.taken.as_ref().is_some_and(|taken| taken.is_held);
+        if !is_new || has_copy || from != order.orchestrator || order.target != scene.moves.node {
+            return false;
+        }
+        let prepare = MoveFrame {
+            mid: frame.mid,
+            entity: frame.entity,
+            epoch: frame.epoch,
+            step: frame.step,
+            body: Body::Prepare(order.clone()),
+        };
+        // Whoever asks last is answered; who asked before asks again.
+        self.asked = Some((from, prepare));
+        if !std::mem::replace(&mut self.is_making, true) {
+            let (me, entity, order) = (scene.moves.me.clone(), self.entity, order.clone());
+            let done = Box::new(move |made: Result<(), Reject>| {
+                if let Some(moves) = me.upgrade() {
+                    moves.put(Item::Made(entity, made), 0);
+                }
+            });
+            let construct = move |hands: &dyn crate::hands::Hands| hands.construct(&order, done);
+            scene.work.calls.push(Box::new(construct));
+        }
+        true
+    }
+
+    /// The instance that was asked for is made, or cannot be. Tells who is to be answered.
+    pub(super) fn made(&mut self, is_made: bool, scene: &mut Scene<'_>) -> Option<(EntityId, MoveFrame<'static>)> {
+        (self.is_making, self.is_made) = (false, is_made);
+        let asked = self.asked.take();
+        if asked.is_none() {
+            self.unmake(scene);
+        }
+        asked
+    }
+
+    /// Lets go of an instance that nobody is going to take.
+    fn unmake(&mut self, scene: &mut Scene<'_>) {
+        if std::mem::take(&mut self.is_made) {
+            let entity = self.entity;
+            let drop_made = move |hands: &dyn crate::hands::Hands| hands.drop_made(&entity);
+            scene.work.calls.push(Box::new(drop_made));
+        }
     }
 
     /// A chunk that is being waited for.
@@ -815,6 +891,12 @@ impl Entry {
         self.target.step(scene.now, &mut self.known, signal, &mut actions);
         for action in actions {
             self.do_target(action, scene);
+        }
+        if !matches!(
+            self.target.phase(),
+            move_target::Phase::Reserved | move_target::Phase::Restoring
+        ) {
+            self.unmake(scene);
         }
     }
 

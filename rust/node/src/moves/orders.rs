@@ -392,7 +392,9 @@ impl Moves {
             }
             return;
         }
-        let is_unready = why.as_ref().is_some_and(|why| why.reason == Reason::NotReady);
+        // A side that did not answer in time is not ready either: an instance may still be being made.
+        let is_silent = why.is_none() && !ordered.has_begun && desk.elapsed() < desk.opts.deadline;
+        let is_unready = is_silent || why.as_ref().is_some_and(|why| why.reason == Reason::NotReady);
         // A side may still be about to forget a move that is over.
         let is_busy = why.as_ref().is_some_and(|why| why.reason == Reason::Busy);
         let patience = match (is_unready, is_busy) {
@@ -423,7 +425,7 @@ impl Moves {
             return;
         }
         let has_begun = ordered.has_begun;
-        let otherwise = if is_unready && patience.is_some() {
+        let otherwise = if is_unready && (is_silent || patience.is_some()) {
             Cause::NotReady
         } else if desk.elapsed() >= desk.opts.deadline {
             Cause::Deadline
