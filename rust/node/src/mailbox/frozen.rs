@@ -13,7 +13,8 @@ use meshos_core::gate::Gate;
 use meshos_core::ingress::EventKey;
 use meshos_core::move_rows::Queued;
 
-use super::{Mail, Mailbox, Party, Sent, Written};
+use super::Mailbox;
+use super::mail::{Mail, Party, Sent, Written};
 use crate::clock;
 use crate::daemon::Daemon;
 use crate::deliver::Want;
