@@ -9,70 +9,48 @@
 //! * What arrives is taken, or refused and counted; who sent it tries again.
 //! * A node that sends nothing to others has no place at the reactor, and so no thread.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+mod door;
+mod home;
+mod incoming;
+mod outputs;
+mod places;
+mod vacant;
+
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use meshos_core::due::{self, Due};
 use meshos_core::finder::{self, Known};
 use meshos_core::frame::Kind;
 use meshos_core::id::{EntityId, Origin};
-use meshos_core::inflow;
-use meshos_core::ingress::{DIRECT, EventKey};
-use meshos_core::outbox::{self, Limits};
-use meshos_core::parcel::{self, Packer};
-use meshos_core::rows::{KeyRange, Table, Write, entity_key, of_entity_key};
-use meshos_core::store::{Batch, StoreError};
-use meshos_core::stream::{Flow, Frame};
+use meshos_core::ingress::DIRECT;
+use meshos_core::outbox::Limits;
+use meshos_core::parcel::Packer;
 
 use crate::carrier::Carrier;
 use crate::daemon::Daemon;
 use crate::keeping::Stores;
-use crate::lane::{Job, Lanes};
-use crate::linked::{Answer, Arrived, Back, Incoming, Mailed};
+use crate::keys;
+use crate::lane::Lanes;
+use crate::linked::{Answer, Back};
 use crate::mailbox::Sender;
-use crate::mesh::{Delivered, Mesh, Take};
-use crate::outgoing::{Emitter, Outlet, Sending};
 use crate::reactor::{Place, Reactor, Turn};
 use crate::registry::Registry;
 use crate::sync::{Mutex, RwLock};
 use crate::ways::{Effects, Outbound, Parting, Places, Ways};
 pub use crate::ways::{Hear, Sent, Ticket, WayKey, WayStats};
-use crate::{clock, keys};
 
-/// Bodies that wait for a turn at most.
-pub const INBOX_MAX: usize = 16_384;
-/// Bytes that wait for a turn at most; one body always has a place.
-pub const INBOX_BYTES_MAX: usize = 64 << 20;
+use door::{Door, Inbox};
+pub use door::{INBOX_BYTES_MAX, INBOX_MAX};
+use home::{Home, Local};
+use outputs::Reading;
+pub use places::Guide;
+use places::Others;
+pub use vacant::Vacant;
+
 /// Longest payload of an event to another node; what stands around it fits beside it.
 pub const PAYLOAD_BYTES_MAX: usize = (64 << 20) - 4096;
-/// Bodies of one turn.
-const TURN_MAX: usize = 256;
-/// How long nodes that belong to the mesh by name are waited for that were not heard yet.
-const JOIN_TIME: Duration = Duration::from_secs(2);
-/// Answers that are taken in under one lock, which callers wait for.
-const ANSWERS_MAX: usize = 64;
-/// Wait before a store is read again that could not be.
-const READ_PAUSE: Duration = Duration::from_secs(1);
-/// Rows that are read at once.
-const PAGE: usize = 1024;
-/// When an event is tried again for which a daemon had no room, in milliseconds.
-const FULL_RETRY_MS: u32 = 50;
-/// When an event is tried again whose daemon is about to be here, in milliseconds.
-const ARRIVING_RETRY_MS: u32 = 5;
-
-/// Knows where daemons are that are not here.
-pub trait Guide: Send + Sync {
-    /// The owner of a daemon, as far as this node knows; it never waits.
-    fn owner_of(&self, origin: Origin) -> Option<Known>;
-
-    /// The owner of a daemon that this node gave away, as far as it knows; it never waits.
-    fn handed_on(&self, _origin: Origin) -> Option<Known> {
-        None
-    }
-}
 
 /// The number of an event that is sent.
 pub enum Number<'a> {
@@ -99,52 +77,6 @@ pub struct Forwarded {
     pub ticket: Option<Ticket>,
 }
 
-/// The daemons of this node, as the router sees them.
-trait Home: Send + Sync {
-    fn here(&self, origin: Origin) -> Option<(EntityId, u64)>;
-    /// Mails events; `false`: the daemon is not here.
-    fn mail(
-        &self,
-        to: &EntityId,
-        arrived: &Arc<Arrived>,
-        events: &[Incoming],
-        told: &mut dyn FnMut(&Incoming, Mailed),
-    ) -> bool;
-    fn later(&self, at: Instant, job: Arc<dyn Job>);
-}
-
-struct Local<D: Daemon> {
-    registry: Weak<Registry<D>>,
-    lanes: Lanes,
-}
-
-impl<D: Daemon> Home for Local<D> {
-    fn here(&self, origin: Origin) -> Option<(EntityId, u64)> {
-        let slot = self.registry.upgrade()?.get(origin)?;
-        Some((slot.entity(), slot.view().epoch))
-    }
-
-    fn mail(
-        &self,
-        to: &EntityId,
-        arrived: &Arc<Arrived>,
-        events: &[Incoming],
-        told: &mut dyn FnMut(&Incoming, Mailed),
-    ) -> bool {
-        let slot = self.registry.upgrade().and_then(|registry| registry.get(to.origin()));
-        let Some(slot) = slot.filter(|slot| slot.entity() == *to) else {
-            return false;
-        };
-        slot.post_linked(&self.lanes, arrived, events, told);
-        true
-    }
-
-    fn later(&self, at: Instant, job: Arc<dyn Job>) {
-        // Lanes that were stopped run nothing any more.
-        let _ = self.lanes.submit_at(at, job);
-    }
-}
-
 /// What happened at a router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RouterStats {
@@ -158,20 +90,6 @@ pub struct RouterStats {
     pub refused: u64,
     /// Bodies that could not be sent; who wants an answer tries again.
     pub unsent: u64,
-}
-
-#[derive(Default)]
-struct Inbox {
-    bodies: VecDeque<Delivered>,
-    bytes: usize,
-}
-
-/// The other nodes, as they were.
-#[derive(Default)]
-struct Others {
-    /// At which change of the mesh, and whether nodes were still waited for that were not heard.
-    as_of: Option<(u64, bool)>,
-    nodes: Arc<Vec<EntityId>>,
 }
 
 struct Inner {
@@ -404,33 +322,12 @@ impl Router {
         Arc::clone(&self.inner) as Arc<dyn Back>
     }
 
-    /// Sends no more what a daemon emitted that another node has now: that goes on from there.
-    pub fn let_go(&self, emitter: Origin) {
-        let mut ways = self.inner.ways.lock();
-        ways.forget_outputs(emitter);
-        self.inner.flows.store(ways.len() as u64, Ordering::Release);
-    }
-
     /// Gives up waiting for an event: `false` if it had not left, and never takes effect.
     #[must_use]
     pub fn give_up(&self, to: Origin, origin: Origin, sequence: u64) -> bool {
         let stream = DIRECT;
         let key = WayKey { to, origin, stream };
         self.inner.ways.lock().give_up(&key, sequence)
-    }
-
-    /// Gives the outputs to others that a store has of a daemon back to it, before it runs.
-    ///
-    /// # Errors
-    /// [`StoreError`]: they cannot be read.
-    pub fn resume(&self, emitter: &Emitter) -> Result<(), StoreError> {
-        let mut after = 0;
-        loop {
-            let (outputs, last) = self.inner.read(&emitter.entity, after)?;
-            let Some(last) = last else { return Ok(()) };
-            after = last;
-            self.inner.send_outputs(emitter, outputs);
-        }
     }
 
     /// The counters.
@@ -471,90 +368,6 @@ impl Router {
     }
 }
 
-/// Answers for a node that has no daemons, or none yet, or none any more: nobody is here.
-pub struct Vacant(Carrier);
-
-impl Vacant {
-    /// Answers what comes in until a router takes it; while it is held.
-    #[must_use]
-    pub fn new(carrier: Carrier) -> Arc<Self> {
-        let vacant = Arc::new(Self(carrier));
-        vacant
-            .0
-            .attach(Kind::LINKED, Arc::new(Threshold(Arc::downgrade(&vacant))));
-        vacant
-    }
-}
-
-struct Threshold(Weak<Vacant>);
-
-impl Take for Threshold {
-    fn take(&self, delivered: Delivered) -> bool {
-        let vacant = self.0.upgrade();
-        vacant.is_some_and(|vacant| say_nobody(&vacant.0, &delivered))
-    }
-}
-
-/// Says of everything that is asked for or sent that it is not here; `false`: it cannot be read.
-fn say_nobody(carrier: &Carrier, delivered: &Delivered) -> bool {
-    let Ok(messages) = parcel::open(delivered.body()) else {
-        return false;
-    };
-    let mut answers = Packer::new();
-    for frame in messages.filter_map(|message| message.and_then(Frame::decode).ok()) {
-        let answer = match frame {
-            Frame::Find { origin } => Frame::Nobody { origin },
-            Frame::Locate { flow } => Frame::NotHere { flow, sequence: 0 },
-            Frame::Event(event) => Frame::NotHere {
-                flow: event.flow,
-                sequence: event.sequence,
-            },
-            _ => continue,
-        };
-        answers.put(|out| answer.put(out));
-    }
-    // Who does not hear it asks again.
-    answers.is_empty() || carrier.post(&delivered.from, Kind::LINKED, answers.body()).is_ok()
-}
-
-/// Where bodies come in from the carrier, and outputs from the daemons of the node.
-struct Door(Weak<Inner>);
-
-impl Take for Door {
-    fn take(&self, delivered: Delivered) -> bool {
-        let Some(inner) = self.0.upgrade() else {
-            return false;
-        };
-        if inner.closed.load(Ordering::Acquire) {
-            return say_nobody(&inner.carrier, &delivered);
-        }
-        let size = delivered.body().len();
-        let mut inbox = inner.inbox.lock();
-        let is_full = inbox.bodies.len() >= INBOX_MAX || inbox.bytes + size > INBOX_BYTES_MAX;
-        if is_full && !inbox.bodies.is_empty() {
-            return false;
-        }
-        inbox.bodies.push_back(delivered);
-        inbox.bytes += size;
-        drop(inbox);
-        inner.wake();
-        true
-    }
-}
-
-impl Outlet for Door {
-    fn send(&self, emitter: &Emitter, outputs: Vec<Sending>) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.send_outputs(emitter, outputs);
-        }
-    }
-
-    fn unsettled(&self, emitter: &Emitter) -> Vec<Sending> {
-        let inner = self.0.upgrade();
-        inner.map_or_else(Vec::new, |inner| inner.ways.lock().unsettled(emitter.origin))
-    }
-}
-
 impl Back for Inner {
     fn answer(&self, answers: &[Answer]) {
         let mut outbound = self.outbound.lock();
@@ -563,34 +376,6 @@ impl Back for Inner {
         }
         drop(outbound);
         self.wake();
-    }
-}
-
-impl Places for Inner {
-    fn known(&self, origin: Origin) -> Option<Known> {
-        // What others say of it is not enough: a daemon that was stopped still has an owner.
-        let (entity, epoch) = self.home.here(origin)?;
-        let node = self.own;
-        Some(Known { entity, node, epoch })
-    }
-
-    fn others(&self) -> Arc<Vec<EntityId>> {
-        let mesh = self.carrier.as_mesh();
-        let changes = mesh.map_or(0, Mesh::changes);
-        // Who is about to join may have what is looked for.
-        let is_early = self.now() < JOIN_TIME;
-        let mut others = self.others.lock();
-        if others.as_of != Some((changes, is_early)) {
-            let mut there = self.carrier.others();
-            there.extend(mesh.filter(|_| is_early).map(Mesh::unheard).unwrap_or_default());
-            others.as_of = Some((changes, is_early));
-            others.nodes = Arc::new(there);
-        }
-        Arc::clone(&others.nodes)
-    }
-
-    fn arrives(&self, origin: Origin) -> bool {
-        self.arriving.read().contains_key(&origin)
     }
 }
 
@@ -638,20 +423,6 @@ impl Inner {
         place.wake();
     }
 
-    /// Takes what waits for this turn.
-    fn bodies(&self) -> VecDeque<Delivered> {
-        let mut inbox = self.inbox.lock();
-        if inbox.bodies.len() <= TURN_MAX {
-            inbox.bytes = 0;
-            return std::mem::take(&mut inbox.bodies);
-        }
-        let bodies: VecDeque<_> = inbox.bodies.drain(..TURN_MAX).collect();
-        inbox.bytes -= bodies.iter().map(|body| body.body().len()).sum::<usize>();
-        drop(inbox);
-        self.wake();
-        bodies
-    }
-
     /// Sends what is packed.
     fn flush(&self) {
         let mut parcels: Vec<(EntityId, Packer)> = Vec::new();
@@ -661,230 +432,6 @@ impl Inner {
                 self.unsent.fetch_add(1, Ordering::Relaxed);
             }
         }
-    }
-
-    /// Takes the messages of a body in.
-    fn hear(&self, body: Delivered, effects: &mut Effects) {
-        let arrived = Arc::new(Arrived {
-            body,
-            received_ns: clock::unix_us() * 1000,
-            back: self.this.upgrade().expect("who has a turn is there") as Arc<dyn Back>,
-        });
-        let bytes = arrived.body.body();
-        let Ok(messages) = parcel::open(bytes) else {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        let mut events = Vec::new();
-        let mut to: Option<EntityId> = None;
-        let mut answers = Vec::new();
-        for message in messages {
-            let Ok(frame) = message.and_then(Frame::decode) else {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                continue;
-            };
-            if let Frame::Event(event) = frame {
-                if to.is_some_and(|to| to != event.flow.entity) {
-                    self.mail(to, &arrived, &mut events);
-                }
-                to = Some(event.flow.entity);
-                let begin = event.payload.as_ptr().addr() - bytes.as_ptr().addr();
-                let payload: Range<usize> = begin..begin + event.payload.len();
-                let (prev, flow) = (event.prev, event.flow);
-                let key = EventKey {
-                    origin: flow.origin,
-                    stream: flow.stream,
-                    sequence: event.sequence,
-                };
-                events.push(Incoming { key, prev, payload });
-            } else {
-                answers.push(frame);
-            }
-        }
-        self.mail(to, &arrived, &mut events);
-        if !answers.is_empty() {
-            for some in answers.chunks(ANSWERS_MAX) {
-                self.hear_answers(arrived.from(), some, effects);
-            }
-        }
-    }
-
-    /// Puts events into the mailbox of a daemon, and answers those that have no place there.
-    fn mail(&self, to: Option<EntityId>, arrived: &Arc<Arrived>, events: &mut Vec<Incoming>) {
-        let Some(entity) = to.filter(|_| !events.is_empty()) else {
-            return;
-        };
-        self.arrived.fetch_add(events.len() as u64, Ordering::Relaxed);
-        let mut refused = Vec::new();
-        let is_here = self.home.mail(&entity, arrived, events, &mut |event, mailed| {
-            if mailed != Mailed::Taken {
-                refused.push((event.key, mailed));
-            }
-        });
-        if !is_here {
-            refused = events.iter().map(|event| (event.key, Mailed::Gone)).collect();
-        }
-        events.clear();
-        if refused.is_empty() {
-            return;
-        }
-        let arrives = self.arrives(entity.origin());
-        let known = self.guided(&entity);
-        let mut outbound = self.outbound.lock();
-        for (key, mailed) in refused {
-            let sequence = key.sequence;
-            let flow = Flow {
-                entity,
-                origin: key.origin,
-                stream: key.stream,
-            };
-            let frame = match mailed {
-                Mailed::Taken => continue,
-                Mailed::Repeated => Frame::Queued { flow, sequence },
-                Mailed::Full => Frame::Busy {
-                    flow,
-                    sequence,
-                    retry_after_ms: FULL_RETRY_MS,
-                },
-                Mailed::Gone if arrives => Frame::Busy {
-                    flow,
-                    sequence,
-                    retry_after_ms: ARRIVING_RETRY_MS,
-                },
-                Mailed::Gone => inflow::elsewhere(known.map(|known| (known.node, known.epoch)), flow, sequence, 0),
-            };
-            outbound.put(arrived.from(), &frame);
-        }
-    }
-
-    /// Takes in what is not an event.
-    fn hear_answers(&self, from: EntityId, frames: &[Frame<'_>], effects: &mut Effects) {
-        let now = self.now();
-        let mut ways = self.ways.lock();
-        let mut outbound = self.outbound.lock();
-        // Of one flow most often: a handle is a digest.
-        let mut last: Option<(Flow, WayKey)> = None;
-        for frame in frames {
-            let place = (self as &dyn Places, &mut *outbound, &mut *effects);
-            match frame {
-                Frame::Find { origin } => {
-                    // While it is about to be here nobody may conclude that it is nowhere.
-                    if let Some(answer) = self.found(*origin) {
-                        outbound.put(from, &answer);
-                    }
-                }
-                Frame::Found { entity, node, epoch } => {
-                    let known = Known {
-                        entity: *entity,
-                        node: *node,
-                        epoch: *epoch,
-                    };
-                    ways.search(now, entity.origin(), finder::Signal::Found(known), place);
-                }
-                Frame::Nobody { origin } => ways.search(now, *origin, finder::Signal::Nobody { from }, place),
-                Frame::Locate { flow } => {
-                    let answer = self.located(*flow);
-                    outbound.put(from, &answer);
-                }
-                Frame::Ack { flow, .. }
-                | Frame::Busy { flow, .. }
-                | Frame::Queued { flow, .. }
-                | Frame::Gap { flow, .. }
-                | Frame::Stale { flow, .. }
-                | Frame::Moved { flow, .. }
-                | Frame::NotHere { flow, .. }
-                | Frame::PassedOver { flow, .. } => {
-                    let key = match last {
-                        Some((known, key)) if known == *flow => key,
-                        _ => WayKey {
-                            to: flow.entity.origin(),
-                            origin: flow.origin,
-                            stream: flow.stream,
-                        },
-                    };
-                    last = Some((*flow, key));
-                    let cursor = if let Frame::Stale { cursor, .. } = frame {
-                        *cursor
-                    } else {
-                        0
-                    };
-                    if let Frame::Moved { node, epoch, .. } = frame {
-                        let known = Known {
-                            entity: flow.entity,
-                            node: *node,
-                            epoch: *epoch,
-                        };
-                        ways.search(now, key.to, finder::Signal::Found(known), place);
-                    } else if let Some(signal) = outbox::Signal::of(frame) {
-                        ways.step(now, key, signal, cursor, place);
-                    }
-                }
-                Frame::Event(_)
-                | Frame::Output(_)
-                | Frame::OutAck { .. }
-                | Frame::Follow { .. }
-                | Frame::Announce(_) => {
-                    self.refused.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    fn found(&self, origin: Origin) -> Option<Frame<'static>> {
-        match self.known(origin) {
-            // It comes here, or was given away: whoever hears of nobody from all nodes, one after the other, while it is on
-            // its way would conclude that there is none.
-            None if self.arrives(origin) => None,
-            None => Some(match self.handed_on(origin) {
-                Some(Known { entity, node, epoch }) => Frame::Found { entity, node, epoch },
-                None => Frame::Nobody { origin },
-            }),
-            Some(Known { entity, node, epoch }) => Some(Frame::Found { entity, node, epoch }),
-        }
-    }
-
-    /// Where a daemon is that left this node in a move.
-    fn handed_on(&self, origin: Origin) -> Option<Known> {
-        let guide = self.guide.read().clone();
-        guide.and_then(|guide| guide.handed_on(origin))
-    }
-
-    /// Where a daemon is that is not here, as far as another part of the node knows.
-    fn guided(&self, entity: &EntityId) -> Option<Known> {
-        let guide = self.guide.read().clone();
-        let known = guide?.owner_of(entity.origin())?;
-        (known.entity == *entity && known.node != self.own).then_some(known)
-    }
-
-    fn located(&self, flow: Flow) -> Frame<'static> {
-        let known = self.known(flow.entity.origin());
-        let known = known.filter(|known| known.entity == flow.entity);
-        let known = known.or_else(|| self.guided(&flow.entity));
-        inflow::elsewhere(known.map(|known| (known.node, known.epoch)), flow, 0, 0)
-    }
-
-    fn send_outputs(&self, emitter: &Emitter, outputs: Vec<Sending>) {
-        if self.closed.load(Ordering::Acquire) {
-            return;
-        }
-        let now = self.now();
-        let mut effects = Effects::default();
-        let mut ways = self.ways.lock();
-        let mut outbound = self.outbound.lock();
-        for output in outputs {
-            let key = WayKey {
-                to: output.to,
-                origin: emitter.origin,
-                stream: output.stream,
-            };
-            let output = (emitter.entity, output.sequence, output.payload, output.has_row);
-            ways.send_output(now, key, output, (self, &mut outbound, &mut effects));
-        }
-        self.flows.store(ways.len() as u64, Ordering::Release);
-        drop(outbound);
-        drop(ways);
-        self.carry_out(effects);
-        self.wake();
     }
 
     /// Does what is to be done with nothing locked.
@@ -924,94 +471,5 @@ impl Inner {
             };
             self.home.later(Instant::now(), Arc::new(job));
         }
-    }
-
-    fn remove(&self, key: WayKey, emitter: EntityId, gone: Vec<u64>) {
-        let writes: Vec<Write> = gone.iter().map(|sequence| due::settled(&emitter, *sequence)).collect();
-        let mut store = (self.stores)();
-        let term = store.term();
-        let inner = self.this.clone();
-        let done = move |outcome: Result<u64, StoreError>| {
-            let Some(inner) = inner.upgrade() else { return };
-            let mut effects = Effects::default();
-            let mut ways = inner.ways.lock();
-            let place = (&*inner as &dyn Places, &mut *inner.outbound.lock(), &mut effects);
-            ways.released(inner.now(), key, &gone, outcome.is_ok(), place);
-            drop(ways);
-            inner.carry_out(effects);
-            inner.wake();
-        };
-        store.submit(Batch { term, writes }, Box::new(done));
-    }
-
-    /// Outputs of a daemon that the store has, after a number, and the last number that was read.
-    fn read(&self, emitter: &EntityId, after: u64) -> Result<(Vec<Sending>, Option<u64>), StoreError> {
-        let mut range = KeyRange::beginning_with(emitter.as_bytes());
-        range.from = entity_key(emitter, [after + 1]);
-        let page = (self.stores)().page(Table::Outbox, &range, PAGE)?;
-        let (mut outputs, mut last) = (Vec::new(), None);
-        for (key, value) in &page {
-            let Some((_, [sequence])) = of_entity_key::<1>(key) else {
-                continue;
-            };
-            let Due { to, stream, payload } = Due::decode(value).map_err(|error| {
-                StoreError::Damaged(meshos_core::store::Damage::Row {
-                    table: Table::Outbox,
-                    entity: *emitter,
-                    number: sequence,
-                    error,
-                })
-            })?;
-            last = Some(sequence);
-            outputs.push(Sending {
-                sequence,
-                to,
-                stream,
-                payload,
-                has_row: true,
-            });
-        }
-        Ok((outputs, last))
-    }
-}
-
-/// Reads outputs that stayed in the store since there was no room for them.
-struct Reading {
-    inner: Arc<Inner>,
-    key: WayKey,
-    emitter: EntityId,
-    after: u64,
-}
-
-impl Job for Reading {
-    fn run(self: Arc<Self>) {
-        let inner = &self.inner;
-        if inner.closed.load(Ordering::Acquire) {
-            return;
-        }
-        let mut after = self.after;
-        let (outputs, exhausted) = loop {
-            let Ok((outputs, last)) = inner.read(&self.emitter, after) else {
-                let again = Instant::now() + READ_PAUSE;
-                return inner.home.later(again, Arc::clone(&self) as Arc<dyn Job>);
-            };
-            let of_flow = outputs.into_iter().filter(|output| {
-                let (to, stream) = (output.to, output.stream);
-                (to, stream) == (self.key.to, self.key.stream)
-            });
-            let outputs: Vec<_> = of_flow.map(|output| (output.sequence, output.payload)).collect();
-            match last {
-                None => break (outputs, true),
-                Some(_) if !outputs.is_empty() => break (outputs, false),
-                Some(last) => after = last,
-            }
-        };
-        let mut effects = Effects::default();
-        let mut ways = inner.ways.lock();
-        let place = (&**inner as &dyn Places, &mut *inner.outbound.lock(), &mut effects);
-        ways.read_again(inner.now(), self.key, outputs, exhausted, place);
-        drop(ways);
-        inner.carry_out(effects);
-        inner.wake();
     }
 }
