@@ -32,7 +32,7 @@ SEEDS ?= 10000
 KILLS ?= 100
 
 # Folders are in the list too: the time of a folder changes when a file in it is added or removed.
-SOURCES := $(shell find Cargo.toml Cargo.lock pyproject.toml rust python stubs \
+SOURCES := $(shell find .cargo Cargo.toml Cargo.lock pyproject.toml rust python stubs \
 	\( -name target -o -name tests -o -name benches -o -name fuzz -o -name __pycache__ \) -prune -o ! -type l -print 2>/dev/null)
 
 .PHONY: help toolchain build demo test check sim bench bench-peer fmt docs fuzz fuzz-envelopes clean $(CHECKS)
