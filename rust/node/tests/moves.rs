@@ -194,18 +194,19 @@ impl Hands for Fake {
     }
 
     fn construct(&self, order: &MoveOrder, done: Done<Result<(), Reject>>) {
-        self.note("construct");
-        let script = self.script.lock();
-        if let Some(why) = script.construct.clone() {
-            drop(script);
+        let (why, is_late) = {
+            let script = self.script.lock();
+            (script.construct.clone(), script.constructs_late)
+        };
+        if let Some(why) = why {
             return done(Err(why));
         }
         self.made.lock().insert(order.entity);
-        if script.constructs_late {
+        if is_late {
             self.constructing.lock().push(done);
-            return;
+            return self.note("construct");
         }
-        drop(script);
+        self.note("construct");
         done(Ok(()));
     }
 
@@ -663,14 +664,26 @@ fn a_daemon_stands_still_only_once_there_is_an_instance_for_it() {
     one.fake.until("drop_made");
     assert!(!made(one));
 
+    // Nobody makes it any more: whoever asks is told so, and asks again.
+    one.fake.log.lock().clear();
+    one.fake.script.lock().constructs_late = true;
+    let ordered = one.order(&entity, two, one, quick());
+    one.fake.until("construct");
     one.fake.script.lock().constructs_late = false;
+    drop(std::mem::take(&mut *one.fake.constructing.lock()));
+    assert_eq!(
+        (end(&ordered).expect("it moves").epoch, ordered.progress().retries),
+        (3, 1)
+    );
+    assert_eq!(end(&one.order(&entity, one, two, quick())).expect("it moves").epoch, 4);
+
     one.fake.log.lock().clear();
     two.fake.script.lock().freeze = Some(Reject::new(Reason::StateFailed, "no"));
     end(&one.order(&entity, two, one, quick())).expect_err("it does not freeze");
     one.fake.until("drop_made");
     assert!(!made(one) && two.fake.has(&entity));
     two.fake.script.lock().freeze = None;
-    assert_eq!(end(&one.order(&entity, two, one, quick())).expect("it moves").epoch, 3);
+    assert_eq!(end(&one.order(&entity, two, one, quick())).expect("it moves").epoch, 5);
 }
 
 #[test]

@@ -441,12 +441,9 @@ impl Entry {
         // Whoever asks last is answered; who asked before asks again.
         self.asked = Some((from, prepare));
         if !std::mem::replace(&mut self.is_making, true) {
-            let (me, entity, order) = (scene.moves.me.clone(), self.entity, order.clone());
-            let done = Box::new(move |made: Result<(), Reject>| {
-                if let Some(moves) = me.upgrade() {
-                    moves.put(Item::Made(entity, made), 0);
-                }
-            });
+            let order = order.clone();
+            let making = Making(Some((scene.moves.me.clone(), self.entity)));
+            let done = Box::new(move |made| making.ends(made));
             let construct = move |hands: &dyn crate::hands::Hands| hands.construct(&order, done);
             scene.work.calls.push(Box::new(construct));
         }
@@ -992,6 +989,29 @@ impl Entry {
         });
         let restore = move |hands: &dyn crate::hands::Hands| hands.restore(&order, image, done);
         scene.work.calls.push(Box::new(restore));
+    }
+}
+
+/// An instance that is being made. Where nobody makes it any more, as with a runtime that is gone, that is told too.
+struct Making(Option<(std::sync::Weak<Moves>, EntityId)>);
+
+impl Making {
+    fn ends(mut self, made: Result<(), Reject>) {
+        self.tell(made);
+    }
+
+    fn tell(&mut self, made: Result<(), Reject>) {
+        if let Some((moves, entity)) = self.0.take()
+            && let Some(moves) = moves.upgrade()
+        {
+            moves.put(Item::Made(entity, made), 0);
+        }
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.tell(Err(Reason::NotReady.into()));
     }
 }
 
