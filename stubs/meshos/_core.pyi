@@ -2027,7 +2027,11 @@ class RuntimeCore:
     def clone(self) -> Self:
         """Return the same runtime: references share it."""
     def register_factory(self, kind: str, factory: Callable[[], MeshDaemon]) -> None:
-        """Name a class; raises `FactoryAlreadyRegistered`, `InvalidDaemon`, `ShuttingDown`."""
+        """Name a class; raises `FactoryAlreadyRegistered`, `InvalidDaemon`, `ShuttingDown`.
+
+        `factory` is called once for each instance: at `spawn`, after a crash, and for a daemon that is to move here, before it stands
+        still at its source.
+        """
     def start(self) -> None:
         """Become Ready; does nothing the second time. Raises `ShuttingDown`."""
     def shutdown(self, *, timeout: timedelta | None = None) -> None:
@@ -4429,10 +4433,13 @@ class MigrationOpts:
         """Seal the key to the target; without it the daemon works there, and cannot sign."""
     @property
     def retry_not_ready(self) -> timedelta | None:
-        """How long to retry a target that is not ready, 30 s; `None`: not at all. At most 30 days."""
+        """How long to retry a side that is not ready, or does not answer, 30 s; `None`: not at all. At most 30 days."""
     @property
     def freeze_max(self) -> timedelta:
-        """Longest time that it stands still, 2 s; a move that would take longer is aborted. 1 ms to 2 min."""
+        """Longest time that it stands still, 2 s; a move that would take longer is aborted. 1 ms to 2 min.
+
+        The factory at the target, before that, has as long, or 5 s if that is longer, until the target counts as not ready.
+        """
     @property
     def deadline(self) -> timedelta:
         """Longest whole move before its commit point, 10 min. 1 ms to 30 days."""
