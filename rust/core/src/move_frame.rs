@@ -407,6 +407,18 @@ fn put_chunk(out: &mut Vec<u8>, image: &Digest, index: u32, fill: impl FnOnce(&m
 }
 
 impl<'a> MoveFrame<'a> {
+    /// One about the move of an order, which no machine numbers.
+    #[must_use]
+    pub const fn about(order: &MoveOrder, body: Body<'a>) -> Self {
+        Self {
+            mid: order.mid,
+            entity: order.entity,
+            epoch: order.epoch,
+            step: 1,
+            body,
+        }
+    }
+
     /// Reads exactly one frame.
     ///
     /// # Errors

@@ -248,17 +248,12 @@ impl Seal {
     fn run(self, moves: &Moves) -> Option<Item> {
         let range = plain_range(self.image.len, self.index)?;
         let order = &self.order;
-        let frame = MoveFrame {
-            mid: order.mid,
-            entity: order.entity,
-            epoch: order.epoch,
-            step: 1,
-            body: Body::Chunk {
-                image: self.image.digest,
-                index: self.index,
-                bytes: &[],
-            },
+        let body = Body::Chunk {
+            image: self.image.digest,
+            index: self.index,
+            bytes: &[],
         };
+        let frame = MoveFrame::about(order, body);
         let length = range.end - range.start + SEAL_SIZE as u64;
         let bytes_max = usize::try_from(length).expect("a chunk has at most 1 MiB") + FRAME_SIZE;
         let fill = |out: &mut Vec<u8>| {

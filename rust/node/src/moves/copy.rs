@@ -61,14 +61,7 @@ impl Taken {
 }
 
 fn say(order: &MoveOrder, to: EntityId, body: Body<'static>, work: &mut Work) {
-    let frame = MoveFrame {
-        mid: order.mid,
-        entity: order.entity,
-        epoch: order.epoch,
-        step: 1,
-        body,
-    };
-    work.posts.push((to, frame));
+    work.posts.push((to, MoveFrame::about(order, body)));
 }
 
 impl Entry {

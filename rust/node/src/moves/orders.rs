@@ -279,13 +279,7 @@ impl Moves {
         }
         copying.next_at = now + copying.pause;
         copying.pause = (copying.pause * 2).min(RETRY_MAX);
-        let frame = MoveFrame {
-            mid,
-            entity: order.entity,
-            epoch: order.epoch,
-            step: 1,
-            body: Body::Aside(Box::new(Aside::Copy(order.clone()))),
-        };
+        let frame = MoveFrame::about(order, Body::Aside(Box::new(Aside::Copy(order.clone()))));
         work.posts.push((desk.source, frame));
     }
 

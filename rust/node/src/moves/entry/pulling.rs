@@ -64,15 +64,8 @@ impl Pulling {
             image: self.image,
             index,
         };
-        let order = &self.order;
-        let frame = MoveFrame {
-            mid: order.mid,
-            entity: order.entity,
-            epoch: order.epoch,
-            step: 1,
-            body,
-        };
-        scene.work.posts.push((order.source, frame));
+        let frame = MoveFrame::about(&self.order, body);
+        scene.work.posts.push((self.order.source, frame));
     }
 
     /// The bytes, when they are whole.

@@ -289,16 +289,11 @@ impl Node {
             };
             match action {
                 move_chunks::Action::Pull { index } => {
-                    let frame = MoveFrame {
-                        mid: order.mid,
-                        entity: order.entity,
-                        epoch: order.epoch,
-                        step: 1,
-                        body: Body::Pull {
-                            image: chunks.image().0,
-                            index,
-                        },
+                    let body = Body::Pull {
+                        image: chunks.image().0,
+                        index,
                     };
+                    let frame = MoveFrame::about(order, body);
                     let source = order.source;
                     self.say(source, frame, scene)?;
                 }
