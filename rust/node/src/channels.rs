@@ -9,7 +9,7 @@
 //! * What arrives waits in a bounded inbox; what finds no place is refused, and counted by the carrier.
 //! * A node that does nothing with channels takes no place and has no thread.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -36,6 +36,7 @@ pub use crate::channel_reader::{Item, ReaderCounts, Sink, Subscriber, Wanted};
 use crate::channel_request::Publishing;
 pub use crate::channel_request::{RequestError, Requested};
 use crate::clock::{self, LoopClock};
+use crate::inbox::Inbox;
 use crate::keys;
 use crate::mesh::{Delivered, Take};
 use crate::prompt::Prompt;
@@ -85,12 +86,6 @@ pub struct ChannelStats {
     pub sent: (u64, u64),
 }
 
-#[derive(Default)]
-struct Inbox {
-    bodies: VecDeque<Delivered>,
-    bytes: usize,
-}
-
 enum Order {
     End(u64),
     HasRoom(u64),
@@ -104,7 +99,7 @@ struct Inner {
     clock: LoopClock,
     place: OnceLock<Place>,
     me: Weak<Self>,
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<Inbox<Delivered>>,
     orders: Mutex<Vec<Order>>,
     publisher: Mutex<Publisher>,
     readers: Mutex<Readers>,
@@ -116,7 +111,6 @@ struct Inner {
     /// Whether more have to be told of an event than a short turn can.
     is_wide: AtomicBool,
     closed: AtomicBool,
-    refused: AtomicU64,
     unpublished: AtomicU64,
 }
 
@@ -146,17 +140,13 @@ impl Take for Taker {
         let Some(inner) = self.0.upgrade() else { return false };
         let size = delivered.body().len();
         let mut inbox = inner.inbox.lock();
-        let has_place = inbox.bodies.len() < INBOX_MAX && inbox.bytes.saturating_add(size) <= INBOX_BYTES_MAX;
-        if inner.closed.load(Ordering::Acquire) || !has_place && !inbox.bodies.is_empty() {
-            drop(inbox);
-            inner.refused.fetch_add(1, Ordering::Relaxed);
-            return false;
-        }
-        inbox.bodies.push_back(delivered);
-        inbox.bytes += size;
+        // Under the lock: the close empties it once.
+        let is_taken = !inner.closed.load(Ordering::Acquire) && inbox.offer(delivered, size);
         drop(inbox);
-        inner.wake();
-        true
+        if is_taken {
+            inner.wake();
+        }
+        is_taken
     }
 }
 
@@ -170,7 +160,7 @@ impl Channels {
             clock: LoopClock::start(),
             place: OnceLock::new(),
             me: me.clone(),
-            inbox: Mutex::default(),
+            inbox: Mutex::new(Inbox::new(INBOX_MAX, INBOX_BYTES_MAX)),
             orders: Mutex::default(),
             publisher: Mutex::new(Publisher::new(Arc::clone(&key), revocations)),
             readers: Mutex::new(Readers::new(own)),
@@ -180,7 +170,6 @@ impl Channels {
             prompt: Prompt::new(Instant::now()),
             is_wide: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            refused: AtomicU64::new(0),
             unpublished: AtomicU64::new(0),
             carrier,
             key,
@@ -461,8 +450,8 @@ impl Channels {
         let sinks = self.inner.readers.lock().close();
         sinks.iter().for_each(|sink| sink.ended(None));
         self.inner.publishing.lock().close();
-        let bodies = std::mem::take(&mut self.inner.inbox.lock().bodies);
-        drop(bodies);
+        let left = self.inner.inbox.lock().take();
+        drop(left);
     }
 }
 
@@ -498,16 +487,11 @@ impl Inner {
     /// Works on what arrived, for as long as a turn may take; `true`: there is more.
     fn take_in(&self, began: Instant, out: &mut Outgoing) -> bool {
         loop {
-            let body = {
-                let mut inbox = self.inbox.lock();
-                let body = inbox.bodies.pop_front();
-                inbox.bytes -= body.as_ref().map_or(0, |body| body.body().len());
-                body
-            };
+            let body = self.inbox.lock().pop();
             let Some(delivered) = body else { return false };
             self.open(&delivered, out);
             if began.elapsed() >= TURN {
-                return !self.inbox.lock().bodies.is_empty();
+                return !self.inbox.lock().is_empty();
             }
         }
     }

@@ -9,7 +9,7 @@
 //! * Feeds, queues and letterboxes are bounded, and what has no place is counted: who sent it sends it again.
 //! * No lock is held while a body is posted or a daemon is entered.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use meshos_core::stream::Frame;
 
 use crate::carrier::Carrier;
 use crate::fed::{Counts, FEEDS_MAX, Fed, Hub, Owner, Post, Shelves, Unread};
+use crate::inbox::Inbox;
 use crate::lane::{Job, Lanes};
 use crate::mesh::{Delivered, Take};
 use crate::reactor::{Place, Reactor, Turn};
@@ -70,44 +71,30 @@ pub struct FeedStats {
 }
 
 /// What waits for a reader.
-#[derive(Default)]
 pub(crate) struct Letters {
-    waiting: Mutex<Inbox>,
+    waiting: Mutex<Inbox<Delivered>>,
     bell: Condvar,
 }
 
-#[derive(Default)]
-struct Inbox {
-    bodies: VecDeque<Delivered>,
-    bytes: usize,
-}
-
-impl Inbox {
-    fn put(&mut self, delivered: Delivered, bodies_max: usize, bytes_max: usize) -> bool {
-        let size = delivered.body().len();
-        let fits = self.bodies.len() < bodies_max && self.bytes + size <= bytes_max;
-        if !fits && !self.bodies.is_empty() {
-            return false;
+impl Default for Letters {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::new(Inbox::new(LETTERS_MAX, LETTERS_BYTES_MAX)),
+            bell: Condvar::new(),
         }
-        self.bytes += size;
-        self.bodies.push_back(delivered);
-        true
     }
 }
 
 impl Letters {
     /// What came first.
     pub(crate) fn pop(&self) -> Option<Delivered> {
-        let mut waiting = self.waiting.lock();
-        let delivered = waiting.bodies.pop_front()?;
-        waiting.bytes -= delivered.body().len();
-        Some(delivered)
+        self.waiting.lock().pop()
     }
 
     /// Waits until something is there, or until a time.
     pub(crate) fn wait(&self, until: Instant) {
         let waiting = self.waiting.lock();
-        if waiting.bodies.is_empty() {
+        if waiting.is_empty() {
             drop(self.bell.wait_until(waiting, until));
         }
     }
@@ -125,7 +112,7 @@ pub(crate) struct Inner {
     lanes: Lanes,
     started: Instant,
     counts: Arc<Counts>,
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<Inbox<Delivered>>,
     book: Mutex<Book>,
     marked: Mutex<Vec<Arc<Fed>>>,
     /// When the last turn began, in nanoseconds.
@@ -170,11 +157,7 @@ impl Turn for Inner {
         if self.closed.load(Ordering::Acquire) {
             return None;
         }
-        let bodies = {
-            let mut inbox = self.inbox.lock();
-            inbox.bytes = 0;
-            std::mem::take(&mut inbox.bodies)
-        };
+        let bodies = self.inbox.lock().take();
         let began = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.turned.store(began, Ordering::Release);
         let mut posts = Vec::new();
@@ -221,7 +204,8 @@ impl Inner {
         if frame.body.is_for_reader() {
             return self.take_letter(frame.entity, frame.reader, &frame.body, &delivered);
         }
-        let is_taken = self.inbox.lock().put(delivered, INBOX_MAX, INBOX_BYTES_MAX);
+        let size = delivered.body().len();
+        let is_taken = self.inbox.lock().offer(delivered, size);
         if is_taken {
             self.wake();
         } else {
@@ -242,10 +226,8 @@ impl Inner {
             }
             return true;
         };
-        let is_taken = letters
-            .waiting
-            .lock()
-            .put(delivered.clone(), LETTERS_MAX, LETTERS_BYTES_MAX);
+        let size = delivered.body().len();
+        let is_taken = letters.waiting.lock().offer(delivered.clone(), size);
         if is_taken {
             letters.bell.notify_all();
         } else {
@@ -381,7 +363,7 @@ impl Feeds {
             lanes,
             started: Instant::now(),
             counts: Arc::default(),
-            inbox: Mutex::default(),
+            inbox: Mutex::new(Inbox::new(INBOX_MAX, INBOX_BYTES_MAX)),
             book: Mutex::default(),
             marked: Mutex::default(),
             turned: AtomicU64::new(0),

@@ -14,6 +14,7 @@ pub mod lease;
 pub mod daemon;
 pub mod lane;
 pub mod load;
+mod inbox;
 pub mod reactor;
 pub mod prompt;
 pub mod move_lanes;

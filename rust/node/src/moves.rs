@@ -18,7 +18,7 @@ mod entry;
 mod keep;
 mod orders;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -41,6 +41,7 @@ use thiserror::Error;
 use crate::carrier::Carrier;
 use crate::clock;
 use crate::hands::{Copied, Frost, Hands};
+use crate::inbox::Inbox;
 use crate::keeping::Stores;
 use crate::keys;
 use crate::mesh::{Delivered, Take};
@@ -162,12 +163,6 @@ enum Item {
 }
 
 #[derive(Default)]
-struct Inbox {
-    items: VecDeque<Item>,
-    bytes: usize,
-}
-
-#[derive(Default)]
 struct State {
     entries: HashMap<EntityId, Box<Entry>>,
     due: BTreeSet<(Duration, EntityId)>,
@@ -200,7 +195,7 @@ pub struct Moves {
     hands: RwLock<Option<Weak<dyn Hands>>>,
     managers: RwLock<BTreeSet<EntityId>>,
     state: Mutex<State>,
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<Inbox<Item>>,
     asks: aside::Asks,
     place: OnceLock<Place>,
     keeping: Keeping,
@@ -208,7 +203,6 @@ pub struct Moves {
     closed: AtomicBool,
     malformed: AtomicU64,
     forged: AtomicU64,
-    full: AtomicU64,
     me: Weak<Self>,
 }
 
@@ -234,14 +228,13 @@ impl Moves {
             hands: RwLock::new(None),
             managers: RwLock::default(),
             state: Mutex::default(),
-            inbox: Mutex::default(),
+            inbox: Mutex::new(Inbox::new(INBOX_MAX, INBOX_BYTES_MAX)),
             asks: aside::Asks::default(),
             place: OnceLock::new(),
             chunks: Chunks::new(me.clone()),
             closed: AtomicBool::new(false),
             malformed: AtomicU64::new(0),
             forged: AtomicU64::new(0),
-            full: AtomicU64::new(0),
             me: me.clone(),
         });
         moves.recover()?;
@@ -352,7 +345,7 @@ impl Moves {
         MoveStats {
             malformed: of(&self.malformed),
             forged: of(&self.forged),
-            full: of(&self.full),
+            full: self.inbox.lock().refused(),
             ..stats
         }
     }
@@ -453,18 +446,18 @@ impl Moves {
 
     fn put(&self, item: Item, bytes: usize) -> bool {
         let mut inbox = self.inbox.lock();
-        let is_bounded = matches!(item, Item::Body(_));
-        let has_place = inbox.items.len() < INBOX_MAX && inbox.bytes + bytes <= INBOX_BYTES_MAX;
-        if is_bounded && !has_place && !inbox.items.is_empty() {
-            drop(inbox);
-            self.full.fetch_add(1, Ordering::Relaxed);
-            return false;
-        }
-        inbox.bytes += bytes;
-        inbox.items.push_back(item);
+        let is_in = match item {
+            Item::Body(_) => inbox.offer(item, bytes),
+            _ => {
+                inbox.put(item);
+                true
+            }
+        };
         drop(inbox);
-        self.wake();
-        true
+        if is_in {
+            self.wake();
+        }
+        is_in
     }
 
     fn wake(&self) {
@@ -626,11 +619,7 @@ impl Turn for Moves {
             self.close();
             return None;
         }
-        let items = {
-            let mut inbox = self.inbox.lock();
-            inbox.bytes = 0;
-            std::mem::take(&mut inbox.items)
-        };
+        let items = self.inbox.lock().take();
         let mut work = Work::default();
         for item in items {
             self.take_in(item, &mut work);

@@ -28,6 +28,7 @@ use meshos_core::ownership::OwnershipRecord;
 use meshos_core::store::StoreError;
 
 use crate::carrier::Carrier;
+use crate::inbox::Inbox;
 use crate::keeping::Stores;
 use crate::keys;
 use crate::lane::Lanes;
@@ -39,7 +40,7 @@ use crate::verified::Verified;
 use claim::Stage;
 pub use claim::{CLAIM_WAIT, Claim, Denied, Wish};
 pub use hold::{Fenced, Hold};
-use inbox::{Inbox, Inlet, Item};
+use inbox::{INBOX_BYTES_MAX, INBOX_MAX, Inlet, Item};
 use owners::Entry;
 pub use records::Recorded;
 pub(crate) use records::rows;
@@ -103,7 +104,7 @@ pub struct Ownership {
     central: Option<Central>,
     verified: Arc<Verified>,
     state: Mutex<State>,
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<Inbox<Item>>,
     place: OnceLock<Place>,
     lanes: Lanes,
     malformed: AtomicU64,
@@ -145,7 +146,7 @@ impl Ownership {
             central,
             verified,
             state: Mutex::default(),
-            inbox: Mutex::default(),
+            inbox: Mutex::new(Inbox::new(INBOX_MAX, INBOX_BYTES_MAX)),
             place: OnceLock::new(),
             lanes: Lanes::new("meshos-owner", 1, |body| body()),
             malformed: AtomicU64::new(0),
@@ -221,11 +222,7 @@ impl Turn for Ownership {
             self.end();
             return None;
         }
-        let items = {
-            let mut inbox = self.inbox.lock();
-            inbox.bytes = 0;
-            std::mem::take(&mut inbox.items)
-        };
+        let items = self.inbox.lock().take();
         let mut work = Work::default();
         for item in items {
             match item {

@@ -11,7 +11,7 @@
 //! * A call ends: with an answer, at its caller's deadline, at a signal, at the close.
 //! * No lock is held while a body is posted or a steward works.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
@@ -27,6 +27,7 @@ use meshos_core::remote_frame::{Answer, Body, CallId, Reason, Refused, RemoteFra
 use crate::carrier::Carrier;
 use crate::clock::Deadline;
 use crate::fed::Reader;
+use crate::inbox::Inbox;
 use crate::keys;
 use crate::lane::{Job, Lanes};
 use crate::mesh::{Delivered, Take};
@@ -140,12 +141,6 @@ type Over = Result<(Outcome, Vec<u8>), CallError>;
 type Ended = Result<Option<Vec<u8>>, CallError>;
 
 #[derive(Default)]
-struct Inbox {
-    bodies: VecDeque<Delivered>,
-    bytes: usize,
-}
-
-#[derive(Default)]
 struct Desk {
     decides: RemoteDesk,
     /// Snapshots at hand.
@@ -158,7 +153,7 @@ struct Inner {
     started: Instant,
     managers: RwLock<BTreeSet<EntityId>>,
     steward: OnceLock<Weak<dyn Steward>>,
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<Inbox<Delivered>>,
     desk: Mutex<Desk>,
     calls: Mutex<HashMap<CallId, Open>>,
     place: OnceLock<Place>,
@@ -167,7 +162,6 @@ struct Inner {
     called: AtomicU64,
     ran: AtomicU64,
     malformed: AtomicU64,
-    full: AtomicU64,
     ignored: AtomicU64,
 }
 
@@ -190,18 +184,11 @@ type Post = (EntityId, Vec<u8>);
 impl Take for Inner {
     fn take(&self, delivered: Delivered) -> bool {
         let size = delivered.body().len();
-        let mut inbox = self.inbox.lock();
-        let fits = inbox.bodies.len() < INBOX_MAX && inbox.bytes + size <= INBOX_BYTES_MAX;
-        if !fits && !inbox.bodies.is_empty() {
-            drop(inbox);
-            self.full.fetch_add(1, Ordering::Relaxed);
-            return false;
+        let is_taken = self.inbox.lock().offer(delivered, size);
+        if is_taken {
+            self.wake();
         }
-        inbox.bytes += size;
-        inbox.bodies.push_back(delivered);
-        drop(inbox);
-        self.wake();
-        true
+        is_taken
     }
 }
 
@@ -210,12 +197,8 @@ impl Turn for Inner {
         if self.closed.load(Ordering::Acquire) {
             return None;
         }
-        let bodies = {
-            let mut inbox = self.inbox.lock();
-            inbox.bytes = 0;
-            std::mem::take(&mut inbox.bodies)
-        };
-        for delivered in &bodies {
+        let bodies = self.inbox.lock().take();
+        for delivered in bodies {
             match RemoteFrame::decode(delivered.body()) {
                 Ok(frame) => self.hear(delivered.from, frame),
                 Err(_) => {
@@ -426,7 +409,7 @@ impl Remote {
             started: Instant::now(),
             managers: RwLock::default(),
             steward: OnceLock::new(),
-            inbox: Mutex::default(),
+            inbox: Mutex::new(Inbox::new(INBOX_MAX, INBOX_BYTES_MAX)),
             desk: Mutex::default(),
             calls: Mutex::default(),
             place: OnceLock::new(),
@@ -435,7 +418,6 @@ impl Remote {
             called: AtomicU64::new(0),
             ran: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
-            full: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
         });
         carrier.attach(Kind::REMOTE, Arc::new(Attached(Arc::downgrade(&inner))));
@@ -518,7 +500,7 @@ impl Remote {
             ran: of(&inner.ran),
             refused,
             malformed: of(&inner.malformed),
-            full: of(&inner.full),
+            full: inner.inbox.lock().refused(),
             ignored: of(&inner.ignored) + at_desk,
         }
     }

@@ -30,18 +30,20 @@ use meshos_core::parcel::Packer;
 
 use crate::carrier::Carrier;
 use crate::daemon::Daemon;
+use crate::inbox::Inbox;
 use crate::keeping::Stores;
 use crate::keys;
 use crate::lane::Lanes;
 use crate::linked::{Answer, Back};
 use crate::mailbox::Sender;
+use crate::mesh::Delivered;
 use crate::reactor::{Place, Reactor, Turn};
 use crate::registry::Registry;
 use crate::sync::{Mutex, RwLock};
 use crate::ways::{Effects, Outbound, Parting, Places, Ways};
 pub use crate::ways::{Hear, Sent, Ticket, WayKey, WayStats};
 
-use door::{Door, Inbox};
+use door::Door;
 pub use door::{INBOX_BYTES_MAX, INBOX_MAX};
 use home::{Home, Local};
 use outputs::Reading;
@@ -99,7 +101,7 @@ struct Inner {
     guide: RwLock<Option<Arc<dyn Guide>>>,
     stores: Stores,
     started: Instant,
-    inbox: Mutex<Inbox>,
+    inbox: Mutex<Inbox<Delivered>>,
     ways: Mutex<Ways>,
     /// The other nodes, as of that change of the mesh.
     others: Mutex<Others>,
@@ -151,7 +153,7 @@ impl Router {
             guide: RwLock::new(None),
             stores,
             started: Instant::now(),
-            inbox: Mutex::default(),
+            inbox: Mutex::new(Inbox::new(INBOX_MAX, INBOX_BYTES_MAX)),
             ways: Mutex::new(Ways::new(keys::random_u64(), limits)),
             others: Mutex::default(),
             flows: AtomicU64::new(0),
@@ -363,8 +365,8 @@ impl Router {
             ..Effects::default()
         };
         self.inner.carry_out(effects);
-        let inbox = std::mem::take(&mut *self.inner.inbox.lock());
-        drop(inbox);
+        let left = self.inner.inbox.lock().take();
+        drop(left);
     }
 }
 

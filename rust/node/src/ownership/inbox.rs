@@ -4,7 +4,6 @@
 //! * Every frame that arrives is judged, or refused for one reason and counted. Only the directory is heard, and only its
 //!   node hears requests.
 
-use std::collections::VecDeque;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,9 +21,9 @@ use crate::mesh::{Delivered, Take};
 use crate::ownership_central::{self as central, Told};
 
 /// Bodies that wait for a turn at most.
-const INBOX_MAX: usize = 16_384;
+pub(super) const INBOX_MAX: usize = 16_384;
 /// Bytes of them at most; one always has a place.
-const INBOX_BYTES_MAX: usize = 64 << 20;
+pub(super) const INBOX_BYTES_MAX: usize = 64 << 20;
 
 pub(super) enum Item {
     Body(Delivered),
@@ -34,25 +33,11 @@ pub(super) enum Item {
     Noted(EntityId, u64, u64, bool),
 }
 
-#[derive(Default)]
-pub(super) struct Inbox {
-    pub(super) items: VecDeque<Item>,
-    pub(super) bytes: usize,
-}
-
 impl Ownership {
-    pub(super) fn put(&self, item: Item, bytes: usize) -> bool {
-        let mut inbox = self.inbox.lock();
-        let is_bounded = matches!(item, Item::Body(_));
-        let has_place = inbox.items.len() < INBOX_MAX && inbox.bytes + bytes <= INBOX_BYTES_MAX;
-        if is_bounded && !has_place && !inbox.items.is_empty() {
-            return false;
-        }
-        inbox.bytes += bytes;
-        inbox.items.push_back(item);
-        drop(inbox);
+    /// Puts in what comes of work of this node.
+    pub(super) fn put(&self, item: Item) {
+        self.inbox.lock().put(item);
         self.place().wake();
-        true
     }
 
     pub(super) fn body(&self, delivered: &Delivered, work: &mut Work) {
@@ -145,7 +130,7 @@ impl Ownership {
 
 impl Told for Ownership {
     fn kept(&self, tickets: Vec<u64>, is_kept: bool) {
-        self.put(Item::Kept(tickets, is_kept), 0);
+        self.put(Item::Kept(tickets, is_kept));
     }
 }
 
@@ -154,9 +139,14 @@ pub(super) struct Inlet(pub(super) Weak<Ownership>);
 
 impl Take for Inlet {
     fn take(&self, delivered: Delivered) -> bool {
+        let Some(ownership) = self.0.upgrade() else {
+            return false;
+        };
         let bytes = delivered.body().len();
-        self.0
-            .upgrade()
-            .is_some_and(|ownership| ownership.put(Item::Body(delivered), bytes))
+        let is_taken = ownership.inbox.lock().offer(Item::Body(delivered), bytes);
+        if is_taken {
+            ownership.place().wake();
+        }
+        is_taken
     }
 }

@@ -110,7 +110,7 @@ impl Job for Note {
         let writes = std::mem::take(&mut *self.writes.lock());
         let is_kept = central::written(&self.stores, writes).is_ok();
         if let Some(ownership) = self.ownership.upgrade() {
-            ownership.put(Item::Noted(self.entity, self.number, self.ticket, is_kept), 0);
+            ownership.put(Item::Noted(self.entity, self.number, self.ticket, is_kept));
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The door of a router: bodies that come in and wait for a turn, and outputs of the daemons of the node.
 
-use std::collections::VecDeque;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 
@@ -16,12 +15,6 @@ pub const INBOX_BYTES_MAX: usize = 64 << 20;
 /// Bodies of one turn.
 const TURN_MAX: usize = 256;
 
-#[derive(Default)]
-pub(super) struct Inbox {
-    bodies: VecDeque<Delivered>,
-    bytes: usize,
-}
-
 /// Where bodies come in from the carrier, and outputs from the daemons of the node.
 pub(super) struct Door(pub(super) Weak<Inner>);
 
@@ -34,16 +27,11 @@ impl Take for Door {
             return say_nobody(&inner.carrier, &delivered);
         }
         let size = delivered.body().len();
-        let mut inbox = inner.inbox.lock();
-        let is_full = inbox.bodies.len() >= INBOX_MAX || inbox.bytes + size > INBOX_BYTES_MAX;
-        if is_full && !inbox.bodies.is_empty() {
-            return false;
+        let is_taken = inner.inbox.lock().offer(delivered, size);
+        if is_taken {
+            inner.wake();
         }
-        inbox.bodies.push_back(delivered);
-        inbox.bytes += size;
-        drop(inbox);
-        inner.wake();
-        true
+        is_taken
     }
 }
 
@@ -62,16 +50,14 @@ impl Outlet for Door {
 
 impl Inner {
     /// Takes what waits for this turn.
-    pub(super) fn bodies(&self) -> VecDeque<Delivered> {
+    pub(super) fn bodies(&self) -> impl Iterator<Item = Delivered> + use<> {
         let mut inbox = self.inbox.lock();
-        if inbox.bodies.len() <= TURN_MAX {
-            inbox.bytes = 0;
-            return std::mem::take(&mut inbox.bodies);
-        }
-        let bodies: VecDeque<_> = inbox.bodies.drain(..TURN_MAX).collect();
-        inbox.bytes -= bodies.iter().map(|body| body.body().len()).sum::<usize>();
+        let bodies = inbox.take_some(TURN_MAX);
+        let is_all = inbox.is_empty();
         drop(inbox);
-        self.wake();
+        if !is_all {
+            self.wake();
+        }
         bodies
     }
 }
