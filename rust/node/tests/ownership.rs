@@ -555,6 +555,40 @@ fn forged_and_foreign_messages_are_refused_and_counted() {
 }
 
 #[test]
+fn a_message_that_cannot_be_read_costs_no_other_of_its_body() {
+    let nodes = Disks::of(2).start();
+    let slot = nodes[1].spawn(&key(1)).expect("free");
+    let record = nodes[0].owner_of(&key(1)).expect("it is known");
+    let mut packer = Packer::new();
+    let ask = Ask { run: 1, number: 1 };
+    let mut forged = record;
+    forged.signature[0] ^= 1;
+    let forged = OwnershipFrame {
+        ask,
+        body: Body::Renew(forged),
+    };
+    for message in [
+        b"no frame".to_vec(),
+        forged.to_bytes(),
+        b"nor this".to_vec(),
+        forged.to_bytes(),
+    ] {
+        packer.put(|out| out.extend(message));
+    }
+    // Where a length cannot be read there are no more messages.
+    let bytes = [packer.body(), &[0; 4][..], packer.body()].concat();
+    let carrier = Carrier::mesh(nodes[1].mesh.clone());
+    carrier
+        .post(&nodes[0].mesh.entity_id(), Kind::OWNERSHIP, &bytes)
+        .expect("it is there");
+    until(|| {
+        let stats = nodes[0].ownership.stats();
+        (stats.refused_malformed, stats.refused_forged) == (3, 2)
+    });
+    send(&slot, 1, b"abc").expect("nothing of it had an effect");
+}
+
+#[test]
 fn a_silent_directory_ends_a_claim_at_its_deadline_and_when_it_is_given_up() {
     let nodes = Disks::of(2).start();
     let key = key(1);

@@ -48,8 +48,9 @@ impl Ownership {
         };
         for message in messages {
             let Some(frame) = message.ok().and_then(|message| OwnershipFrame::decode(message).ok()) else {
+                // The others are whole: of what cannot be read this is all that is lost.
                 count(&self.malformed);
-                return;
+                continue;
             };
             let is_request = matches!(frame.body, Body::Register(_) | Body::Renew(_));
             let judged = match &self.central {
