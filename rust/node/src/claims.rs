@@ -259,6 +259,8 @@ const fn why(denied: Denied) -> &'static str {
     match denied {
         Denied::Full => "the directory looks after as many daemons as it may",
         Denied::Closed => "the mesh is closed",
+        Denied::Replaced => "it was claimed here once more",
+        Denied::NoRecord => "there is no record to claim it by",
         Denied::NotOwner { .. } | Denied::Silent | Denied::Interrupted => "the directory did not answer within 5 s",
     }
 }

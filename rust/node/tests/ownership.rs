@@ -555,6 +555,57 @@ fn forged_and_foreign_messages_are_refused_and_counted() {
 }
 
 #[test]
+fn a_claim_whose_place_another_takes_is_told_so_at_once() {
+    let nodes = Disks::of(2).start();
+    let key = key(1);
+    let (entity, node) = (key.lock().entity_id(), nodes[1].mesh.entity_id());
+    let digest = meshos_core::digest::genesis(&entity, &meshos_core::digest::Digest::ZERO);
+    let record = OwnershipRecord::spawn(&key.lock(), node, digest).expect("whole");
+    let begin = |deadline| {
+        let wish = Wish::Begin(vec![record]);
+        nodes[1].ownership.claim(wish, deadline, &mut never)
+    };
+    // One that has something to keep.
+    let first = begin(Deadline::after(PATIENCE))
+        .map_err(|denied| format!("{denied:?}"))
+        .expect("free");
+    let second = begin(Deadline::after(PATIENCE))
+        .map_err(|denied| format!("{denied:?}"))
+        .expect("free");
+    assert_eq!((first.to_keep(), second.to_keep()), (None, Some(record)));
+    assert_eq!(first.active(Deadline::never(), &mut never), Err(Denied::Replaced));
+    // What becomes of the first is nothing to the second.
+    first.kept();
+    drop(first);
+    second.kept();
+    assert_eq!(second.active(Deadline::after(PATIENCE), &mut never), Ok(()));
+    drop(second);
+    // One that waits for the directory.
+    nodes[0].mesh.pause(true);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| begin(Deadline::never()).map(drop));
+        until(|| nodes[1].ownership.stats().held == 1);
+        let short = Deadline::after(Duration::from_millis(60));
+        assert_eq!(begin(short).map(drop), Err(Denied::Silent));
+        assert_eq!(waits.join().expect("no panic"), Err(Denied::Replaced));
+    });
+}
+
+#[test]
+fn a_claim_without_a_record_is_refused_without_asking() {
+    let nodes = Disks::of(2).start();
+    nodes[0].mesh.pause(true);
+    for wish in [
+        Wish::Begin(Vec::new()),
+        Wish::GoOn(Vec::new(), None),
+        Wish::Install(Vec::new()),
+    ] {
+        let claim = nodes[1].ownership.claim(wish, Deadline::never(), &mut never);
+        assert_eq!(claim.map(drop), Err(Denied::NoRecord));
+    }
+}
+
+#[test]
 fn a_message_that_cannot_be_read_costs_no_other_of_its_body() {
     let nodes = Disks::of(2).start();
     let slot = nodes[1].spawn(&key(1)).expect("free");

@@ -42,6 +42,10 @@ pub enum Denied {
     Closed,
     /// Whoever waited does not want to any more.
     Interrupted,
+    /// A later claim of this node for the same entity took its place.
+    Replaced,
+    /// What is claimed has no record.
+    NoRecord,
 }
 
 /// What is claimed.
@@ -71,7 +75,8 @@ pub(super) struct Desk {
 }
 
 impl Ownership {
-    /// Claims an entity, waiting on this thread: until something is to be kept, or this node may go on.
+    /// Claims an entity, waiting on this thread: until something is to be kept, or this node may go on. An earlier claim of
+    /// this node for the entity ends; a daemon that runs by it is not given a lease again.
     ///
     /// # Errors
     /// [`Denied`]: nothing happened, except that the directory may have registered it for this node.
@@ -81,7 +86,6 @@ impl Ownership {
         deadline: Deadline,
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Claim, Denied> {
-        self.reach_directory(deadline, interrupted)?;
         let (signal, lineage) = match wish {
             Wish::Begin(lineage) => (lineage.last().copied().map(Signal::Spawn), lineage),
             Wish::GoOn(lineage, restart) => {
@@ -94,8 +98,9 @@ impl Ownership {
             }
         };
         let (Some(signal), Some(last)) = (signal, lineage.last()) else {
-            return Err(Denied::Silent);
+            return Err(Denied::NoRecord);
         };
+        self.reach_directory(deadline, interrupted)?;
         let entity = last.entity();
         let lease = Arc::new(Lease::new(self.began, self.directory));
         let desk = Arc::new(Desk {
@@ -120,6 +125,9 @@ impl Ownership {
             lineage,
             due: None,
         };
+        if let Some(before) = state.owners.get(&entity) {
+            before.desk.deny(Denied::Replaced);
+        }
         self.forget(&mut state, &entity);
         state.owners.insert(entity, entry);
         self.step(&mut state, &entity, signal, &mut work);
@@ -163,6 +171,15 @@ impl Desk {
     pub(super) fn say(&self, stage: Stage) {
         *self.stage.lock() = stage;
         self.bell.notify_all();
+    }
+
+    /// Says that it comes to nothing, unless that was said for another reason.
+    pub(super) fn deny(&self, denied: Denied) {
+        let mut stage = self.stage.lock();
+        if !matches!(*stage, Stage::Denied(_)) {
+            *stage = Stage::Denied(denied);
+            self.bell.notify_all();
+        }
     }
 }
 
