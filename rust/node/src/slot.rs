@@ -18,6 +18,7 @@ use meshos_core::id::{EntityId, Origin};
 use meshos_core::identity::Keypair;
 
 use crate::archive::SharedArchive;
+use crate::commit::Commit;
 use crate::daemon::{Daemon, DeliverError};
 use crate::dormant::Rest;
 pub use crate::enter::EnterError;
@@ -80,6 +81,8 @@ pub struct Slot<D: Daemon> {
     /// The ledger as last published, so that reading it never waits; `None`: empty.
     ledger: Mutex<Option<Arc<DaemonBindings>>>,
     progress: Progress,
+    /// What becomes of what a forced stop has.
+    left_behind: OnceLock<Arc<Commit>>,
     pub(crate) cell: Mutex<Cell<D>>,
 }
 
@@ -107,6 +110,7 @@ impl<D: Daemon> Slot<D> {
             hold: OnceLock::new(),
             ledger: Mutex::new(published(inside.host.bindings())),
             progress: Progress::default(),
+            left_behind: OnceLock::new(),
             cell: Mutex::new(Cell {
                 gate: Gate::Active,
                 view: inside.host.view(),
@@ -338,16 +342,27 @@ impl<D: Daemon> Slot<D> {
         self.flags.fetch_or(KEPT, Ordering::AcqRel);
     }
 
+    /// What becomes of what a forced stop has; settled once that was left behind, and is kept or is not.
+    pub(crate) fn left_behind(&self) -> &Arc<Commit> {
+        self.left_behind.get_or_init(Arc::default)
+    }
+
     /// Hands what was in a closed slot to the archive.
     pub(crate) fn leave_behind(&self, inside: Option<Box<Inside<D>>>) {
         if let Some(exits) = self.exits().filter(|_| inside.is_some()) {
             exits.closed(self.origin, std::ptr::from_ref(self) as usize);
         }
-        let (Some(mut inside), Some(archive)) = (inside, self.archive.get()) else {
-            return;
-        };
-        // Nobody waits for what is submitted here; who asks again is told what became of it.
-        inside.submit(self.exits());
+        let Some(mut inside) = inside else { return };
+        // Callers do not wait for what is submitted here; who asks again is told what became of it.
+        let commit = inside.submit(self.exits());
+        if self.is_forced() {
+            let left = Arc::clone(self.left_behind());
+            match commit {
+                Some(commit) => commit.then(Box::new(move |outcome| left.settle(outcome))),
+                None => left.settle(Ok(())),
+            }
+        }
+        let Some(archive) = self.archive.get() else { return };
         let rest = self.has(KEPT).then(|| Rest::of(Arc::clone(&self.key), &mut inside));
         let mut archive = archive.lock();
         let outputs = archive.remember(&mut inside);

@@ -13,7 +13,10 @@ use common::{Event, Sum, key, lanes, never};
 use meshos_core::config::{DaemonHostConfig, OnError};
 use meshos_core::dead_letter::DeadLetter;
 use meshos_core::identity::Keypair;
+use meshos_core::ingress::EventKey;
+use meshos_core::name::ChannelName;
 use meshos_core::rows::{KeyRange, Table};
+use meshos_core::source::Source;
 use meshos_core::store::memory::MemoryStore;
 use meshos_core::store::{Batch, Store};
 use meshos_core::time::UnixMs;
@@ -23,10 +26,13 @@ use meshos_node::daemon::{DeliverError, Settled};
 use meshos_node::deliver::{self, Want};
 use meshos_node::journal::{SharedStore, Waited};
 use meshos_node::letters;
-use meshos_node::mailbox::Letter;
+use meshos_node::linked::Mailed;
+use meshos_node::mailbox::{Heard, Letter};
+use meshos_node::restart::Stopped;
 use meshos_node::resumption::ResumeFailed;
 use meshos_node::runtime::{Runtime, SpawnError};
 use meshos_node::slot::Slot;
+use meshos_node::sync::Mutex;
 
 #[test]
 fn what_was_acknowledged_comes_back_on_the_same_chain() {
@@ -617,6 +623,78 @@ fn what_nobody_waits_for_and_cannot_be_kept_any_more_is_counted() {
         }
         fail_held(&node);
         common::until(|| node.runtime.registry().observer_stats().unheard == 1);
+    }
+}
+
+/// What a channel hears of its events.
+#[derive(Default)]
+struct Ear(Mutex<Vec<(&'static str, u64)>>);
+
+impl Heard for Ear {
+    fn taken(&self, number: u64) {
+        self.0.lock().push(("taken", number));
+    }
+    fn lost(&self, number: u64) {
+        self.0.lock().push(("lost", number));
+    }
+}
+
+#[test]
+fn what_took_effect_before_a_forced_stop_is_told_when_it_is_known_whether_it_is_kept() {
+    for is_kept in [true, false] {
+        let node = Node::new();
+        let slot = node.spawn(journal());
+        assert!(node.runtime.registry().supervise(slot.origin(), true));
+        let ear = Arc::new(Ear::default());
+        let source = Arc::new(Source {
+            publisher: key(9).lock().entity_id(),
+            log: 1,
+            channel: ChannelName::new("work").expect("a good name"),
+        });
+        let mail = |sequence, payload: &[u8]| {
+            let key = EventKey {
+                origin: source.publisher.origin(),
+                stream: source.stream(),
+                sequence,
+            };
+            let (lanes, payload) = (node.runtime.lanes(), Arc::from(payload));
+            assert_eq!(
+                slot.post_channel(lanes, key, &payload, &source, ear.clone()),
+                Mailed::Taken
+            );
+        };
+        let heard = || ear.0.lock().clone();
+        let unheard = || node.runtime.registry().observer_stats().unheard;
+        // In one batch: it is entered while they come.
+        let entered = slot.try_enter().expect("free");
+        mail(1, b"abc");
+        post(&node, &slot, 1, b"abc");
+        mail(2, b"wait");
+        mail(3, b"abc");
+        node.disk.lock().is_held = true;
+        let closed = node.switches.gate.lock();
+        drop(entered);
+        node.switches.until_waiting(2);
+
+        let stopped = node.runtime.stop_daemon(slot.origin(), UnixMs::new(0), &mut never);
+        assert_eq!(stopped, Ok(Stopped::ByForce));
+        assert_eq!(
+            (heard(), unheard()),
+            (vec![("lost", 3)], 1),
+            "what waits comes to nothing"
+        );
+        drop(closed);
+        common::until(|| heard().len() == 2);
+        assert_eq!((heard()[1], unheard()), (("lost", 2), 2), "what hung has no effect");
+        if is_kept {
+            node.disk.lock().go_on();
+            common::until(|| heard().len() == 3);
+            assert_eq!((heard()[2], unheard()), (("taken", 1), 2));
+        } else {
+            fail_held(&node);
+            common::until(|| unheard() == 4);
+            assert_eq!(heard()[2..], [("lost", 1)]);
+        }
     }
 }
 

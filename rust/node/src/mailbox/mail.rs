@@ -56,7 +56,7 @@ pub(super) enum Written<D: Daemon> {
 pub trait Heard: Send + Sync {
     /// The event of this number took effect, or was passed over, and is kept where steps are.
     fn taken(&self, number: u64);
-    /// The event of this number waits no more, and did not take effect: its daemon is gone.
+    /// The event of this number waits no more, and did not take effect, or is not kept: its daemon is gone.
     fn lost(&self, number: u64);
 }
 

@@ -195,7 +195,7 @@ impl<D: Daemon> Slot<D> {
     }
 
     /// Mails an event of a channel. `heard` hears of it only if it is taken.
-    pub(crate) fn post_channel(
+    pub fn post_channel(
         self: &Arc<Self>,
         lanes: &Lanes,
         key: EventKey,

@@ -124,13 +124,15 @@ impl<D: Daemon> Slot<D> {
         } = told;
         let lease = self.lease();
         let commit = deliver::submit(entered);
-        // What a forced stop has is not known to be kept.
-        if commit.is_some() || entered.is_present() || self.config().durability != Durability::Journal {
+        // A forced stop has what was done, and sees to it that it is kept.
+        let is_unknown = !entered.is_present() && self.config().durability == Durability::Journal;
+        if is_unknown {
+            self.hear_later(&unattended);
+        } else {
             hear(&unattended, commit.as_deref());
         }
         let Some(commit) = commit else {
-            // A forced stop has what was done: whoever tries again is told what became of it.
-            let is_unknown = !entered.is_present() && self.config().durability == Durability::Journal;
+            // Whoever tries again is told what became of it.
             let is_silent = is_unknown || !is_leased(lease.as_deref());
             return Told {
                 replies: if is_unknown {
@@ -162,6 +164,24 @@ impl<D: Daemon> Slot<D> {
             }));
         }
         Told::default()
+    }
+
+    /// Tells of events that a forced stop has, once it is known whether they are kept. Nobody tries them again if not.
+    fn hear_later(&self, unattended: &[Mail<D>]) {
+        if unattended.is_empty() {
+            return;
+        }
+        let (heard, events) = (of_channels(unattended), unattended.len() as u64);
+        let registry = self.events().map(Arc::downgrade);
+        self.left_behind().then(Box::new(move |outcome| {
+            if outcome.is_ok() {
+                return heard.iter().for_each(|(channel, number)| channel.taken(*number));
+            }
+            heard.iter().for_each(|(channel, number)| channel.lost(*number));
+            if let Some(registry) = registry.and_then(|registry| registry.upgrade()) {
+                registry.count_unheard(events);
+            }
+        }));
     }
 
     /// Answers everything that waits with an error.
@@ -228,14 +248,18 @@ fn answer<D: Daemon>(sent: Sent<D>, outcome: Settled<D>) -> Option<(D::Reply, Ev
     }
 }
 
+/// The channels of events, and the numbers there.
+fn of_channels<D: Daemon>(unattended: &[Mail<D>]) -> Vec<(Arc<dyn Heard>, u64)> {
+    let of = |mail: &Mail<D>| match &mail.sent.party {
+        Party::Channel(channel) => Some((Arc::clone(channel), mail.sent.key.sequence)),
+        _ => None,
+    };
+    unattended.iter().filter_map(of).collect()
+}
+
 /// Tells channels of their events that took effect, when it is kept.
 fn hear<D: Daemon>(unattended: &[Mail<D>], commit: Option<&Commit>) {
-    let mut heard: Vec<(Arc<dyn Heard>, u64)> = Vec::new();
-    for mail in unattended {
-        if let Party::Channel(channel) = &mail.sent.party {
-            heard.push((Arc::clone(channel), mail.sent.key.sequence));
-        }
-    }
+    let heard = of_channels(unattended);
     if heard.is_empty() {
         return;
     }
