@@ -146,27 +146,7 @@ impl Router {
             registry: Arc::downgrade(registry),
             lanes,
         };
-        let inner = Arc::new_cyclic(|this| Inner {
-            own: carrier.entity_id(),
-            carrier: carrier.clone(),
-            home: Box::new(home),
-            guide: RwLock::new(None),
-            stores,
-            started: Instant::now(),
-            inbox: Mutex::new(Inbox::new(INBOX_MAX, INBOX_BYTES_MAX)),
-            ways: Mutex::new(Ways::new(keys::random_u64(), limits)),
-            others: Mutex::default(),
-            flows: AtomicU64::new(0),
-            outbound: Mutex::default(),
-            removals: Mutex::default(),
-            arriving: RwLock::default(),
-            place: OnceLock::new(),
-            closed: AtomicBool::new(false),
-            arrived: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            unsent: AtomicU64::new(0),
-            this: Weak::clone(this),
-        });
+        let inner = Inner::new(carrier, Box::new(home), stores, limits);
         registry.exits().send_with(Arc::new(Door(Arc::downgrade(&inner))));
         Self { inner }
     }
@@ -412,6 +392,30 @@ impl Turn for Inner {
 }
 
 impl Inner {
+    fn new(carrier: Carrier, home: Box<dyn Home>, stores: Stores, limits: Limits) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            own: carrier.entity_id(),
+            carrier,
+            home,
+            guide: RwLock::new(None),
+            stores,
+            started: Instant::now(),
+            inbox: Mutex::new(Inbox::new(INBOX_MAX, INBOX_BYTES_MAX)),
+            ways: Mutex::new(Ways::new(keys::random_u64(), limits)),
+            others: Mutex::default(),
+            flows: AtomicU64::new(0),
+            outbound: Mutex::default(),
+            removals: Mutex::default(),
+            arriving: RwLock::default(),
+            place: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            arrived: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
+            this: Weak::clone(this),
+        })
+    }
+
     fn now(&self) -> Duration {
         self.started.elapsed()
     }

@@ -44,12 +44,13 @@ impl Router {
 
 impl Inner {
     pub(super) fn send_outputs(&self, emitter: &Emitter, outputs: Vec<Sending>) {
-        if self.closed.load(Ordering::Acquire) {
-            return;
-        }
         let now = self.now();
         let mut effects = Effects::default();
         let mut ways = self.ways.lock();
+        // Under the lock: the close empties it once.
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
         let mut outbound = self.outbound.lock();
         for output in outputs {
             let key = WayKey {
@@ -154,5 +155,77 @@ impl Job for Reading {
         drop(ways);
         inner.carry_out(effects);
         inner.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use meshos_core::outbox::Limits;
+    use meshos_core::store::memory::MemoryStore;
+
+    use super::*;
+    use crate::carrier::Carrier;
+    use crate::linked::{Arrived, Incoming, Mailed};
+    use crate::router::home::Home;
+
+    struct Empty;
+
+    impl Home for Empty {
+        fn here(&self, _origin: Origin) -> Option<(EntityId, u64)> {
+            None
+        }
+        fn mail(
+            &self,
+            _to: &EntityId,
+            _arrived: &Arc<Arrived>,
+            _events: &[Incoming],
+            _told: &mut dyn FnMut(&Incoming, Mailed),
+        ) -> bool {
+            false
+        }
+        fn later(&self, _at: Instant, _job: Arc<dyn Job>) {}
+    }
+
+    #[test]
+    fn what_is_emitted_while_the_router_closes_is_not_sent() {
+        let entity = EntityId::from_bytes([1; 32]);
+        let inner = Inner::new(
+            Carrier::alone(entity),
+            Box::new(Empty),
+            Arc::new(|| Box::new(MemoryStore::new())),
+            Limits::default(),
+        );
+        let emitter = Emitter {
+            entity,
+            origin: entity.origin(),
+        };
+        let output = Sending {
+            sequence: 1,
+            to: EntityId::from_bytes([2; 32]).origin(),
+            stream: 3,
+            payload: b"out".to_vec(),
+            has_row: false,
+        };
+        let begins = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let ways = inner.ways.lock();
+            scope.spawn(|| {
+                begins.store(true, Ordering::Release);
+                inner.send_outputs(&emitter, vec![output]);
+            });
+            // It waits for the lock, which the close has as it begins.
+            let mut until = None;
+            while until.is_none_or(|until| Instant::now() < until) {
+                if until.is_none() && begins.load(Ordering::Acquire) {
+                    until = Some(Instant::now() + Duration::from_millis(20));
+                }
+                std::thread::yield_now();
+            }
+            inner.closed.store(true, Ordering::Release);
+            drop(ways);
+        });
+        assert_eq!(inner.ways.lock().len(), 0);
     }
 }
