@@ -267,13 +267,11 @@ impl Claim {
         self.is_held = true;
         let mut state = self.ownership.state.lock();
         let entry = state.owners.get_mut(&self.entity);
-        let known = match entry.filter(|entry| entry.number == self.number) {
-            Some(entry) => {
-                entry.fenced = Some(fenced);
-                self.lease.fenced()
-            }
-            None => self.lease.fenced(),
-        };
+        if let Some(entry) = entry.filter(|entry| entry.number == self.number) {
+            entry.fenced = Some(fenced);
+        }
+        // Under the lock: who is fenced from here on is told.
+        let known = self.lease.fenced();
         drop(state);
         let hold = Hold {
             ownership: Arc::downgrade(&self.ownership),
