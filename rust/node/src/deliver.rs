@@ -144,7 +144,7 @@ pub(crate) enum Linked<D: Daemon> {
     Begun(D::Event, Begun<D>),
 }
 
-/// As [`begin_mailed`], for an event of a linked stream that was sent after the one of the number `prev`. `event` makes it,
+/// As [`begin_after`], for an event of a linked stream that was sent after the one of the number `prev`. `event` makes it,
 /// if it is to be processed.
 pub(crate) fn begin_linked<D: Daemon>(
     entered: &mut Entered<D>,
