@@ -20,8 +20,8 @@ use crate::ways::{Effects, Places, WayKey};
 
 /// Answers that are taken in under one lock, which callers wait for.
 const ANSWERS_MAX: usize = 64;
-/// When an event is tried again for which a daemon had no room, in milliseconds.
-const FULL_RETRY_MS: u32 = 50;
+/// When an event is tried again for which the mailbox of its daemon had no room, in milliseconds.
+const MAILBOX_RETRY_MS: u32 = 50;
 /// When an event is tried again whose daemon is about to be here, in milliseconds.
 const ARRIVING_RETRY_MS: u32 = 5;
 
@@ -65,10 +65,8 @@ impl Inner {
             }
         }
         self.mail(to, &arrived, &mut events);
-        if !answers.is_empty() {
-            for some in answers.chunks(ANSWERS_MAX) {
-                self.hear_answers(arrived.from(), some, effects);
-            }
+        for some in answers.chunks(ANSWERS_MAX) {
+            self.hear_answers(arrived.from(), some, effects);
         }
     }
 
@@ -107,7 +105,7 @@ impl Inner {
                 Mailed::Full => Frame::Busy {
                     flow,
                     sequence,
-                    retry_after_ms: FULL_RETRY_MS,
+                    retry_after_ms: MAILBOX_RETRY_MS,
                 },
                 Mailed::Gone if arrives => Frame::Busy {
                     flow,

@@ -20,8 +20,8 @@ use crate::keys;
 use crate::moves::copy::Given;
 use crate::moves::{Item, Moves, Role};
 
-/// When an event is tried again for which there was no room, in milliseconds.
-const FULL_RETRY_MS: u32 = 20;
+/// When an event is tried again for which a daemon that stands still had no room, in milliseconds.
+const QUEUE_RETRY_MS: u32 = 20;
 /// Who asks for one of these so soon did not have it yet.
 const ON_ITS_WAY: Duration = Duration::from_millis(5);
 /// Records that a target is shown before the freeze at most; of longer lineages the newest.
@@ -207,7 +207,7 @@ impl Entry {
                 let frame = Frame::Busy {
                     flow: self.flow(&waiting),
                     sequence: waiting.sequence,
-                    retry_after_ms: FULL_RETRY_MS,
+                    retry_after_ms: QUEUE_RETRY_MS,
                 };
                 scene.work.streams.push((waiting.from, frame));
             }
