@@ -87,6 +87,19 @@ impl<D: Daemon> Mailbox<D> {
         })
     }
 
+    /// Whether one more event may wait, with a payload of so many bytes. One always fits: a payload above the bound must not
+    /// wait for ever.
+    fn has_room(&self, bytes: u64) -> bool {
+        self.events < EVENTS_MAX && (self.events == 0 || self.bytes + bytes <= BYTES_MAX)
+    }
+
+    /// Puts an event behind all others.
+    fn push(&mut self, mail: Mail<D>) {
+        self.events += 1;
+        self.bytes += mail.sent.bytes;
+        self.queue.push_back(mail);
+    }
+
     /// When something stalled is to be tried next.
     fn due(&self) -> Option<Instant> {
         self.stalled.values().map(|stalled| stalled.due).min()

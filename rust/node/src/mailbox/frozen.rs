@@ -153,21 +153,10 @@ impl<D: Daemon> Slot<D> {
                 if !mailbox.note(&event.key) {
                     continue;
                 }
-                let sent = Sent {
-                    key: event.key,
-                    bytes: event.payload.len() as u64,
-                    want: Want::Receipt,
-                    party: Party::Link {
-                        arrived: Arc::clone(&arrived),
-                        prev: event.prev,
-                    },
-                    group: None,
-                    failed: 0,
-                };
+                let mail = Mail::linked(&arrived, &event);
                 mailbox.events += 1;
-                mailbox.bytes += sent.bytes;
-                let letter = Written::Linked(event.payload);
-                mails.push_back(Mail { letter, sent });
+                mailbox.bytes += mail.sent.bytes;
+                mails.push_back(mail);
             }
         }
         if is_first {

@@ -9,7 +9,7 @@ use meshos_core::source::Source;
 
 use crate::daemon::Daemon;
 use crate::deliver::Want;
-use crate::linked::Arrived;
+use crate::linked::{Arrived, Incoming};
 
 pub(super) struct Mail<D: Daemon> {
     pub(super) letter: Written<D>,
@@ -58,6 +58,25 @@ pub trait Heard: Send + Sync {
     fn taken(&self, number: u64);
     /// The event of this number waits no more, and did not take effect, or is not kept: its daemon is gone.
     fn lost(&self, number: u64);
+}
+
+impl<D: Daemon> Mail<D> {
+    /// An event of a linked stream, in what it arrived with.
+    pub(super) fn linked(arrived: &Arc<Arrived>, event: &Incoming) -> Self {
+        let sent = Sent {
+            key: event.key,
+            bytes: event.payload.len() as u64,
+            want: Want::Receipt,
+            party: Party::Link {
+                arrived: Arc::clone(arrived),
+                prev: event.prev,
+            },
+            group: None,
+            failed: 0,
+        };
+        let letter = Written::Linked(event.payload.clone());
+        Self { letter, sent }
+    }
 }
 
 impl<D: Daemon> Sent<D> {

@@ -9,8 +9,8 @@ use meshos_core::id::Origin;
 use meshos_core::ingress::{DIRECT, EventKey};
 use meshos_core::source::Source;
 
+use super::Mailbox;
 use super::mail::{Heard, Mail, Party, Sent, Written};
-use super::{BYTES_MAX, EVENTS_MAX, Mailbox};
 use crate::clock;
 use crate::daemon::Daemon;
 use crate::deliver::Want;
@@ -90,8 +90,7 @@ impl<D: Daemon> Slot<D> {
             return Err((PostError::Stale, reply));
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
-        // One event always fits: a payload above the bound must not wait for ever.
-        if mailbox.events >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && mailbox.events > 0) {
+        if !mailbox.has_room(bytes) {
             return Err((PostError::Full, reply));
         }
         let (letter, key) = match letter {
@@ -120,9 +119,7 @@ impl<D: Daemon> Slot<D> {
             group,
             failed: 0,
         };
-        mailbox.queue.push_back(Mail { letter, sent });
-        mailbox.events += 1;
-        mailbox.bytes += bytes;
+        mailbox.push(Mail { letter, sent });
         if !matches!(cell.gate, Gate::Busy | Gate::Down) {
             self.schedule(&mut cell);
             let mailbox = cell.mailbox.as_mut().expect("just used");
@@ -160,9 +157,7 @@ impl<D: Daemon> Slot<D> {
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
         let mut taken = 0;
         for event in events {
-            let bytes = event.payload.len() as u64;
-            // One event always fits: a payload above the bound must not wait for ever.
-            if mailbox.events >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && mailbox.events > 0) {
+            if !mailbox.has_room(event.payload.len() as u64) {
                 told(event, Mailed::Full);
                 continue;
             }
@@ -170,21 +165,7 @@ impl<D: Daemon> Slot<D> {
                 told(event, Mailed::Repeated);
                 continue;
             }
-            let sent = Sent {
-                key: event.key,
-                bytes,
-                want: Want::Receipt,
-                party: Party::Link {
-                    arrived: Arc::clone(arrived),
-                    prev: event.prev,
-                },
-                group: None,
-                failed: 0,
-            };
-            let letter = Written::Linked(event.payload.clone());
-            mailbox.queue.push_back(Mail { letter, sent });
-            mailbox.events += 1;
-            mailbox.bytes += bytes;
+            mailbox.push(Mail::linked(arrived, event));
             taken += 1;
             told(event, Mailed::Taken);
         }
@@ -209,8 +190,7 @@ impl<D: Daemon> Slot<D> {
             return Mailed::Gone;
         }
         let mailbox = cell.mailbox.get_or_insert_with(|| Mailbox::on(lanes));
-        // One event always fits: a payload above the bound must not wait for ever.
-        if mailbox.events >= EVENTS_MAX || (mailbox.bytes + bytes > BYTES_MAX && mailbox.events > 0) {
+        if !mailbox.has_room(bytes) {
             return Mailed::Full;
         }
         let sent = Sent {
@@ -222,9 +202,7 @@ impl<D: Daemon> Slot<D> {
             failed: 0,
         };
         let letter = Written::Channel(Arc::clone(payload), clock::unix_us() * 1_000, Arc::clone(source));
-        mailbox.queue.push_back(Mail { letter, sent });
-        mailbox.events += 1;
-        mailbox.bytes += bytes;
+        mailbox.push(Mail { letter, sent });
         if !matches!(cell.gate, Gate::Busy | Gate::Down) {
             self.schedule(&mut cell);
         }
