@@ -247,17 +247,21 @@ impl Inner {
         let fed = || self.book.lock().feds.get(&entity).map(|(fed, _)| Arc::clone(fed));
         match body {
             Body::Answers(parcel) => {
-                let frames: Result<Vec<_>, _> =
-                    parcel::open(parcel).and_then(|messages| messages.map(|message| Frame::decode(message?)).collect());
-                let Ok(frames) = frames else {
+                let Ok(messages) = parcel::open(parcel) else {
                     self.malformed.fetch_add(1, Ordering::Relaxed);
                     return;
                 };
-                let fed = fed();
-                let is_known = |frame: &Frame<'_>| fed.as_ref().is_some_and(|fed| fed.hear(&from, now, frame));
-                let ignored = frames.iter().filter(|frame| !is_known(frame)).count();
+                let (fed, mut ignored) = (fed(), 0);
+                for frame in messages.map(|message| message.and_then(Frame::decode)) {
+                    match &frame {
+                        Ok(frame) if fed.as_ref().is_some_and(|fed| fed.hear(&from, now, frame)) => {}
+                        Ok(_) => ignored += 1,
+                        // The others are whole.
+                        Err(_) => _ = self.malformed.fetch_add(1, Ordering::Relaxed),
+                    }
+                }
                 if ignored > 0 {
-                    self.counts.ignored.fetch_add(ignored as u64, Ordering::Relaxed);
+                    self.counts.ignored.fetch_add(ignored, Ordering::Relaxed);
                     posts.push(answer(Body::Over));
                 }
             }

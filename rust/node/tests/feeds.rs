@@ -399,14 +399,17 @@ fn an_acknowledgement_of_another_epoch_is_ignored_and_counted() {
         }
         numbers
     };
-    let say = |frame: Frame<'_>| {
-        let mut packer = Packer::new();
-        packer.put(|out| frame.put(out));
+    let post = |packer: Packer| {
         let (reader, body) = (name, Body::Answers(packer.body()));
         let said = FeedFrame { entity, reader, body }.to_bytes();
         here.mesh
             .post(&there.mesh.entity_id(), Kind::FEED, &said)
             .expect("sent");
+    };
+    let say = |frame: Frame<'_>| {
+        let mut packer = Packer::new();
+        packer.put(|out| frame.put(out));
+        post(packer);
     };
     open();
     let follow = |epoch, after| Frame::Follow { entity, epoch, after };
@@ -441,6 +444,13 @@ fn an_acknowledgement_of_another_epoch_is_ignored_and_counted() {
         here.mesh.post(&there.mesh.entity_id(), Kind::FEED, body).expect("sent");
     }
     until(|| there.runtime.feeds().stats().malformed == malformed + 4);
+    // What cannot be read costs no other message of its body.
+    let mut packer = Packer::new();
+    packer.put(|out| out.extend(b"no frame"));
+    packer.put(|out| ack(2, 9).put(out));
+    post(packer);
+    until(|| there.runtime.feeds().stats().ignored == before + 3);
+    assert_eq!(there.runtime.feeds().stats().malformed, malformed + 5);
 }
 
 #[test]
