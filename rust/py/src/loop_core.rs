@@ -2,56 +2,47 @@
 //!
 //! The classes that users see are Python (`meshos.runtime`); what waits here, waits detached from the interpreter.
 
+mod compute;
+mod ear;
+mod feed;
+mod orders;
+mod parts;
+mod waiting;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshos_core::action::{Cause, CauseKind};
-use meshos_core::authority::History;
-use meshos_core::command::{Command, Order, Verdict};
-use meshos_core::control::DaemonControl;
+use meshos_core::command::Verdict;
 use meshos_core::control_state::ControlState;
-use meshos_core::envelope::{AdminEnvelope, IceEnvelope};
 use meshos_core::id::{NodeId, Origin};
-use meshos_core::loop_config::{Authority, MeshOsConfig};
-use meshos_core::refusal::Refused as Refusal;
-use meshos_core::signal::{DaemonIntent, DaemonRef, LogLevel, MeshOsEvent, Outcome, Sealed, Signal};
-use meshos_core::status::{AuditRecord, AuthorityStatus, Failure, FailureRecord, FailureSource, LogRecord, Part};
-use meshos_core::trail::Kind;
+use meshos_core::loop_config::Authority;
+use meshos_core::signal::{DaemonIntent, DaemonRef, LogLevel, MeshOsEvent, Signal};
+use meshos_core::status::AuthorityStatus;
 use meshos_core::world::Key;
-use meshos_node::appender::{Appender, Lost, Numbered, Writer};
 use meshos_node::behaviour::{LoopEnd, MeshOs, Parts, Shared};
 use meshos_node::callback::Callbacks;
 use meshos_node::clock::{self, Deadline, LoopClock};
-use meshos_node::compute::{ComputeDispatcher, Kept};
-use meshos_node::dispatch::{ActionDispatcher, ControlSink, MigrationAborter, MigrationSnapshotSource};
-use meshos_node::ears::{Ear, Listened};
-use meshos_node::intake::{Refused, Ticket};
-use meshos_node::lane::Lanes;
+use meshos_node::compute::Kept;
+use meshos_node::dispatch::{ControlSink, MigrationAborter, MigrationSnapshotSource};
 use meshos_node::published::{Waited, Wake};
-use meshos_node::records::{self, ActionRecord, Records, Which};
-use meshos_node::trail_file::{Claim, TrailFile};
+use meshos_node::records::Records;
+use meshos_node::trail_file::Claim;
 use meshos_node::verdicts::{Heard, WAITING_MAX};
 use meshos_node::verifier::Verifier;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 use pyo3::{PyTraverseError, PyVisit, intern};
 
-use crate::action::PyMeshOsAction;
+use self::feed::{ACTIONS, AUDITS, FAILURES, Feed, LINES};
+use self::parts::{dispatching, registry_of, this_node};
 use crate::aio::{self, Loop};
-use crate::appender::PyAppender;
-use crate::args;
 use crate::capability::Offered;
-use crate::control;
-use crate::daemon::PyDaemon;
 use crate::deck::{PyCommitReceipt, PyCooldown};
-use crate::dispatch::{PyAborter, PyControlSink, PyDispatcher, PyMigrationSource};
-use crate::errors::{
-    self, ConfigError, DaemonNotFound, DispatchError, InvalidArgument, LoopClosed, QueueFull, RuntimeShutdownError,
-};
+use crate::dispatch::{PyAborter, PyControlSink, PyMigrationSource};
+use crate::errors::{self, DaemonNotFound, InvalidArgument, LoopClosed, QueueFull, RuntimeShutdownError};
 use crate::guard::{self, Born, entry, may_wait};
 use crate::loop_config::PyMeshOsConfig;
 use crate::mesh_event::{Published, extract_event};
-use crate::operator::envelope::{PyAdminEnvelope, PyIceEnvelope};
 use crate::operator::verifier::PyAdminVerifier;
 use crate::probes::PyProbeRegistry;
 use crate::record::field::{Field, read};
@@ -64,8 +55,11 @@ use crate::status::audit::{self, PyAdminAuditRecord, PyFailureRecord, PyLogRecor
 use crate::status::explain::{PyExplanation, Subject};
 use crate::status::work::{PyExecutorStatsSnapshot, PyRuntimeHealth, PyRuntimeStats};
 use crate::status::{PyMeshOsSnapshot, PyMetadataView};
-use crate::threads;
-use crate::trail::PyRecordFile;
+use crate::{args, threads};
+
+pub use self::compute::PyCompute;
+pub use self::ear::PyEar;
+pub use self::orders::Envelope;
 
 /// How long a question to the loop may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,95 +86,6 @@ pub struct PyLoop {
     born: Born,
 }
 
-/// The native half of `ComputeDispatcher`.
-#[pyclass(frozen, name = "ComputeCore", module = "meshos._core")]
-pub struct PyCompute {
-    runtime: Py<PyRuntime>,
-    dispatcher: Arc<ComputeDispatcher<PyDaemon>>,
-}
-
-#[pymethods]
-impl PyCompute {
-    #[new]
-    fn new(runtime: &Bound<'_, PyAny>) -> PyResult<Self> {
-        entry("ComputeDispatcher", || {
-            let runtime = args::instance::<PyRuntime>(runtime, "runtime", "a DaemonRuntime")?;
-            runtime.get().born.check("DaemonRuntime")?;
-            Ok(Self {
-                dispatcher: Arc::new(ComputeDispatcher::new(Arc::clone(&runtime.get().runtime))),
-                runtime: runtime.clone().unbind(),
-            })
-        })
-    }
-
-    /// Carries an action out on this thread; raises `DispatchError`.
-    fn dispatch(&self, wanted: &Bound<'_, PyAny>) -> PyResult<()> {
-        entry("ComputeDispatcher.dispatch", || {
-            let py = wanted.py();
-            may_wait("ComputeDispatcher.dispatch")?;
-            let wanted = PyMeshOsAction::from_python(wanted, "action")?.core();
-            let cause = Cause {
-                kind: CauseKind::Operator,
-                detail: Arc::from("called"),
-                envelope_id: None,
-            };
-            let (reason, after) = match py.detach(|| self.dispatcher.dispatch(0, &wanted, &cause)) {
-                Outcome::Done => return Ok(()),
-                Outcome::Drop { reason } | Outcome::Raised { reason, .. } => (reason, None),
-                Outcome::Retry { reason, after } => (reason, Some(after)),
-            };
-            Err(DispatchError::new_err((
-                reason.to_string(),
-                after.to_python(py)?.unbind(),
-            )))
-        })
-    }
-
-    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.runtime)
-    }
-}
-
-/// Hears the controls of one daemon; the native half of `controls()`.
-#[pyclass(frozen, name = "EarCore", module = "meshos._core")]
-pub struct PyEar {
-    ear: Arc<Ear>,
-    born: Born,
-}
-
-#[pymethods]
-impl PyEar {
-    /// Waits for the next control; `None` when time is up, `LoopClosed` at the end.
-    fn listen<'py>(&self, py: Python<'py>, timeout: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        entry("controls", || {
-            self.born.check("MeshOsRuntime")?;
-            may_wait("controls")?;
-            let deadline = deadline(Some(timeout))?;
-            let mut signal = None;
-            match py.detach(|| self.ear.listen(deadline, &mut || guard::interrupted(&mut signal))) {
-                Listened::Control(heard) => control::control(py, heard, clock::unix_ms()).map(Some),
-                Listened::Ended => Err(LoopClosed::new_err(("controls",))),
-                Listened::TimedOut => Ok(None),
-                Listened::Interrupted => Err(raised(signal)),
-            }
-        })
-    }
-
-    /// Has `wake` called once there is something to hear. `None`: there is already.
-    fn on_control(&self, wake: Py<PyAny>) -> PyResult<Option<u64>> {
-        self.born.check("MeshOsRuntime")?;
-        Ok(self.ear.on_control(calling(wake)).ok())
-    }
-
-    fn forget_control(&self, ticket: u64) -> bool {
-        self.ear.forget(ticket)
-    }
-
-    fn close(&self, py: Python<'_>) {
-        py.detach(|| self.ear.close());
-    }
-}
-
 fn raised(signal: Option<PyErr>) -> PyErr {
     signal.unwrap_or_else(|| pyo3::exceptions::PyKeyboardInterrupt::new_err(()))
 }
@@ -205,204 +110,6 @@ fn calling(wake: Py<PyAny>) -> Wake {
 fn given<'a, 'py>(value: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, PyAny>> {
     (!value.is_none()).then_some(value)
 }
-
-fn registry_of<T: pyo3::PyClass>(value: &Bound<'_, PyAny>, name: &'static str, class: &'static str) -> PyResult<Py<T>> {
-    match given(value) {
-        Some(value) => Ok(args::instance::<T>(value, name, class)?.clone().unbind()),
-        None => Ok(value.py().get_type::<T>().call0()?.cast_into::<T>()?.unbind()),
-    }
-}
-
-/// The dispatcher, with what it says of itself.
-struct Dispatching {
-    dispatcher: Arc<dyn ActionDispatcher>,
-    runtime: Option<Py<PyRuntime>>,
-    registry: Option<Py<PyRegistry>>,
-    node: Option<NodeId>,
-}
-
-fn dispatching(object: &Bound<'_, PyAny>, home: &Arc<Loop>, held: &mut Vec<Traverse>) -> PyResult<Dispatching> {
-    let py = object.py();
-    let native = object.getattr_opt(intern!(py, "_native"))?;
-    if let Some(native) = native
-        && let Ok(compute) = native.cast::<PyCompute>()
-    {
-        let runtime = compute.get().runtime.bind(py).clone();
-        let registry = runtime.call_method0(intern!(py, "daemon_registry"))?;
-        return Ok(Dispatching {
-            dispatcher: Arc::clone(&compute.get().dispatcher) as Arc<dyn ActionDispatcher>,
-            registry: Some(registry.cast_into::<PyRegistry>()?.unbind()),
-            node: Some(runtime.get().runtime.node().node_id()),
-            runtime: Some(runtime.unbind()),
-        });
-    }
-    let dispatcher = Arc::new(PyDispatcher::new(object, Arc::clone(home))?);
-    let said = |method: &str| match object.getattr_opt(method)? {
-        Some(method) => method.call0(),
-        None => Ok(py.None().into_bound(py)),
-    };
-    let registry = match given(&said("daemon_registry")?) {
-        Some(registry) => {
-            let name = "what daemon_registry gives";
-            Some(
-                args::instance::<PyRegistry>(registry, name, "a DaemonRegistry or None")?
-                    .clone()
-                    .unbind(),
-            )
-        }
-        None => None,
-    };
-    let node = Option::<NodeId>::from_python(&said("node_id")?, "node_id")?;
-    let shown = Arc::clone(&dispatcher);
-    held.push(Box::new(move |visit| shown.traverse(visit)));
-    Ok(Dispatching {
-        dispatcher,
-        runtime: None,
-        registry,
-        node,
-    })
-}
-
-fn this_node(config: &MeshOsConfig, said: Option<NodeId>) -> PyResult<NodeId> {
-    match (config.this_node, said) {
-        (Some(given), Some(said)) if given != said => Err(ConfigError::new_err((
-            "this_node",
-            format!("must be the dispatcher's node, 0x{said}, not 0x{given}"),
-        ))),
-        (Some(node), _) | (None, Some(node)) => Ok(node),
-        (None, None) => Err(ConfigError::new_err((
-            "this_node",
-            "must be given, since the dispatcher acts on no mesh",
-        ))),
-    }
-}
-
-/// What the appenders of a loop have in common.
-struct Feed<'a> {
-    home: &'a Arc<Loop>,
-    callbacks: &'a Callbacks,
-    records: &'a Arc<Records>,
-    lanes: &'a Lanes,
-    budget: Duration,
-    /// Files that keep the records of this loop, once it runs.
-    claims: Vec<Claim>,
-    /// What a file of commands tells of earlier runs.
-    history: Option<History>,
-    /// What commands of earlier runs decided.
-    control: ControlState,
-}
-
-/// What keeps one sort of records, in an argument of the public class.
-struct Role<R> {
-    which: Which,
-    kind: Kind,
-    argument: &'static str,
-    class: &'static str,
-    adapt: fn(&Bound<'_, PyAny>, Arc<Loop>) -> PyResult<PyAppender<R>>,
-}
-
-impl Feed<'_> {
-    /// An appender: a file as it is, so that no Python runs for its records, or a user's object.
-    fn appender<R: Send + Sync + 'static>(
-        &mut self,
-        object: &Bound<'_, PyAny>,
-        role: &Role<R>,
-        held: &mut Vec<Traverse>,
-    ) -> PyResult<Arc<dyn Appender<R>>>
-    where
-        TrailFile: Appender<R>,
-    {
-        let py = object.py();
-        let native = object.getattr_opt(intern!(py, "_native"))?;
-        if let Some(native) = native
-            && let Ok(native) = native.cast::<PyRecordFile>()
-        {
-            native.get().check()?;
-            let file = &native.get().file;
-            if file.kind() != role.kind {
-                return Err(args::wrong_type(role.argument, role.class, object));
-            }
-            let claim = py.detach(|| file.claim());
-            let claim = claim.map_err(|error| InvalidArgument::new_err((role.argument, error.to_string())))?;
-            self.claims.push(claim);
-            if role.kind == Kind::Audit {
-                self.history = Some(py.detach(|| file.history()));
-                self.control = file.control().clone();
-            }
-            return Ok(Arc::clone(file) as Arc<dyn Appender<R>>);
-        }
-        let appender = Arc::new((role.adapt)(object, Arc::clone(self.home))?);
-        let shown = Arc::clone(&appender);
-        held.push(Box::new(move |visit| shown.traverse(visit)));
-        Ok(appender)
-    }
-
-    /// Feeds an appender, if one was given.
-    fn open<R: Numbered + Send + Sync + 'static>(
-        &mut self,
-        object: &Bound<'_, PyAny>,
-        role: &Role<R>,
-        held: &mut Vec<Traverse>,
-    ) -> PyResult<Option<Arc<Writer<R>>>>
-    where
-        TrailFile: Appender<R>,
-    {
-        let Some(object) = given(object) else { return Ok(None) };
-        let appender = self.appender(object, role, held)?;
-        let which = role.which;
-        let callback = self.callbacks.add(appender.name(), Part::Appender);
-        let name = Arc::clone(callback.name());
-        let records = Arc::clone(self.records);
-        let lost = Arc::new(move |seq: u64, lost: Lost| {
-            records.lost(which, seq);
-            // A failure of the appender of failures would be one more failure to append, without end.
-            if which != Which::Failures {
-                records.failure(Failure {
-                    source: FailureSource {
-                        part: Part::Appender,
-                        name: Arc::clone(&name),
-                        target: Some(seq),
-                        action_id: None,
-                        envelope_id: None,
-                    },
-                    reason: Arc::from(records::reason_of(&lost)),
-                    traceback: None,
-                });
-            }
-        });
-        let writer = Writer::new(appender, callback, self.lanes.clone(), self.budget, lost);
-        Ok(Some(Arc::new(writer)))
-    }
-}
-
-const AUDITS: Role<AuditRecord> = Role {
-    which: Which::Audits,
-    kind: Kind::Audit,
-    argument: "admin_audit_appender",
-    class: "an AdminAuditChainAppender",
-    adapt: PyAppender::of_audits,
-};
-const LINES: Role<LogRecord> = Role {
-    which: Which::Lines,
-    kind: Kind::Log,
-    argument: "log_appender",
-    class: "a LogChainAppender",
-    adapt: PyAppender::of_lines,
-};
-const FAILURES: Role<Arc<FailureRecord>> = Role {
-    which: Which::Failures,
-    kind: Kind::Failure,
-    argument: "failure_appender",
-    class: "a FailureChainAppender",
-    adapt: PyAppender::of_failures,
-};
-const ACTIONS: Role<ActionRecord> = Role {
-    which: Which::Actions,
-    kind: Kind::Action,
-    argument: "action_appender",
-    class: "an ActionChainAppender",
-    adapt: PyAppender::of_actions,
-};
 
 #[pymethods]
 impl PyLoop {
@@ -1002,24 +709,6 @@ impl Drop for PyLoop {
     }
 }
 
-/// A command in its envelope, of either sort.
-pub enum Envelope {
-    /// An ordinary one.
-    Admin(Arc<AdminEnvelope>),
-    /// A break-glass action.
-    Ice(Arc<IceEnvelope>),
-}
-
-impl Envelope {
-    fn read(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if let Ok(envelope) = object.cast::<PyAdminEnvelope>() {
-            return Ok(Self::Admin(Arc::clone(&envelope.get().0)));
-        }
-        let ice = args::instance::<PyIceEnvelope>(object, "envelope", "an AdminEnvelope or IceEnvelope")?;
-        Ok(Self::Ice(Arc::clone(&ice.get().0)))
-    }
-}
-
 fn count(limit: &Bound<'_, PyAny>) -> PyResult<usize> {
     args::u64(limit, "limit").map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
@@ -1049,167 +738,6 @@ impl PyLoop {
         self.shared.parts.records.line(level, daemon, message);
         self.shared.intake.hint();
         Ok(())
-    }
-
-    /// What of a published event goes into the loop, and what its publisher is told.
-    fn signal(&self, published: Published) -> PyResult<(Option<Signal>, Option<Refusal>)> {
-        Ok(match published {
-            Published::Event(event) => (Some(Signal::Event(event)), None),
-            Published::Log { level, message, daemon } => {
-                self.line(level, daemon, &message)?;
-                (None, None)
-            }
-            Published::Admin(event) => {
-                let (verdict, refused) = match (&self.verifier, self.shared.config.authority) {
-                    (Some(_), _) => (
-                        Verdict::Rejected {
-                            kind: Refusal::Unsigned.kind(),
-                        },
-                        Some(Refusal::Unsigned),
-                    ),
-                    (None, Authority::Open) => (Verdict::Open, None),
-                    (None, Authority::Verified) => (
-                        Verdict::Rejected {
-                            kind: Refusal::NoVerifier.kind(),
-                        },
-                        Some(Refusal::NoVerifier),
-                    ),
-                };
-                let command = Command {
-                    order: Order::Admin(event),
-                    verdict,
-                    operators: Vec::new(),
-                    reason: String::new(),
-                    envelope_id: None,
-                    issued_at: None,
-                };
-                (Some(Signal::Command(command)), refused)
-            }
-            Published::SignedAdmin(envelope) => {
-                let sealed = self.seal(&Envelope::Admin(envelope));
-                let refused = sealed.refused.clone();
-                (Some(Signal::Sealed(Box::new(sealed))), refused)
-            }
-            Published::SignedIce(envelope) => {
-                let sealed = self.seal(&Envelope::Ice(envelope));
-                let refused = sealed.refused.clone();
-                (Some(Signal::Sealed(Box::new(sealed))), refused)
-            }
-        })
-    }
-
-    /// Checks all of an envelope that needs no loop, on this thread.
-    pub fn seal(&self, envelope: &Envelope) -> Sealed {
-        let now = clock::unix_ms();
-        let (header, order, blast) = match envelope {
-            Envelope::Admin(envelope) => (&envelope.header, Order::Admin(envelope.event.clone()), None),
-            Envelope::Ice(envelope) => (
-                &envelope.header,
-                Order::Ice(envelope.action.clone()),
-                Some(envelope.blast.clone()),
-            ),
-        };
-        let checked = match (&self.verifier, envelope) {
-            (Some(verifier), Envelope::Admin(envelope)) => {
-                verifier.try_admin(envelope, now).map(|operator| vec![operator])
-            }
-            (Some(verifier), Envelope::Ice(envelope)) => verifier.try_ice(envelope, now),
-            (None, _) if self.shared.config.authority == Authority::Open => Ok(Vec::new()),
-            (None, _) => Err(Refusal::NoVerifier),
-        };
-        let verdict = match (&checked, &self.verifier) {
-            (Ok(_), Some(_)) => Verdict::Accepted,
-            (Ok(_), None) => Verdict::Open,
-            (Err(refused), _) => Verdict::Rejected { kind: refused.kind() },
-        };
-        Sealed {
-            command: Command {
-                order,
-                verdict,
-                operators: checked.as_ref().cloned().unwrap_or_default(),
-                reason: header.reason.clone(),
-                envelope_id: Some(header.envelope_id),
-                issued_at: Some(header.issued_at),
-            },
-            envelope_id: header.envelope_id,
-            issued_at: header.issued_at,
-            blast,
-            refused: checked.err(),
-        }
-    }
-
-    fn take_in(&self, py: Python<'_>, signals: Vec<Signal>, deadline: Deadline) -> PyResult<Ticket> {
-        let mut signal = None;
-        let intake = &self.shared.intake;
-        let taken = match intake.try_publish_all(signals) {
-            Ok(ticket) => Ok(ticket),
-            Err((Refused::Full, signals)) if !deadline.passed() => {
-                may_wait("MeshOsHandle.publish")?;
-                py.detach(|| intake.publish_all(signals, deadline, &mut || guard::interrupted(&mut signal)))
-            }
-            Err((refused, signals)) => {
-                if refused == Refused::Full {
-                    intake.count_refused(signals.len());
-                }
-                Err(refused)
-            }
-        };
-        taken.map_err(|refused| self.refused(refused, signal))
-    }
-
-    fn refused(&self, refused: Refused, signal: Option<PyErr>) -> PyErr {
-        match refused {
-            Refused::Full => QueueFull::new_err(("the loop's queue", self.shared.config.event_queue_capacity)),
-            Refused::Closed => LoopClosed::new_err(("MeshOsRuntime",)),
-            Refused::Interrupted => raised(signal),
-        }
-    }
-
-    fn wait_folded(&self, py: Python<'_>, ticket: Ticket, deadline: Deadline) -> PyResult<()> {
-        let mut signal = None;
-        let intake = &self.shared.intake;
-        let folded = py.detach(|| intake.wait_folded(ticket, deadline, &mut || guard::interrupted(&mut signal)));
-        folded.map_err(|refused| match refused {
-            Refused::Full => errors::waited("the loop to take it in", ANSWER_TIMEOUT, py),
-            other => self.refused(other, signal),
-        })
-    }
-
-    /// Tells a daemon to leave, waits until it is gone, and takes it out when time is up.
-    fn see_off(
-        &self,
-        daemon: &DaemonRef,
-        until: meshos_core::time::UnixMs,
-        deadline: Deadline,
-        signal: &mut Option<PyErr>,
-    ) {
-        let shared = &self.shared;
-        let told = DaemonControl::Shutdown { deadline: until };
-        let _leaving = shared.leave_by(daemon.id, until);
-        shared.ears.tell(Some(daemon.id), told);
-        let keeper = &shared.parts.keeper;
-        keeper.control(daemon.id, told);
-        // Nobody starts it again, also when it is not here at this moment.
-        let event = MeshOsEvent::DaemonIntentUpdate {
-            daemon: daemon.clone(),
-            intent: DaemonIntent::Stop,
-            node: None,
-        };
-        shared.intake.result(Signal::Event(event));
-        let registry = &self.registry.get().registry;
-        let mut snapshot = shared.published.load();
-        while registry.get(daemon.id).is_some() && signal.is_none() && !deadline.passed() {
-            match shared
-                .published
-                .wait(snapshot.generation, deadline, &mut || guard::interrupted(signal))
-            {
-                Waited::Changed(newer) => snapshot = newer,
-                Waited::Ended | Waited::TimedOut | Waited::Interrupted => break,
-            }
-        }
-        if signal.is_none() {
-            keeper.remove(daemon.id);
-        }
     }
 }
 
