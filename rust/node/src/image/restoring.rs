@@ -28,8 +28,8 @@ use crate::outgoing::Sending;
 use crate::resumption;
 use crate::sync::Mutex;
 
-/// Restores a daemon from the bytes of an image, of this digest, as a store computed it that keeps them. `make` is given its kind and makes a fresh instance; user code runs on this
-/// thread. Who sent the image is not checked: where it stands is compared with what the source said.
+/// Restores a daemon from the bytes of an image, of this digest, as a store computed it that keeps them. `make` is given its
+/// kind and gives an instance without state; user code runs on this thread. Who sent the image is not checked: where it stands is compared with what the source said.
 ///
 /// # Errors
 /// [`Reject`]: nothing happened, except that user code may have seen the state.
